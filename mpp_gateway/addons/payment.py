@@ -1,0 +1,36 @@
+"""Answers 402, or checks what pays for the call."""
+
+from mitmproxy import http
+
+from mpp_gateway.engine.answers import response_of
+from mpp_gateway.engine.gate import Gate, fail_closed
+from mpp_gateway.gateway import admission
+
+
+class Payment:
+    """Runs the admission of a matched request: before its body where the body does not matter."""
+
+    @fail_closed
+    async def requestheaders(self, flow: http.HTTPFlow, gate: Gate) -> None:
+        """Admit on the head alone, or ask for the body first."""
+        route = gate.exchange.route
+        if route.digest and not route.free:
+            gate.body_limit_bytes = route.body_limit_bytes
+            return
+        await self._admit(flow, gate)
+
+    @fail_closed
+    async def request(self, flow: http.HTTPFlow, gate: Gate) -> None:
+        """Admit a request whose body had to be read for it."""
+        if gate.body is not None and not gate.admitted:
+            await self._admit(flow, gate)
+
+    async def _admit(self, flow: http.HTTPFlow, gate: Gate) -> None:
+        executor = gate.serving.executor
+        refusal = await executor.run(
+            admission.admit(gate.exchange, executor.clock(), gate.entropy), gate.body
+        )
+        if refusal is not None:
+            flow.response = response_of(refusal)
+        else:
+            gate.admitted = True

@@ -1,0 +1,43 @@
+"""Maps a flow to a service and a route."""
+
+import secrets
+
+from mitmproxy import http
+
+from mpp_gateway.addons.runtime import Runtime
+from mpp_gateway.addons.translation import head_of
+from mpp_gateway.engine.answers import response_of
+from mpp_gateway.engine.gate import Gate, fail_closed
+from mpp_gateway.errors import NotReady
+from mpp_gateway.gateway import admission
+from mpp_gateway.gateway.answers import problem_answer
+from mpp_gateway.protocol.messages import Answer
+
+ENTROPY_BYTES = 32
+
+
+class Routing:
+    """Answers 400, 404 and 405; else leaves the exchange on the gate."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+
+    @fail_closed
+    async def requestheaders(self, flow: http.HTTPFlow, gate: Gate) -> None:
+        """Match the request against the routes of the current snapshot."""
+        serving = self.runtime.serving
+        if serving is None:
+            problem = NotReady("The gateway is starting.", retry_after_s=1)
+            flow.response = response_of(problem_answer(problem))
+            return
+        head = head_of(flow)
+        entropy = secrets.token_bytes(ENTROPY_BYTES)
+        verdict = await serving.executor.run(
+            admission.match(head, serving.snapshot, serving.executor.clock(), entropy)
+        )
+        if isinstance(verdict, Answer):
+            flow.response = response_of(verdict)
+            return
+        gate.exchange = verdict
+        gate.serving = serving
+        gate.entropy = entropy

@@ -1,0 +1,64 @@
+"""What the addons of one process share: the live configuration and the engine's caps."""
+
+import asyncio
+import logging
+
+from mpp_gateway.config.model import GatewayConfig
+from mpp_gateway.engine.context import Engine
+from mpp_gateway.engine.limits import Limits
+from mpp_gateway.events import Event
+from mpp_gateway.gateway.executor import Sink
+from mpp_gateway.gateway.serving import RailBuilder, Serving, open_serving
+from mpp_gateway.rails import registry
+from mpp_gateway.routing.table import RouteTable
+
+log = logging.getLogger(__name__)
+
+
+def quiet(_: Event) -> None:
+    """The sink that keeps nothing."""
+
+
+class Runtime:
+    """`serving` is None until everything is open: until then every request gets 503."""
+
+    def __init__(self, sink: Sink = quiet, build_rail: RailBuilder = registry.build) -> None:
+        self.config: GatewayConfig | None = None
+        self.table: RouteTable | None = None
+        self.serving: Serving | None = None
+        self.engine = Engine()
+        self.failure: str | None = None
+        self._sink = sink
+        self._build_rail = build_rail
+
+    def configure(self, config: GatewayConfig, table: RouteTable | None = None) -> None:
+        """Take a checked configuration; it is opened when the proxy runs."""
+        self.config, self.table = config, table
+        limits = config.limits
+        self.engine.limits = Limits(
+            head_bytes=limits.head_bytes,
+            head_s=limits.head_s,
+            request_body_bytes=limits.request_body_bytes,
+            unpaid_bodies=limits.unpaid_bodies,
+        )
+
+    async def open(self) -> None:
+        """Open the store and the rails; on failure stay closed and say why in the log."""
+        if self.config is None or self.serving is not None:
+            return
+        try:
+            self.serving = await open_serving(
+                self.config, self._sink, build_rail=self._build_rail, table=self.table
+            )
+        except Exception as error:
+            self.failure = str(error)
+            log.exception("the gateway cannot open; every request is refused")
+            return
+        log.info("the gateway is open")
+
+    def close(self) -> asyncio.Task[None] | None:
+        """Stop serving at once; what money is under way is finished in the returned task."""
+        serving, self.serving = self.serving, None
+        if serving is None:
+            return None
+        return asyncio.ensure_future(serving.close())

@@ -1,0 +1,77 @@
+"""Finishes the money of an exchange, whatever became of its request."""
+
+import logging
+import time
+
+from mitmproxy import http
+
+from mpp_gateway.addons.translation import headers_of
+from mpp_gateway.engine import backpressure
+from mpp_gateway.engine.gate import gate_of
+from mpp_gateway.errors import GatewayFault
+from mpp_gateway.gateway import settlement
+from mpp_gateway.gateway.answers import problem_answer
+
+log = logging.getLogger(__name__)
+
+
+class Settlement:
+    """`response` and `error` call one idempotent function: one of them runs last, never both."""
+
+    async def responseheaders(self, flow: http.HTTPFlow) -> None:
+        """Settle on the upstream's head; nothing of the answer is passed on before."""
+        gate = gate_of(flow)
+        if gate is None or gate.exchange is None or flow.response is None or not gate.forward:
+            return
+        reader = backpressure.reader_of(flow.server_conn)
+        if reader:
+            reader.pause()
+        try:
+            executor = gate.serving.executor
+            gate.delivery = await executor.run(
+                settlement.deliver(
+                    gate.exchange,
+                    flow.response.status_code,
+                    headers_of(flow.response.headers),
+                    executor.clock(),
+                )
+            )
+        except Exception:
+            log.exception("settlement failed; the answer is withheld")
+            gate.delivery = problem_answer(GatewayFault())
+        finally:
+            if reader:
+                reader.resume()
+
+    async def response(self, flow: http.HTTPFlow) -> None:
+        """Close the books after the last byte, or after an answer of our own."""
+        await self._finish(flow)
+
+    async def error(self, flow: http.HTTPFlow) -> None:
+        """Give the money back for an upstream that failed, keep the paid call for a lost client."""
+        gate = gate_of(flow)
+        if gate and gate.exchange and gate.failure and not gate.delivered:
+            try:
+                executor = gate.serving.executor
+                gate.delivery = await executor.run(
+                    settlement.fail(gate.exchange, gate.failure, executor.clock())
+                )
+            except Exception:
+                log.exception("giving the money back failed; the store has the exchange")
+        await self._finish(flow)
+
+    async def _finish(self, flow: http.HTTPFlow) -> None:
+        gate = gate_of(flow)
+        if gate is None or gate.exchange is None:
+            return
+        status = flow.response.status_code if flow.response else 0
+        duration_ms = int((time.time() - flow.request.timestamp_start) * 1000)
+        try:
+            executor = gate.serving.executor
+            await executor.run(
+                settlement.finish(
+                    gate.exchange, status, gate.delivered, executor.clock(), duration_ms
+                )
+            )
+        except Exception:
+            log.exception("an exchange was not closed; the store has it open")

@@ -1,0 +1,26 @@
+"""mitmproxy's flows and our values: the only code that knows both."""
+
+from mitmproxy import http
+
+from mpp_gateway.protocol.messages import Headers, RequestHead
+
+
+def head_of(flow: http.HTTPFlow) -> RequestHead:
+    """Return the head of the flow's request as the client sent it."""
+    request = flow.request
+    target = request.data.path.decode("latin-1")
+    if request.authority and not request.is_http2:
+        # Absolute-form: kept visible, so that it is refused rather than read as a path.
+        target = f"{request.scheme}://{request.data.authority.decode('latin-1')}{target}"
+    peer = flow.client_conn.peername
+    return RequestHead(
+        method=request.data.method.decode("latin-1"),
+        target=target,
+        headers=headers_of(request.headers),
+        client=peer[0] if peer else "",
+    )
+
+
+def headers_of(headers: http.Headers) -> Headers:
+    """Return header fields as text, byte for byte."""
+    return tuple((k.decode("latin-1"), v.decode("latin-1")) for k, v in headers.fields)

@@ -1,0 +1,55 @@
+"""Stops reading from an upstream while its answer may not be passed on."""
+
+import asyncio
+from typing import Protocol
+from weakref import WeakKeyDictionary
+
+from mitmproxy.connection import Connection
+
+
+class Reader(Protocol):
+    """What the connection handler reads from."""
+
+    async def read(self, n: int) -> bytes:
+        """Return up to `n` bytes, none at the end."""
+        ...
+
+
+class GatedReader:
+    """Reads only while open; the transport's own buffer then fills and TCP holds the peer back.
+
+    Pausing the transport itself does not last: the stream reader resumes it on its own account.
+    """
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._open = asyncio.Event()
+        self._open.set()
+
+    async def read(self, n: int) -> bytes:
+        """Wait for the gate, then read."""
+        if not self._open.is_set():
+            await self._open.wait()
+        return await self._reader.read(n)
+
+    def pause(self) -> None:
+        """Take nothing more from the peer."""
+        self._open.clear()
+
+    def resume(self) -> None:
+        """Go on."""
+        self._open.set()
+
+
+_readers: WeakKeyDictionary[Connection, GatedReader] = WeakKeyDictionary()
+
+
+def install(connection: Connection, reader: Reader) -> GatedReader:
+    """Put a gate before the reader of `connection`."""
+    gated = _readers[connection] = GatedReader(reader)
+    return gated
+
+
+def reader_of(connection: Connection) -> GatedReader | None:
+    """Return the gate of `connection`, or None where there is no such connection."""
+    return _readers.get(connection)

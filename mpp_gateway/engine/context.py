@@ -1,0 +1,33 @@
+"""What the streams of one process share."""
+
+import time
+from collections.abc import Callable
+from weakref import WeakSet
+
+from mitmproxy.connection import Connection
+
+from mpp_gateway.engine.limits import Limits
+
+
+class Engine:
+    """Limits, the clock, and the counts that go across connections."""
+
+    def __init__(
+        self, limits: Limits | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.limits = limits or Limits()
+        self.clock = clock
+        self.used: WeakSet[Connection] = WeakSet()
+        """Upstream connections that have served a request: only these can be stale."""
+        self._unpaid_bodies = 0
+
+    def admit_body(self) -> bool:
+        """Count one more buffered unpaid body; False when there are as many as may be."""
+        if self._unpaid_bodies >= self.limits.unpaid_bodies:
+            return False
+        self._unpaid_bodies += 1
+        return True
+
+    def release_body(self) -> None:
+        """Give a place back."""
+        self._unpaid_bodies -= 1

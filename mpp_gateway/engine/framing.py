@@ -1,0 +1,87 @@
+"""Message framing between a client and an upstream that may speak different versions of HTTP."""
+
+import time
+
+from mitmproxy import http
+
+from mpp_gateway.engine.answers import reason_phrase
+from mpp_gateway.gateway.steps import Deliver, Forward
+from mpp_gateway.upstream.hygiene import is_forbidden_trailer
+
+NO_CONTENT_STATUSES = frozenset({204, 304})
+
+
+def content_length(headers: http.Headers) -> int | None:
+    """Return the Content-Length, or None; the head was checked for ambiguous ones before."""
+    value = headers.get("content-length")
+    return int(value) if value is not None and value.isdigit() else None
+
+
+def upstream_request(
+    forward: Forward, client_request: http.Request, body: bytes | None, *, ends: bool
+) -> http.Request:
+    """Return the request for the wire: the only object that ever carries the upstream's secret."""
+    headers = http.Headers(
+        [(k.encode("latin-1"), v.encode("latin-1")) for k, v in forward.headers]
+        + [(k.encode("latin-1"), v.encode("latin-1")) for k, v in forward.secrets]
+    )
+    if body is not None:
+        if body or "content-length" in client_request.headers:
+            headers["Content-Length"] = str(len(body))
+    elif "content-length" in client_request.headers:
+        headers["Content-Length"] = client_request.headers["content-length"]
+    elif not ends:
+        headers["Transfer-Encoding"] = "chunked"
+    now = time.time()
+    return http.Request(
+        host=forward.host,
+        port=forward.port,
+        method=forward.method.encode("latin-1"),
+        scheme=forward.scheme.encode("latin-1"),
+        authority=b"",
+        path=forward.target.encode("latin-1"),
+        http_version=b"HTTP/1.1",
+        headers=headers,
+        content=None,
+        trailers=None,
+        timestamp_start=now,
+        timestamp_end=now,
+    )
+
+
+def set_delivered_head(flow: http.HTTPFlow, delivery: Deliver, *, ends: bool) -> None:
+    """Turn the upstream's head on `flow` into the one that the client gets."""
+    response = flow.response
+    assert response is not None
+    length = response.headers.get("content-length")
+    response.status_code = delivery.status
+    response.http_version = "HTTP/1.1"
+    response.headers = http.Headers(
+        [(k.encode("latin-1"), v.encode("latin-1")) for k, v in delivery.headers]
+    )
+    response.headers.pop("content-length", None)
+    if length is not None:
+        response.headers["Content-Length"] = length
+    elif ends or flow.request.method == "HEAD" or delivery.status in NO_CONTENT_STATUSES:
+        if ends and flow.request.method != "HEAD" and delivery.status not in NO_CONTENT_STATUSES:
+            response.headers["Content-Length"] = "0"
+    elif flow.request.http_version == "HTTP/1.1":
+        response.headers["Transfer-Encoding"] = "chunked"
+    elif flow.request.http_version == "HTTP/1.0":
+        response.headers["Connection"] = "close"
+
+
+def set_answer_head(flow: http.HTTPFlow, keeps_connection: bool) -> None:
+    """Fit a head of our own to the client's connection."""
+    response = flow.response
+    assert response is not None
+    response.http_version = "HTTP/1.1"
+    if not response.reason:
+        response.reason = reason_phrase(response.status_code)
+    if not keeps_connection and not flow.request.is_http2:
+        response.headers["Connection"] = "close"
+
+
+def safe_trailers(trailers: http.Headers) -> http.Headers:
+    """Return the trailer fields that may pass: no framing, no credential, no receipt."""
+    return http.Headers([(k, v) for k, v in trailers.fields if not is_forbidden_trailer(k)])

@@ -1,0 +1,247 @@
+"""HTTP/1 as the gateway speaks it: bounded heads, trailers, no interim answers, no HTML errors."""
+
+import time
+from collections.abc import Callable
+
+import h11
+from mitmproxy import http
+from mitmproxy.connection import ConnectionState
+from mitmproxy.net.http import http1
+from mitmproxy.proxy import commands, events, layer
+from mitmproxy.proxy.layers.http import _http1
+from mitmproxy.proxy.layers.http._base import ReceiveHttp
+from mitmproxy.proxy.layers.http._events import (
+    ErrorCode,
+    RequestData,
+    RequestEndOfMessage,
+    RequestHeaders,
+    RequestProtocolError,
+    RequestTrailers,
+    ResponseHeaders,
+    ResponseProtocolError,
+    ResponseTrailers,
+)
+
+from mpp_gateway.engine.answers import problem_bytes
+from mpp_gateway.engine.limits import Limits
+from mpp_gateway.errors import BadTarget, HeadTimeout, HeadTooLarge
+from mpp_gateway.protocol.problems import BadRequest, Problem
+
+type Commands = layer.CommandGenerator[None]
+
+SWITCHED_PROTOCOLS = "upstream switched protocols unasked"
+HEAD_TOO_LARGE = "upstream head too large"
+LINE_BREAK = b"\r\n"
+
+
+class _Trailers:
+    """Reads bodies for both roles; the stock reader gives up on trailers and hangs the peer."""
+
+    ReceiveTrailers: type[RequestTrailers | ResponseTrailers]
+
+    def read_body(self, event: events.Event) -> Commands:
+        while True:
+            try:
+                if isinstance(event, events.DataReceived):
+                    part = self.body_reader(self.buf)
+                else:
+                    part = self.body_reader.read_eof()
+            except h11.ProtocolError as error:
+                yield commands.CloseConnection(self.conn)
+                yield ReceiveHttp(
+                    self.ReceiveProtocolError(
+                        self.stream_id,
+                        f"HTTP/1 protocol error: {error}",
+                        code=self.ReceiveProtocolError.code,
+                    )
+                )
+                return
+            if part is None:
+                return
+            if isinstance(part, h11.Data):
+                if part.data:
+                    yield from self.body_data(bytes(part.data))
+                continue
+            if part.headers:
+                trailers = http.Headers([(bytes(k), bytes(v)) for k, v in part.headers])
+                yield ReceiveHttp(self.ReceiveTrailers(self.stream_id, trailers))
+            yield ReceiveHttp(self.ReceiveEndOfMessage(self.stream_id))
+            is_request = isinstance(self, GatewayHttp1Server)
+            yield from self.mark_done(request=is_request, response=not is_request)
+            return
+
+    def body_data(self, data: bytes) -> Commands:
+        yield ReceiveHttp(self.ReceiveData(self.stream_id, data))
+
+
+class GatewayHttp1Server(_Trailers, _http1.Http1Server):
+    """The client's side of an HTTP/1 connection."""
+
+    ReceiveTrailers = RequestTrailers
+
+    def __init__(
+        self,
+        context: layer.Context,
+        limits: Limits,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(context)
+        self.limits = limits
+        self.clock = clock
+        self.deadline_s: float | None = None
+        """When to give up on what the client is sending: a head, or a body that nobody wants."""
+        self._discarded_bytes = 0
+        self._chunked_end: bytes | None = None
+
+    def read_headers(self, event: events.ConnectionEvent) -> Commands:
+        if not isinstance(event, events.DataReceived):
+            yield from super().read_headers(event)
+            return
+        lines = self.buf.maybe_extract_lines()
+        if lines is None:
+            if len(self.buf) > self.limits.head_bytes:
+                yield from self._refuse(HeadTooLarge("The request head is too large."))
+            elif self.buf and self.deadline_s is None:
+                self.deadline_s = self.clock() + self.limits.head_s
+            return
+        self.deadline_s = None
+        if not lines:  # an empty line before the request line: RFC 9112 section 2.2
+            yield from self.read_headers(event)
+            return
+        if sum(map(len, lines)) + 2 * len(lines) > self.limits.head_bytes:
+            yield from self._refuse(HeadTooLarge("The request head is too large."))
+            return
+        try:
+            self.request = http1.read_request_head([bytes(line) for line in lines])
+            size = http1.expected_http_body_size(self.request)
+        except ValueError:
+            self.request = None
+            yield from self._refuse(BadRequest("The request head does not parse."))
+            return
+        hosts = self.request.headers.get_all("host")
+        if len(hosts) > 1 or (self.request.is_http11 and not hosts):
+            yield from self._refuse(BadTarget("Send exactly one Host field."))
+            return
+        yield ReceiveHttp(RequestHeaders(self.stream_id, self.request, size == 0))
+        self.body_reader = _http1.make_body_reader(size)
+        self.state = self.read_body
+        yield from self.state(event)
+
+    def body_data(self, data: bytes) -> Commands:
+        if not self.response_done:
+            yield ReceiveHttp(RequestData(self.stream_id, data))
+            return
+        # The answer is out and nobody reads on. Hanging up now would reset the connection before
+        # the client has read the answer; reading on for ever would be free storage for anybody.
+        self._discarded_bytes += len(data)
+        if self._discarded_bytes > self.limits.discard_bytes:
+            yield from self._hang_up()
+
+    def deadline_reached(self) -> Commands:
+        """Give up on a head that never ends, or on a body that nobody wants."""
+        self.deadline_s = None
+        if self.response_done:
+            yield from self._hang_up()
+        elif self.request is None and self.state == self.read_headers:
+            yield from self._refuse(HeadTimeout("The request head took too long."))
+
+    def mark_done(self, *, request: bool = False, response: bool = False) -> Commands:
+        yield from super().mark_done(request=request, response=response)
+        if self.response_done and not self.request_done:
+            self._discarded_bytes = 0
+            self.deadline_s = self.clock() + self.limits.discard_s
+        elif not self.response_done:
+            self.deadline_s = None
+
+    def send(self, event: _http1.HttpEvent) -> Commands:
+        if isinstance(event, ResponseTrailers):
+            self._chunked_end = _last_chunk(event.trailers)
+            return
+        if isinstance(event, ResponseHeaders):
+            self._chunked_end = None
+        if isinstance(event, ResponseProtocolError):
+            # Every refusal was answered by the stream. What is left is an answer cut short, and
+            # the client must see it cut: no last chunk, no stock error page.
+            if self.conn.state & ConnectionState.CAN_WRITE:
+                yield commands.CloseConnection(self.conn)
+            return
+        if self._chunked_end is not None and isinstance(event, _http1.ResponseEndOfMessage):
+            assert self.response is not None
+            if "chunked" in self.response.headers.get("transfer-encoding", "").lower():
+                yield commands.SendData(self.conn, self._chunked_end)
+                yield from self.mark_done(response=True)
+                return
+        yield from super().send(event)
+
+    def _refuse(self, problem: Problem) -> Commands:
+        self.deadline_s = None
+        yield commands.SendData(self.conn, problem_bytes(problem))
+        yield from self._hang_up()
+
+    def _hang_up(self) -> Commands:
+        self.state = self.done
+        self.deadline_s = None
+        yield commands.CloseConnection(self.conn)
+
+
+class GatewayHttp1Client(_Trailers, _http1.Http1Client):
+    """The upstream's side of an HTTP/1 connection; one request at a time."""
+
+    ReceiveTrailers = ResponseTrailers
+
+    def __init__(self, context: layer.Context, limits: Limits) -> None:
+        super().__init__(context)
+        self.limits = limits
+
+    def send(self, event: _http1.HttpEvent) -> Commands:
+        if isinstance(event, RequestTrailers):
+            assert self.request is not None
+            if "chunked" in self.request.headers.get("transfer-encoding", "").lower():
+                yield commands.SendData(self.conn, _last_chunk(event.trailers))
+                yield from self.mark_done(request=True)
+            return
+        if isinstance(event, RequestEndOfMessage) and self.request_done:
+            return
+        if isinstance(event, RequestProtocolError) or self.request is not None or isinstance(event, RequestHeaders):
+            yield from super().send(event)
+
+    def read_headers(self, event: events.ConnectionEvent) -> Commands:
+        if not isinstance(event, events.DataReceived) or self.request is None:
+            yield from super().read_headers(event)
+            return
+        lines = self.buf.maybe_extract_lines()
+        if lines is None:
+            if len(self.buf) > self.limits.head_bytes:
+                yield from self._fail(HEAD_TOO_LARGE)
+            return
+        try:
+            self.response = http1.read_response_head([bytes(line) for line in lines])
+            size = http1.expected_http_body_size(self.request, self.response)
+        except ValueError as error:
+            yield from self._fail(f"Cannot parse HTTP response: {error}")
+            return
+        status = self.response.status_code
+        if status == 101:
+            # Nobody asked to switch. Passing it on would open a raw tunnel past the gate.
+            yield from self._fail(SWITCHED_PROTOCOLS)
+            return
+        if 100 <= status < 200:
+            self.response = None
+            yield from self.read_headers(event)
+            return
+        yield ReceiveHttp(ResponseHeaders(self.stream_id, self.response, size == 0))
+        self.body_reader = _http1.make_body_reader(size)
+        self.state = self.read_body
+        yield from self.state(event)
+
+    def _fail(self, message: str) -> Commands:
+        yield commands.CloseConnection(self.conn)
+        yield ReceiveHttp(
+            ResponseProtocolError(self.stream_id, message, ErrorCode.GENERIC_SERVER_ERROR)
+        )
+        self.state = self.done
+
+
+def _last_chunk(trailers: http.Headers) -> bytes:
+    lines = [b"0", *(name + b": " + value for name, value in trailers.fields), b"", b""]
+    return LINE_BREAK.join(lines)

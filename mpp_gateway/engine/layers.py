@@ -1,0 +1,204 @@
+"""The layers that carry every client connection; `claim` keeps the stock ones out of reach."""
+
+from mitmproxy.connection import ConnectionState, Server
+from mitmproxy.proxy import commands, events, layer, tunnel
+from mitmproxy.proxy.layers import http as stock
+from mitmproxy.proxy.layers import modes, tls
+from mitmproxy.proxy.layers.http._base import HttpConnection
+
+from mpp_gateway.engine.context import Engine
+from mpp_gateway.engine.http1 import GatewayHttp1Client, GatewayHttp1Server
+from mpp_gateway.engine.http2 import GatewayHttp2Server
+from mpp_gateway.engine.stream import DeadlineReached, GatewayStream
+
+type Commands = layer.CommandGenerator[None]
+
+TLS_RECORD = 0x16
+
+
+class GatewayLayer(stock.HttpLayer):
+    """HTTP for one client connection: our streams, our connections, one timer for them all."""
+
+    def __init__(self, context: layer.Context, engine: Engine) -> None:
+        super().__init__(context, stock.HTTPMode.transparent)
+        self.engine = engine
+        self._alarm: commands.RequestWakeup | None = None
+        self._alarm_s = 0.0
+
+    def _handle_event(self, event: events.Event) -> Commands:
+        if isinstance(event, events.Wakeup) and event.command is self._alarm:
+            self._alarm = None
+            yield from self._deadlines_reached(self.engine.clock())
+        elif isinstance(event, events.Start):
+            yield from self._start(event)
+        else:
+            yield from super()._handle_event(event)
+            if isinstance(event, events.ConnectionClosed):
+                self._forget(event.connection)
+        yield from self._set_alarm()
+
+    def _start(self, event: events.Start) -> Commands:
+        server: HttpConnection
+        if self.context.client.alpn == b"h2":
+            server = GatewayHttp2Server(self.context.fork(), self.engine.limits)
+        else:
+            server = GatewayHttp1Server(self.context.fork(), self.engine.limits, self.engine.clock)
+        self.connections[self.context.client] = server
+        yield from self.event_to_child(server, event)
+
+    def make_stream(self, stream_id: int) -> Commands:
+        stream = GatewayStream(self.context.fork(), stream_id, self.engine)
+        self.streams[stream_id] = stream
+        yield from self.event_to_child(stream, events.Start())
+
+    # Upstream connections
+
+    def get_connection(self, event: stock.GetHttpConnection, *, reuse: bool = True) -> Commands:
+        for connection in [c for c in self.connections if isinstance(c, Server) and c.error]:
+            if connection not in self.waiting_for_establishment:
+                # A failure is not remembered: the upstream may be back for the next request.
+                del self.connections[connection]
+        connection = self._reusable(event) if reuse else None
+        if connection is None:
+            yield from self._open(event)
+        else:
+            stream = self.command_sources.pop(event)
+            yield from self.event_to_child(
+                stream, stock.GetHttpConnectionCompleted(event, (connection, None))
+            )
+
+    def _reusable(self, event: stock.GetHttpConnection) -> Server | None:
+        """Return an idle upstream connection; an HTTP/2 client's streams share none."""
+        if self.context.client.alpn == b"h2":
+            return None
+        for connection in self.connections:
+            if (
+                isinstance(connection, Server)
+                and event.connection_spec_matches(connection)
+                and connection.state is ConnectionState.OPEN
+            ):
+                return connection
+        return None
+
+    def _open(self, event: stock.GetHttpConnection) -> Commands:
+        context = self.context.fork()
+        context.server = Server(address=event.address)
+        stack = tunnel.LayerStack()
+        if event.tls:
+            context.server.sni = event.address[0]
+            # One request at a time on an upstream connection: pausing it for a settlement must
+            # not pause the answer that somebody else has paid for.
+            context.server.alpn_offers = (b"http/1.1",)
+            stack /= tls.ServerTLSLayer(context)
+        stack /= _UpstreamConnection(context, self.engine)
+        self.connections[context.server] = stack[0]
+        self.waiting_for_establishment[context.server].append(event)
+        yield from self.event_to_child(stack[0], events.Start())
+
+    def _forget(self, connection: object) -> None:
+        if (
+            isinstance(connection, Server)
+            and connection.state is ConnectionState.CLOSED
+            and connection not in self.waiting_for_establishment
+        ):
+            self.connections.pop(connection, None)
+
+    # Time
+
+    def _set_alarm(self) -> Commands:
+        nearest = self._nearest_deadline()
+        if nearest is None or (self._alarm is not None and self._alarm_s <= nearest):
+            return
+        self._alarm_s = nearest
+        self._alarm = commands.RequestWakeup(max(0.0, nearest - self.engine.clock()))
+        yield self._alarm
+
+    def _nearest_deadline(self) -> float | None:
+        deadlines = [s.deadline_s for s in self.streams.values() if s.deadline_s is not None]
+        server = self.connections.get(self.context.client)
+        if isinstance(server, GatewayHttp1Server) and server.deadline_s is not None:
+            deadlines.append(server.deadline_s)
+        return min(deadlines, default=None)
+
+    def _deadlines_reached(self, now_s: float) -> Commands:
+        server = self.connections.get(self.context.client)
+        if (
+            isinstance(server, GatewayHttp1Server)
+            and server.deadline_s is not None
+            and server.deadline_s <= now_s
+        ):
+            yield from server.deadline_reached()
+        for stream in list(self.streams.values()):
+            if stream.deadline_s is None or stream.deadline_s > now_s:
+                continue
+            if stream.connecting is not None:
+                stream.connect_timed_out()
+                yield from self._abort_connecting(stream.connecting)
+            else:
+                yield from self.event_to_child(stream, DeadlineReached(stream.stream_id, now_s))
+
+    def _abort_connecting(self, wanted: stock.GetHttpConnection) -> Commands:
+        for connection, waiting in self.waiting_for_establishment.items():
+            if wanted in waiting:
+                yield commands.CloseConnection(connection)
+                return
+
+
+class _UpstreamConnection(layer.Layer):
+    """Opens one upstream connection and speaks our HTTP/1 over it."""
+
+    def __init__(self, context: layer.Context, engine: Engine) -> None:
+        super().__init__(context)
+        self.engine = engine
+
+    def _handle_event(self, event: events.Event) -> Commands:
+        error = yield commands.OpenConnection(self.context.server)
+        if not error:
+            child = GatewayHttp1Client(self.context, self.engine.limits)
+            self._handle_event = child.handle_event  # type: ignore[method-assign]
+            yield from child.handle_event(event)
+        else:
+            self._handle_event = self._done  # type: ignore[method-assign]
+        yield stock.RegisterHttpConnection(self.context.server, error)
+
+    def _done(self, _: events.Event) -> Commands:
+        yield from ()
+
+
+class GuardedClientTLSLayer(tls.ClientTLSLayer):
+    """TLS from the client, with an end to the patience for its handshake."""
+
+    def __init__(self, context: layer.Context, engine: Engine) -> None:
+        super().__init__(context)
+        self.engine = engine
+        self._alarm: commands.RequestWakeup | None = None
+
+    def _handle_event(self, event: events.Event) -> Commands:
+        if isinstance(event, events.Wakeup) and event.command is self._alarm:
+            if self.tunnel_state is not tunnel.TunnelState.OPEN:
+                yield commands.CloseConnection(self.context.client)
+            return
+        if isinstance(event, events.Start):
+            self._alarm = commands.RequestWakeup(self.engine.limits.tls_handshake_s)
+            yield self._alarm
+        yield from super()._handle_event(event)
+
+
+def claim(next_layer: layer.NextLayer, engine: Engine) -> None:
+    """Put our layer under every TCP connection of the reverse proxy, whatever its first bytes are.
+
+    A test such as "starts with three letters" sends `M-SEARCH`, an early CRLF or one lone byte to
+    the stock layers, past every guard.
+    """
+    context = next_layer.context
+    if context.client.transport_protocol != "tcp" or not context.layers:
+        return
+    top = context.layers[0]
+    if not isinstance(top, modes.ReverseProxy):
+        return
+    under_tls = any(isinstance(below, tls.ClientTLSLayer) for below in context.layers)
+    data = next_layer.data_client()
+    if not under_tls and data[:1] and data[0] == TLS_RECORD:
+        next_layer.layer = GuardedClientTLSLayer(context, engine)
+    else:
+        next_layer.layer = GatewayLayer(context, engine)

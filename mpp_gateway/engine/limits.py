@@ -1,0 +1,24 @@
+"""The caps of the engine: no client can make the gateway hold or wait without end."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds on what one client may make the gateway hold or wait for."""
+
+    head_bytes: int = 128 * 1024
+    head_s: float = 10.0
+    request_body_bytes: int = 1024 * 1024
+    """The largest body that is buffered before a verdict."""
+    unpaid_bodies: int = 64
+    """How many such bodies are buffered at once, over all connections of the process."""
+    keep_alive_body_bytes: int = 64 * 1024
+    """A refused request with a body up to this size keeps its connection."""
+    body_s: float = 60.0
+    """How long such a body may take."""
+    discard_bytes: int = 8 * 1024 * 1024
+    discard_s: float = 5.0
+    tls_handshake_s: float = 10.0
+    inspected_body_bytes: int = 64 * 1024
+    """How much of a streamed body is kept on the flow for the inspection tools."""

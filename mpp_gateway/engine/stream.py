@@ -1,0 +1,501 @@
+"""One request and its answer, from the client's head to the last byte: the gate's own HttpStream.
+
+The stock stream answers only after the whole body is read, says 100 Continue to anybody, passes
+interim answers on as final and shows the upstream's address in its error pages. This one keeps the
+same hooks, so that addons and mitmweb see ordinary flows, and changes what happens between them.
+"""
+
+import time
+from dataclasses import dataclass
+
+from mitmproxy import flow, http
+from mitmproxy.connection import ConnectionState, Server
+from mitmproxy.net.http.validate import validate_headers
+from mitmproxy.proxy import events, layer
+from mitmproxy.proxy.layers import http as stock
+from mitmproxy.proxy.layers.http._events import (
+    ErrorCode,
+    HttpEvent,
+    RequestData,
+    RequestEndOfMessage,
+    RequestHeaders,
+    RequestProtocolError,
+    RequestTrailers,
+    ResponseData,
+    ResponseEndOfMessage,
+    ResponseHeaders,
+    ResponseProtocolError,
+    ResponseTrailers,
+)
+from mitmproxy.proxy.layers.http._hooks import (
+    HttpErrorHook,
+    HttpRequestHeadersHook,
+    HttpRequestHook,
+    HttpResponseHeadersHook,
+    HttpResponseHook,
+)
+
+from mpp_gateway import errors
+from mpp_gateway.engine import framing
+from mpp_gateway.engine.answers import response_of
+from mpp_gateway.engine.context import Engine
+from mpp_gateway.engine.gate import Gate, install
+from mpp_gateway.engine.http1 import SWITCHED_PROTOCOLS
+from mpp_gateway.gateway.answers import problem_answer
+from mpp_gateway.gateway.steps import Forward
+from mpp_gateway.protocol.messages import Answer
+from mpp_gateway.protocol.problems import BadRequest, Problem
+
+type Commands = layer.CommandGenerator[None]
+
+IDEMPOTENT_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
+CLIENT_GONE = "Client disconnected."
+
+
+@dataclass
+class DeadlineReached(HttpEvent):
+    """The layer's clock has passed some deadline of this stream."""
+
+    now_s: float
+
+
+class GatewayStream(stock.HttpStream):
+    """See the module. `gate` holds the verdicts; the addons reach it through the live flow only."""
+
+    def __init__(self, context: layer.Context, stream_id: int, engine: Engine) -> None:
+        super().__init__(context, stream_id)
+        self.engine = engine
+        self.gate = Gate()
+        self.deadline_s: float | None = None
+        self.connecting: stock.GetHttpConnection | None = None
+        self._timed_out = False
+        self._retried = False
+        self._finished = False
+        self._counted_body = False
+        self._request_ended = False
+        self._body_sent = False
+        self._recorded = bytearray()
+        self._recorded_whole = True
+
+    # The verdicts. Nothing below reaches the upstream or the client but through these two.
+
+    def verdict(self) -> Forward | None:
+        """Return the positive verdict on the request, or None."""
+        return self.gate.forward
+
+    def _handle_event(self, event: events.Event) -> Commands:
+        if isinstance(event, DeadlineReached):
+            yield from self._deadline_reached(event)
+        elif not (self._finished and isinstance(event, HttpEvent)):
+            yield from super()._handle_event(event)
+
+    # Request
+
+    def state_wait_for_request_headers(self, event: RequestHeaders) -> Commands:
+        self.flow = http.HTTPFlow(self.context.client, self.context.server)
+        self.flow.request = event.request
+        self.flow.live = True
+        assert self.context.server.address
+        # The flow keeps the address of the mode option, where nothing listens: neither a replay
+        # nor a stock layer can carry this request to a real upstream.
+        self.flow.request.data.host, self.flow.request.data.port = self.context.server.address[:2]
+        self.flow.request.scheme = "http"
+        install(self.flow, self.gate)
+        refusal = self._invalid(event)
+        if refusal:
+            self.flow.response = response_of(problem_answer(refusal))
+        yield HttpRequestHeadersHook(self.flow)
+        self._request_ended = event.end_stream
+        if self._client_left():
+            yield from self._abandon()
+        elif self.flow.response:
+            yield from self._answer()
+        elif self.gate.body_limit_bytes is not None:
+            yield from self._collect_body()
+        else:
+            yield from self._forward()
+
+    def _invalid(self, event: RequestHeaders) -> Problem | None:
+        if event.replay_flow is not None:
+            return errors.Forbidden("Replayed requests are not served.")
+        request = self.flow.request
+        if request.method == "CONNECT":
+            return errors.BadTarget("CONNECT is not served here.")
+        try:
+            validate_headers(request)
+        except ValueError:
+            return BadRequest("The request head is ambiguous.")
+        return None
+
+    def _collect_body(self) -> Commands:
+        assert self.gate.body_limit_bytes is not None
+        length = framing.content_length(self.flow.request.headers)
+        if length is not None and length > self.gate.body_limit_bytes:
+            yield from self._refuse(errors.ContentTooLarge("The request body is too large."))
+            return
+        if not self._request_ended:
+            # Unpaid bodies cost memory before they cost money: their number is bounded too.
+            if not self.engine.admit_body():
+                yield from self._refuse(
+                    errors.NotReady("Too many requests are waiting.", retry_after_s=1)
+                )
+                return
+            self._counted_body = True
+            yield from self._continue_100()
+        self.client_state = self.state_consume_request_body
+        self.deadline_s = self.engine.clock() + self.engine.limits.body_s
+
+    def state_consume_request_body(self, event: events.Event) -> Commands:
+        if isinstance(event, RequestData):
+            self.request_body_buf += event.data
+            assert self.gate.body_limit_bytes is not None
+            if len(self.request_body_buf) > self.gate.body_limit_bytes:
+                yield from self._refuse(errors.ContentTooLarge("The request body is too large."))
+        elif isinstance(event, RequestTrailers):
+            self.flow.request.trailers = event.trailers
+        elif isinstance(event, RequestEndOfMessage):
+            self.deadline_s = None
+            self._request_ended = True
+            self.gate.body = bytes(self.request_body_buf)
+            self.request_body_buf.clear()
+            self.flow.request.data.content = self.gate.body
+            self.flow.request.timestamp_end = time.time()
+            self.gate.body_limit_bytes = None
+            yield HttpRequestHook(self.flow)
+            self._uncount_body()
+            if self._client_left():
+                yield from self._abandon()
+            elif self.flow.response:
+                yield from self._answer()
+            else:
+                yield from self._forward()
+
+    def _forward(self) -> Commands:
+        if self.verdict() is None:
+            yield from self._refuse(errors.GatewayFault())
+            return
+        if not self._request_ended and self.gate.body is None:
+            yield from self._continue_100()
+        if not (yield from self._connect()):
+            return
+        yield from self._send_request_head()
+        self.server_state = self.state_wait_for_response_headers
+        if self.gate.body is None:
+            self.client_state = self.state_stream_request_body
+        else:
+            yield from self._send_collected_body()
+
+    def _continue_100(self) -> Commands:
+        if self.flow.request.headers.get("expect", "").lower() == "100-continue":
+            interim = http.Response.make(100)
+            interim.headers.clear()
+            yield stock.SendHttp(ResponseHeaders(self.stream_id, interim), self.context.client)
+
+    def _connect(self) -> layer.CommandGenerator[bool]:
+        forward = self.verdict()
+        assert forward is not None
+        self.deadline_s = self.engine.clock() + forward.deadlines.connect_s
+        self.connecting = stock.GetHttpConnection(
+            (forward.host, forward.port), forward.scheme == "https", None, "tcp"
+        )
+        connection, error = yield self.connecting
+        self.connecting = None
+        self.deadline_s = None
+        if self._client_left():
+            yield from self._abandon()
+            return False
+        if error:
+            yield from self._upstream_failed(self._connect_problem(error))
+            return False
+        assert connection is not None
+        self.context.server = self.flow.server_conn = connection
+        return True
+
+    def _connect_problem(self, error: str) -> Problem:
+        if self._timed_out:
+            return errors.UpstreamTimedOut("The upstream could not be reached in time.")
+        # The text of `error` names the upstream's address: it never leaves this function.
+        if any(word in error.lower() for word in ("tls", "certificate", "handshake", "ssl")):
+            return errors.UpstreamTlsFailed("No secure connection to the upstream.")
+        return errors.UpstreamRefused("The upstream cannot be reached.")
+
+    def _send_request_head(self) -> Commands:
+        forward = self.verdict()
+        assert forward is not None
+        request = framing.upstream_request(
+            forward, self.flow.request, self.gate.body, ends=self._request_ended
+        )
+        self._await_upstream(forward.deadlines.first_byte_s)
+        yield stock.SendHttp(
+            RequestHeaders(self.stream_id, request, self._request_ended), self.context.server
+        )
+
+    def _send_collected_body(self) -> Commands:
+        self.client_state = self.state_done
+        if self.gate.body:
+            yield stock.SendHttp(RequestData(self.stream_id, self.gate.body), self.context.server)
+        yield stock.SendHttp(RequestEndOfMessage(self.stream_id), self.context.server)
+
+    def state_stream_request_body(self, event: events.Event) -> Commands:
+        if isinstance(event, RequestData):
+            self._body_sent = True
+            self._record(event.data)
+            yield stock.SendHttp(event, self.context.server)
+        elif isinstance(event, RequestTrailers):
+            trailers = framing.safe_trailers(event.trailers)
+            self.flow.request.trailers = trailers
+            if self.verdict() and trailers.fields:
+                yield stock.SendHttp(RequestTrailers(self.stream_id, trailers), self.context.server)
+        elif isinstance(event, RequestEndOfMessage):
+            self._request_ended = True
+            self.client_state = self.state_done
+            self.flow.request.data.content = self._take_record()
+            self.flow.request.timestamp_end = time.time()
+            yield stock.SendHttp(event, self.context.server)
+            yield HttpRequestHook(self.flow)
+        forward = self.verdict()
+        if forward and self.server_state == self.state_wait_for_response_headers:
+            self._await_upstream(forward.deadlines.first_byte_s)
+
+    # Response
+
+    def state_wait_for_response_headers(self, event: ResponseHeaders) -> Commands:
+        self.deadline_s = None
+        self.engine.used.add(self.context.server)
+        try:
+            validate_headers(event.response)
+        except ValueError:
+            yield from self._close_upstream()
+            yield from self._upstream_failed(
+                errors.UpstreamMalformed("The upstream's answer is ambiguous.")
+            )
+            return
+        self.flow.response = event.response
+        yield HttpResponseHeadersHook(self.flow)
+        delivery = self.gate.delivery
+        if self._client_left():
+            yield from self._close_upstream()
+            yield from self._abandon()
+        elif delivery is None:
+            # Settlement failed or never ran: without its word the answer is not ours to give.
+            yield from self._close_upstream()
+            yield from self._upstream_failed(errors.GatewayFault())
+        elif isinstance(delivery, Answer):
+            yield from self._close_upstream()
+            self.flow.response = response_of(delivery)
+            yield from self._answer()
+        else:
+            framing.set_delivered_head(self.flow, delivery, ends=event.end_stream)
+            self._await_upstream(self._idle_s())
+            self.server_state = self.state_stream_response_body
+            self.gate.delivered = True
+            yield stock.SendHttp(
+                ResponseHeaders(self.stream_id, self.flow.response, event.end_stream),
+                self.context.client,
+            )
+
+    def state_stream_response_body(self, event: events.Event) -> Commands:
+        assert self.flow.response is not None
+        self._await_upstream(self._idle_s())
+        if isinstance(event, ResponseData):
+            self._record(event.data)
+            yield stock.SendHttp(event, self.context.client)
+        elif isinstance(event, ResponseTrailers):
+            self.flow.response.trailers = framing.safe_trailers(event.trailers)
+        elif isinstance(event, ResponseEndOfMessage):
+            self.deadline_s = None
+            self.flow.response.data.content = self._take_record()
+            self.flow.response.timestamp_end = time.time()
+            yield HttpResponseHook(self.flow)
+            trailers = self.flow.response.trailers
+            if trailers is not None and trailers.fields:
+                yield stock.SendHttp(
+                    ResponseTrailers(self.stream_id, trailers), self.context.client
+                )
+            if not self._request_ended:
+                yield from self._close_upstream()
+            yield from self._finish()
+
+    # Answers of our own
+
+    def _refuse(self, problem: Problem) -> Commands:
+        self.gate.shut()
+        self.flow.response = response_of(problem_answer(problem))
+        yield from self._answer()
+
+    def _answer(self) -> Commands:
+        """Send `flow.response` as it stands, at once, however much of the request is to come."""
+        response = self.flow.response
+        assert response is not None
+        self._uncount_body()
+        framing.set_answer_head(self.flow, self._keeps_connection())
+        response.timestamp_start = response.timestamp_end = time.time()
+        yield HttpResponseHook(self.flow)
+        yield from self._send_answer()
+
+    def _send_answer(self) -> Commands:
+        response = self.flow.response
+        assert response is not None
+        content = b"" if self.flow.request.method == "HEAD" else response.raw_content
+        yield stock.SendHttp(
+            ResponseHeaders(self.stream_id, response, not content), self.context.client
+        )
+        if content:
+            yield stock.SendHttp(ResponseData(self.stream_id, content), self.context.client)
+        yield from self._finish()
+
+    def _keeps_connection(self) -> bool:
+        """Whether what is left of a refused request is worth reading for the connection's sake."""
+        if self._request_ended:
+            return True
+        if "expect" in self.flow.request.headers:
+            return False
+        length = framing.content_length(self.flow.request.headers)
+        return length is not None and length <= self.engine.limits.keep_alive_body_bytes
+
+    def _finish(self) -> Commands:
+        self._finished = True
+        self.deadline_s = None
+        self.flow.live = False
+        self.client_state = self.server_state = self.state_errored
+        yield stock.DropStream(self.stream_id)
+        yield stock.SendHttp(ResponseEndOfMessage(self.stream_id), self.context.client)
+
+    # Failures
+
+    def handle_protocol_error(
+        self, event: RequestProtocolError | ResponseProtocolError
+    ) -> Commands:
+        if isinstance(event, RequestProtocolError):
+            yield from self._close_upstream()
+            yield from self._abandon()
+        elif self.server_state == self.state_wait_for_response_headers:
+            if self._may_retry(event):
+                yield from self._retry()
+            else:
+                yield from self._upstream_failed(_upstream_problem(event))
+        elif self.server_state == self.state_stream_response_body:
+            yield from self._cut()
+
+    def _may_retry(self, event: ResponseProtocolError) -> bool:
+        # Only a connection that has served before can be stale. Where it was new, the upstream
+        # may have seen this request and hung up on it: sending it twice could run it twice.
+        return (
+            not self._retried
+            and event.message == "server closed connection"
+            and self.context.server in self.engine.used
+            and self.flow.request.method in IDEMPOTENT_METHODS
+            and self._request_ended
+            and not self._body_sent
+        )
+
+    def _retry(self) -> Commands:
+        self._retried = True
+        if not (yield from self._connect()):
+            return
+        yield from self._send_request_head()
+        if self.gate.body:
+            yield stock.SendHttp(RequestData(self.stream_id, self.gate.body), self.context.server)
+        yield stock.SendHttp(RequestEndOfMessage(self.stream_id), self.context.server)
+
+    def _deadline_reached(self, event: DeadlineReached) -> Commands:
+        if self._finished or self.deadline_s is None or event.now_s < self.deadline_s:
+            return
+        self.deadline_s = None
+        if self.client_state == self.state_consume_request_body:
+            yield from self._refuse(errors.HeadTimeout("The request body took too long."))
+            return
+        yield from self._close_upstream()
+        if self.server_state == self.state_stream_response_body:
+            yield from self._cut()
+        else:
+            yield from self._upstream_failed(
+                errors.UpstreamTimedOut("The upstream did not answer in time.")
+            )
+
+    def connect_timed_out(self) -> None:
+        """Remember why the connection attempt is about to fail."""
+        self._timed_out = True
+        self.deadline_s = None
+
+    def _upstream_failed(self, problem: Problem) -> Commands:
+        """Answer for an upstream that gave nothing usable; the addons release the money first."""
+        self.server_state = self.state_errored
+        self.gate.delivery = None
+        self.gate.failure = problem
+        self.flow.error = flow.Error(problem.title)
+        self.flow.response = response_of(problem_answer(problem))
+        yield HttpErrorHook(self.flow)
+        if isinstance(self.gate.delivery, Answer):
+            self.flow.response = response_of(self.gate.delivery)
+        if self._client_left():
+            yield from self._finish()
+            return
+        framing.set_answer_head(self.flow, self._keeps_connection())
+        yield from self._send_answer()
+
+    def _cut(self) -> Commands:
+        """The upstream broke off in mid-answer: the client must see that it did."""
+        self.flow.error = flow.Error("The upstream broke off.")
+        yield HttpErrorHook(self.flow)
+        self._finished = True
+        self.deadline_s = None
+        self.flow.live = False
+        yield stock.SendHttp(
+            ResponseProtocolError(self.stream_id, "cut", ErrorCode.CANCEL), self.context.client
+        )
+        yield stock.DropStream(self.stream_id)
+
+    def _abandon(self) -> Commands:
+        """The client has left. Whoever holds its money hears of it through the error hook."""
+        self._finished = True
+        self._uncount_body()
+        self.deadline_s = None
+        self.flow.error = self.flow.error or flow.Error(CLIENT_GONE)
+        yield HttpErrorHook(self.flow)
+        self.flow.live = False
+        yield stock.DropStream(self.stream_id)
+
+    def _close_upstream(self) -> Commands:
+        server = self.context.server
+        if isinstance(server, Server) and server.state is not ConnectionState.CLOSED:
+            yield stock.SendHttp(
+                RequestProtocolError(self.stream_id, "given up", ErrorCode.CANCEL), server
+            )
+
+    def _client_left(self) -> bool:
+        return any(isinstance(e, RequestProtocolError) for e in self._paused_event_queue)
+
+    # Small print
+
+    def _await_upstream(self, seconds: float) -> None:
+        self.deadline_s = self.engine.clock() + seconds
+
+    def _idle_s(self) -> float:
+        forward = self.verdict()
+        return forward.deadlines.idle_s if forward else 0.0
+
+    def _uncount_body(self) -> None:
+        if self._counted_body:
+            self._counted_body = False
+            self.engine.release_body()
+
+    def _record(self, data: bytes) -> None:
+        if len(self._recorded) + len(data) <= self.engine.limits.inspected_body_bytes:
+            self._recorded += data
+        else:
+            self._recorded_whole = False
+
+    def _take_record(self) -> bytes | None:
+        whole, record = self._recorded_whole, bytes(self._recorded)
+        self._recorded.clear()
+        self._recorded_whole = True
+        return record if whole else None
+
+
+def _upstream_problem(event: ResponseProtocolError) -> Problem:
+    if event.message == SWITCHED_PROTOCOLS:
+        return errors.UpstreamSwitchedProtocols("The upstream switched protocols unasked.")
+    if event.message == "server closed connection":
+        return errors.UpstreamCut("The upstream closed the connection without an answer.")
+    return errors.UpstreamMalformed("The upstream's answer does not parse.")

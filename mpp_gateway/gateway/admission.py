@@ -1,0 +1,356 @@
+"""From a request head to a verdict: the steps, in their order, with no I/O and no clock.
+
+A stage is a generator: it yields effects (`gateway.steps`), is sent what they came to, and returns
+its verdict. Whoever drives it owns the clock, the randomness, the store and the rails.
+"""
+
+import hashlib
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import Any
+
+from mpp_gateway import events
+from mpp_gateway.errors import PaymentInProgress, SettlementUnknown
+from mpp_gateway.gateway import settlement
+from mpp_gateway.gateway.answers import problem_answer
+from mpp_gateway.gateway.exchange import Exchange
+from mpp_gateway.gateway.machine import Clock, Machine, emit, move, perform
+from mpp_gateway.gateway.snapshot import Snapshot
+from mpp_gateway.gateway.steps import (
+    ClaimProof,
+    Deadlines,
+    Effect,
+    Forward,
+    Hold,
+    LookUp,
+    NeedBody,
+    Reply,
+    Verify,
+)
+from mpp_gateway.ledger.exchanges import Claim, Claimed, ClaimRequest, State, Turn
+from mpp_gateway.protocol.messages import Answer, RequestHead
+from mpp_gateway.protocol.negotiation import rank
+from mpp_gateway.protocol.problems import (
+    InvalidChallenge,
+    MethodUnsupported,
+    PaymentInsufficient,
+    PaymentRequired,
+    Problem,
+    VerificationFailed,
+)
+from mpp_gateway.rails.base import Binding, Presented, Settlement, Verified
+from mpp_gateway.rails.payment_scheme import PaymentScheme, credential_tokens, scope_of
+from mpp_gateway.routing.table import Preflight
+from mpp_gateway.upstream.hygiene import request_headers
+from mpp_gateway.upstream.rewriting import HookContext, RewrittenRequest, rewrite_request
+
+UNKNOWN_RETRY_S = 5
+IN_PROGRESS_RETRY_S = 1
+
+
+@dataclass(slots=True)
+class Admission:
+    """What the steps of one admission share."""
+
+    exchange: Exchange
+    clock: Clock
+    entropy: bytes
+
+
+type AdmissionStep = Callable[[Admission], Generator[Effect, Reply]]
+
+
+# --- match ---------------------------------------------------------------------------------------
+
+
+def match(
+    head: RequestHead, snapshot: Snapshot, now_s: int, entropy: bytes
+) -> Machine[Exchange | Answer]:
+    """Find the route of a request. Nothing is read, claimed or charged here."""
+    request_id = entropy[:12].hex()
+    yield from emit(events.RequestReceived(request_id=request_id, at_s=now_s))
+    try:
+        found = snapshot.table.match(head.method, head.target)
+    except Problem as problem:
+        yield from emit(
+            events.RequestRefused(
+                request_id=request_id, at_s=now_s, slug=problem.slug, status=problem.status
+            )
+        )
+        return problem_answer(problem)
+    if isinstance(found, Preflight):
+        return Answer(204, (("Allow", ", ".join(found.allow)),))
+    exchange = Exchange(request_id, head, snapshot, found, now_s)
+    yield from emit(settlement.event(events.RouteMatched, exchange, now_s))
+    return exchange
+
+
+# --- admit ---------------------------------------------------------------------------------------
+
+
+def admit(exchange: Exchange, now_s: int, entropy: bytes) -> Machine[Answer | None]:
+    """Return None when the request may go on to the upstream, or the answer that refuses it."""
+    admission = Admission(exchange, Clock(now_s), entropy)
+    try:
+        for step in ADMISSION:
+            yield from step(admission)
+    except Problem as problem:
+        yield from settlement.release(exchange, admission.clock, problem.slug)
+        yield from emit(
+            events.RequestRefused(
+                request_id=exchange.request_id,
+                at_s=admission.clock.now_s,
+                service=exchange.service.id,
+                route=exchange.route.key,
+                slug=problem.slug,
+                status=problem.status,
+            )
+        )
+        return refusal(exchange, problem, admission.clock.now_s, entropy)
+    return None
+
+
+def _bind(admission: Admission) -> Generator[Effect, Reply]:
+    """Say what a credential for this very request must be bound to."""
+    exchange = admission.exchange
+    if exchange.route.free:
+        return
+    body_digest = None
+    if exchange.route.digest:
+        body = yield from perform(admission.clock, NeedBody(exchange.route.body_limit_bytes))
+        body_digest = PaymentScheme.body_digest(body)
+    exchange.offers = exchange.snapshot.offers_of(exchange.service, exchange.route)
+    exchange.binding = Binding(
+        realm=exchange.snapshot.config.realm,
+        scope=scope_of(
+            exchange.service.id,
+            exchange.route.key,
+            exchange.head.method,
+            exchange.match.upstream_path,
+            exchange.match.query,
+        ),
+        body_digest=body_digest,
+    )
+
+
+def _read_credential(admission: Admission) -> Generator[Effect, Reply]:
+    """Find the one credential that pays for this request, in the form of some rail of the route."""
+    exchange = admission.exchange
+    if exchange.binding is None:
+        return
+    found: list[Presented] = []
+    for name in dict.fromkeys(offer.rail for offer in exchange.offers):
+        rail = exchange.snapshot.rails[name]
+        offers = tuple(offer for offer in exchange.offers if offer.rail == name)
+        presented = rail.read(exchange.head, offers, exchange.binding, admission.clock.now_s)
+        if presented is not None:
+            found.append(presented)
+    if len(found) > 1:
+        raise MethodUnsupported("Send one payment credential per request.")
+    if not found:
+        if credential_tokens(exchange.head):
+            raise MethodUnsupported("This route does not take this payment method.")
+        raise PaymentRequired("This call costs money; the challenge says how to pay.")
+    exchange.presented = found[0]
+    exchange.rail = exchange.snapshot.rails[found[0].rail]
+    yield from ()
+
+
+def _claim(admission: Admission) -> Generator[Effect, Reply]:
+    """Bind the proof to this exchange, in the store, before anything else is done with it."""
+    exchange, presented = admission.exchange, admission.exchange.presented
+    if presented is None:
+        return
+    claimed = yield from _claimed(admission, presented)
+    if claimed.claim is Claim.UNKNOWN:
+        yield from _resolve(admission, presented, claimed)
+        claimed = yield from _claimed(admission, presented)
+    turn = Turn(claimed.exchange_id, claimed.attempt)
+    match claimed.claim:
+        case Claim.FRESH:
+            exchange.turn, exchange.state = turn, State.CLAIMED
+        case Claim.CREDITED:
+            exchange.turn, exchange.state = turn, State.SETTLED
+            exchange.paid, exchange.receipt = True, claimed.receipt
+        case Claim.SPENT:
+            raise InvalidChallenge("This payment has been used.")
+        case Claim.UNKNOWN:
+            raise SettlementUnknown(
+                "An earlier use of this payment is not settled yet; do not pay again.",
+                retry_after_s=UNKNOWN_RETRY_S,
+            )
+        case Claim.IN_PROGRESS:
+            raise PaymentInProgress(
+                "A request with this payment is under way; do not pay again.",
+                retry_after_s=IN_PROGRESS_RETRY_S,
+            )
+
+
+def _claimed(admission: Admission, presented: Presented) -> Machine[Claimed]:
+    assert admission.exchange.binding is not None
+    request = ClaimRequest(
+        exchange_id=admission.exchange.request_id,
+        proof_id=presented.proof_id,
+        rail=presented.rail,
+        asset=presented.offer.amount.asset.code,
+        account=presented.account,
+        amount_minor=presented.amount_minor,
+        scope=admission.exchange.binding.scope,
+        valid_until_s=presented.valid_until_s,
+    )
+    claimed: Claimed = yield from perform(admission.clock, ClaimProof(request))
+    return claimed
+
+
+def _resolve(
+    admission: Admission, presented: Presented, claimed: Claimed
+) -> Generator[Effect, Reply]:
+    """Ask the rail what became of an unknown settlement; the buyer is never asked to pay twice."""
+    outcome = yield from perform(admission.clock, LookUp(presented))
+    turn = Turn(claimed.exchange_id, claimed.attempt)
+    if outcome.state is Settlement.SETTLED:
+        yield from move(
+            turn,
+            State.UNKNOWN,
+            State.CREDITED,
+            admission.clock,
+            reference=outcome.reference,
+            receipt=outcome.headers,
+        )
+    elif outcome.state is Settlement.REFUSED:
+        yield from move(turn, State.UNKNOWN, State.RELEASED, admission.clock)
+
+
+def _outlives_the_call(admission: Admission) -> Generator[Effect, Reply]:
+    """Refuse a proof that would run out before we can settle it: the seller would work for free."""
+    exchange, presented = admission.exchange, admission.exchange.presented
+    if presented is None or exchange.paid:
+        return
+    timeouts = exchange.route.timeouts
+    needed_s = timeouts.settle_s
+    if not _settles_before(exchange):
+        needed_s += timeouts.connect_s + timeouts.first_byte_s
+    if presented.valid_until_s < admission.clock.now_s + needed_s:
+        raise VerificationFailed(
+            f"The payment must stay valid for {int(needed_s)} seconds or more.",
+            hint="Sign a payment that is valid for longer; nothing was charged.",
+        )
+    yield from ()
+
+
+def _verify_and_hold(admission: Admission) -> Generator[Effect, Reply]:
+    """Have the rail check the proof, and see that the payer's money covers all that is unsettled."""
+    exchange, presented = admission.exchange, admission.exchange.presented
+    if presented is None or exchange.paid:
+        return
+    assert exchange.turn is not None
+    seen_at_s = admission.clock.now_s
+    verified: Verified = yield from perform(admission.clock, Verify(presented))
+    held = yield from perform(
+        admission.clock, Hold(exchange.turn, verified.spendable_minor, seen_at_s)
+    )
+    if not held:
+        raise PaymentInsufficient(
+            "The payer's unsettled calls and this one cost more than it holds.",
+            hint="Wait for the calls under way to end; nothing was charged for this one.",
+        )
+    exchange.state = State.VERIFIED
+    yield from emit(settlement.event(events.PaymentVerified, exchange, admission.clock.now_s))
+
+
+def _settle_before(admission: Admission) -> Generator[Effect, Reply]:
+    """Move the money first where the route or the rail wants it so; a failure gives it back."""
+    exchange = admission.exchange
+    if exchange.presented is None or exchange.paid or not _settles_before(exchange):
+        return
+    yield from settlement.settle(exchange, admission.clock)
+
+
+def _settles_before(exchange: Exchange) -> bool:
+    assert exchange.rail is not None
+    capabilities = exchange.rail.capabilities
+    return (
+        exchange.route.settle == "before"
+        or capabilities.settles_at == "before"
+        or not capabilities.can_verify_without_moving_money
+    )
+
+
+# Slots for modules: what runs before the money is looked at, on the stream, and on every answer.
+PRE: tuple[AdmissionStep, ...] = ()
+STREAM: tuple[Callable[[Exchange, bytes], bytes], ...] = ()
+POST: tuple[Callable[[Exchange, Answer], Answer], ...] = ()
+
+ADMISSION: tuple[AdmissionStep, ...] = (
+    *PRE,
+    _bind,
+    _read_credential,
+    _claim,
+    _outlives_the_call,
+    _verify_and_hold,
+    _settle_before,
+)
+"""The order of admission. A new step is a line here."""
+
+
+# --- aim -----------------------------------------------------------------------------------------
+
+
+def aim(exchange: Exchange) -> Forward:
+    """Return the request for the upstream. Where it goes comes from the configuration alone."""
+    service, route = exchange.service, exchange.route
+    secrets = service.secret_headers(route)
+    replaced = {name.lower() for name, _ in secrets}
+    headers = request_headers(exchange.head.headers, service.strip_headers | replaced)
+    rewritten = rewrite_request(
+        service.rewrite_request,
+        RewrittenRequest(exchange.head.method, exchange.match.upstream_target, headers),
+        HookContext(
+            request_id=exchange.request_id,
+            service=service.id,
+            route=route.key,
+            params=exchange.match.params,
+            options=route.options,
+        ),
+    )
+    base, timeouts = service.base_url, route.timeouts
+    return Forward(
+        scheme=base.scheme,
+        host=base.host,
+        port=base.port,
+        method=rewritten.method,
+        target=rewritten.target,
+        headers=(
+            ("Host", base.authority),
+            *((n, v) for n, v in rewritten.headers if n.lower() not in replaced),
+        ),
+        deadlines=Deadlines(timeouts.connect_s, timeouts.first_byte_s, timeouts.idle_s),
+        secrets=secrets,
+    )
+
+
+# --- refusals ------------------------------------------------------------------------------------
+
+
+def refusal(exchange: Exchange, problem: Problem, now_s: int, entropy: bytes) -> Answer:
+    """Return the answer to a refused request; a 402 carries fresh offers, nothing else does."""
+    challenges: list[tuple[str, str]] = []
+    if problem.status == PaymentRequired.status and exchange.binding is not None:
+        challenges = _challenges(exchange, exchange.binding, now_s, entropy)
+    return problem_answer(problem, challenges)
+
+
+def _challenges(
+    exchange: Exchange, binding: Binding, now_s: int, entropy: bytes
+) -> list[tuple[str, str]]:
+    wanted = exchange.head.get("accept-payment")
+    order: Any = range(len(exchange.offers))
+    if wanted is not None:
+        order = rank([(o.method, o.intent) for o in exchange.offers], wanted)
+    fields: list[tuple[str, str]] = []
+    for place in order:
+        offer = exchange.offers[place]
+        salt = hashlib.sha256(entropy + place.to_bytes(2)).digest()[:16]
+        rail = exchange.snapshot.rails[offer.rail]
+        fields.extend(rail.challenge(offer, binding, now_s, salt))
+    return fields

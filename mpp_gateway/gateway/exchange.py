@@ -1,0 +1,43 @@
+"""One request on its way through the gateway: what is known of it, and where its money is."""
+
+from dataclasses import dataclass
+
+from mpp_gateway.config.model import Route, Service
+from mpp_gateway.gateway.snapshot import Snapshot
+from mpp_gateway.ledger.exchanges import State, Turn
+from mpp_gateway.protocol.messages import Headers, RequestHead
+from mpp_gateway.rails.base import Binding, Offer, Presented, Rail
+from mpp_gateway.routing.table import Match
+
+
+@dataclass(slots=True)
+class Exchange:
+    """Mutable, owned by one stream. `state` mirrors the store; the store is the truth."""
+
+    request_id: str
+    head: RequestHead
+    snapshot: Snapshot
+    match: Match
+    started_s: int
+    offers: tuple[Offer, ...] = ()
+    binding: Binding | None = None
+    presented: Presented | None = None
+    rail: Rail | None = None
+    turn: Turn | None = None
+    """Our attempt at an exchange in the store; None while no proof is claimed."""
+    state: State | None = None
+    paid: bool = False
+    """The money moved in an earlier attempt that was not delivered: settle nothing now."""
+    receipt: Headers = ()
+    finished: bool = False
+    """Every step that touches money has been taken; nothing may follow."""
+
+    @property
+    def service(self) -> Service:
+        """The service this request is for."""
+        return self.match.service
+
+    @property
+    def route(self) -> Route:
+        """The route this request takes."""
+        return self.match.route

@@ -1,0 +1,177 @@
+"""Performs the effects of the sans-io stages: the one place that awaits stores and rails."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from mpp_gateway.errors import NotReady
+from mpp_gateway.events import Event
+from mpp_gateway.gateway.machine import Machine
+from mpp_gateway.gateway.steps import (
+    ClaimProof,
+    Effect,
+    Emit,
+    Hold,
+    LookUp,
+    Move,
+    NeedBody,
+    Reply,
+    Settle,
+    Verify,
+)
+from mpp_gateway.ledger.database import StoreUnavailable
+from mpp_gateway.ledger.exchanges import Exchanges, State
+from mpp_gateway.protocol.problems import Problem
+from mpp_gateway.rails.base import Outcome, Rail, Settlement
+
+log = logging.getLogger(__name__)
+
+STORE_RETRY_S = 5
+
+type Sink = Callable[[Event], None]
+
+
+def wall_clock() -> int:
+    """Return the time in unix seconds."""
+    return int(time.time())
+
+
+class Executor:
+    """Drives one stage at a time to its end. Shared by every host of the machine."""
+
+    def __init__(
+        self,
+        exchanges: Exchanges,
+        rails: Mapping[str, Rail],
+        sink: Sink,
+        clock: Callable[[], int] = wall_clock,
+    ) -> None:
+        self.clock = clock
+        self.sink = sink
+        self._exchanges = exchanges
+        self._rails = rails
+        self._late: set[asyncio.Task[None]] = set()
+
+    async def run[T](self, machine: Machine[T], body: bytes | None = None) -> T:
+        """Run `machine` and return its verdict; `body` answers `NeedBody`.
+
+        A Problem that an effect meets is raised into the machine, which knows what to undo.
+        """
+        reply: Reply | Problem | None = None
+        while True:
+            try:
+                if reply is None:
+                    effect = next(machine)
+                elif isinstance(reply, Problem):
+                    effect = machine.throw(reply)
+                else:
+                    effect = machine.send(reply)
+            except StopIteration as end:
+                verdict: T = end.value
+                return verdict
+            reply = await self._reply(effect, body)
+
+    async def _reply(self, effect: Effect, body: bytes | None) -> Reply | Problem:
+        if isinstance(effect, Emit):
+            self._emit(effect.event)
+            return Reply(None, effect.event.at_s)
+        if isinstance(effect, NeedBody):
+            return Reply(body or b"", self.clock())
+        try:
+            value = await self._perform(effect)
+        except Problem as problem:
+            return problem
+        except StoreUnavailable as error:
+            log.error("the store is unavailable: %s", error)  # noqa: TRY400 - no traceback needed
+            return NotReady("The gateway cannot keep its books now.", retry_after_s=STORE_RETRY_S)
+        return Reply(value, self.clock())
+
+    async def _perform(self, effect: Effect) -> Any:
+        now_s = self.clock()
+        match effect:
+            case ClaimProof(request):
+                return await self._exchanges.claim(request, now_s)
+            case Verify(presented):
+                return await self._rails[presented.rail].verify(presented, now_s)
+            case Hold(turn, spendable_minor, seen_at_s):
+                return await self._exchanges.hold(turn, spendable_minor, seen_at_s, now_s)
+            case Move():
+                return await self._exchanges.move(
+                    effect.turn,
+                    effect.before,
+                    effect.after,
+                    now_s,
+                    reference=effect.reference,
+                    receipt=effect.receipt,
+                    detail=effect.detail,
+                )
+            case Settle():
+                return await self._settle(effect, now_s)
+            case LookUp(presented):
+                return await self._look_up(presented.rail, effect, now_s)
+            case _:
+                raise TypeError(f"no such effect: {effect!r}")
+
+    async def _settle(self, effect: Settle, now_s: int) -> Outcome:
+        presented = effect.presented
+        rail = self._rails[presented.rail]
+        task = asyncio.ensure_future(rail.settle(presented, presented.amount_minor, now_s))
+        done, _ = await asyncio.wait({task}, timeout=effect.timeout_s)
+        if not done:
+            # The attempt goes on: stopping it half-way would only hide what it does. What it
+            # comes to is written down when it is known, and the buyer's retry finds it there.
+            late = asyncio.ensure_future(self._settled_late(effect, task))
+            self._late.add(late)
+            late.add_done_callback(self._late.discard)
+            return Outcome(Settlement.UNKNOWN, detail="the rail did not answer in time")
+        return _outcome_of(task)
+
+    async def _settled_late(self, effect: Settle, task: asyncio.Future[Outcome]) -> None:
+        await asyncio.wait({task})
+        outcome = _outcome_of(task)
+        after = {Settlement.SETTLED: State.CREDITED, Settlement.REFUSED: State.RELEASED}.get(
+            outcome.state
+        )
+        if after is None:
+            return
+        try:
+            await self._exchanges.move(
+                effect.turn,
+                State.UNKNOWN,
+                after,
+                self.clock(),
+                reference=outcome.reference,
+                receipt=outcome.headers,
+                detail="settled late",
+            )
+        except StoreUnavailable:
+            log.exception("a late settlement of %s was not recorded", effect.turn.exchange_id)
+
+    async def _look_up(self, name: str, effect: LookUp, now_s: int) -> Outcome:
+        try:
+            return await self._rails[name].look_up(effect.presented, now_s)
+        except Problem:
+            return Outcome(Settlement.UNKNOWN)
+
+    def _emit(self, event: Event) -> None:
+        try:
+            self.sink(event)
+        except Exception:
+            # A sink that fails must not decide about money.
+            log.exception("an event sink failed")
+
+    async def close(self) -> None:
+        """Wait for the settlements that outlived their request."""
+        if self._late:
+            await asyncio.wait(self._late)
+
+
+def _outcome_of(task: asyncio.Future[Outcome]) -> Outcome:
+    error = task.exception()
+    if error is None:
+        return task.result()
+    # A fault in the rail's code says nothing about the money: only the rail can.
+    log.error("settling failed in the rail: %r", error)
+    return Outcome(Settlement.UNKNOWN, detail=type(error).__name__)

@@ -1,0 +1,188 @@
+"""What happens to the money once the upstream has spoken, or has failed to."""
+
+from mpp_gateway import events
+from mpp_gateway.errors import GatewayFault, SettlementUnknown, UpstreamRefused
+from mpp_gateway.gateway.answers import problem_answer
+from mpp_gateway.gateway.exchange import Exchange
+from mpp_gateway.gateway.machine import Clock, Machine, emit, move, perform
+from mpp_gateway.gateway.steps import Deliver, Settle
+from mpp_gateway.ledger.exchanges import State
+from mpp_gateway.protocol.messages import Answer, Headers
+from mpp_gateway.protocol.problems import Problem, VerificationFailed
+from mpp_gateway.rails.base import Settlement
+from mpp_gateway.upstream.hygiene import response_headers
+from mpp_gateway.upstream.redirects import rewrite_location
+from mpp_gateway.upstream.rewriting import HookContext, RewrittenResponse, rewrite_response
+
+UNKNOWN_RETRY_S = 5
+
+
+def event[E: events.Event](kind: type[E], exchange: Exchange, at_s: int, **more: object) -> E:
+    """Return an event of `kind` about `exchange`."""
+    presented = exchange.presented
+    return kind(
+        request_id=exchange.request_id,
+        at_s=at_s,
+        service=exchange.service.id,
+        route=exchange.route.key,
+        method=presented.offer.method if presented else "",
+        amount_minor=presented.amount_minor if presented else 0,
+        asset=presented.offer.amount.asset.code if presented else "",
+        **more,
+    )
+
+
+def settle(exchange: Exchange, clock: Clock) -> Machine[None]:
+    """Move the money of a verified exchange; the intention is written down before it moves.
+
+    Errors: `VerificationFailed` when nothing moved, `SettlementUnknown` when only the rail knows.
+    """
+    turn, presented = exchange.turn, exchange.presented
+    assert turn is not None
+    assert presented is not None
+    # After a crash this record is what tells the restart to ask the rail. Without it the money
+    # could have moved with nobody left who knows.
+    if not (yield from move(turn, State.VERIFIED, State.SETTLING, clock)):
+        raise GatewayFault(private=f"{turn.exchange_id} was not ours to settle")
+    exchange.state = State.SETTLING
+    timeout_s = exchange.route.timeouts.settle_s
+    outcome = yield from perform(clock, Settle(presented, turn, timeout_s))
+    match outcome.state:
+        case Settlement.SETTLED:
+            yield from move(
+                turn,
+                State.SETTLING,
+                State.SETTLED,
+                clock,
+                reference=outcome.reference,
+                receipt=outcome.headers,
+            )
+            exchange.state, exchange.receipt = State.SETTLED, outcome.headers
+            yield from emit(
+                event(events.PaymentSettled, exchange, clock.now_s, reference=outcome.reference)
+            )
+        case Settlement.REFUSED:
+            yield from move(turn, State.SETTLING, State.RELEASED, clock, detail=outcome.detail)
+            exchange.state = State.RELEASED
+            raise VerificationFailed("The payment could not be settled; nothing was charged.")
+        case Settlement.UNKNOWN:
+            yield from move(turn, State.SETTLING, State.UNKNOWN, clock, detail=outcome.detail)
+            exchange.state = State.UNKNOWN
+            yield from emit(event(events.PaymentUnknown, exchange, clock.now_s))
+            raise SettlementUnknown(
+                "The payment may have been made; do not pay again.",
+                hint="Present the same credential again after the time given.",
+                retry_after_s=UNKNOWN_RETRY_S,
+            )
+
+
+def release(exchange: Exchange, clock: Clock, detail: str) -> Machine[None]:
+    """Give up a proof that was claimed and not used; money that moved becomes a credit."""
+    if exchange.turn is None:
+        return
+    if exchange.state in {State.CLAIMED, State.VERIFIED}:
+        yield from move(exchange.turn, exchange.state, State.RELEASED, clock, detail=detail)
+        exchange.state = State.RELEASED
+        yield from emit(event(events.PaymentReleased, exchange, clock.now_s))
+    elif exchange.state is State.SETTLED:
+        yield from move(exchange.turn, State.SETTLED, State.CREDITED, clock, detail=detail)
+        exchange.state = State.CREDITED
+        yield from emit(event(events.PaymentCredited, exchange, clock.now_s))
+
+
+def deliver(
+    exchange: Exchange, status: int, headers: Headers, now_s: int
+) -> Machine[Deliver | Answer]:
+    """Settle on an answer that the buyer paid for; say what may go to the client.
+
+    Nothing of the upstream's answer is sent before this returns `Deliver`.
+    """
+    clock = Clock(now_s)
+    yield from emit(event(events.UpstreamAnswered, exchange, now_s, status=status))
+    if status == VerificationFailed.status:
+        # The upstream wants money of the seller. A 402 from us must carry an offer of ours, and
+        # the buyer can mend nothing here.
+        problem = UpstreamRefused("The upstream asks the gateway itself for payment.")
+        return (yield from fail(exchange, problem, clock.now_s))
+    rewritten = _rewritten(exchange, status, headers)
+    if exchange.turn is None:
+        return rewritten
+    if not exchange.route.is_delivered(status):
+        yield from release(exchange, clock, f"upstream answered {status}")
+        return rewritten
+    if exchange.state is not State.SETTLED:
+        try:
+            yield from settle(exchange, clock)
+        except Problem as problem:
+            return problem_answer(problem)
+    if not 200 <= rewritten.status < 300:
+        return rewritten
+    return Deliver(rewritten.status, (*_private(rewritten.headers), *exchange.receipt))
+
+
+def fail(exchange: Exchange, problem: Problem, now_s: int) -> Machine[Answer]:
+    """Give the money back for an upstream that gave nothing, and say so."""
+    clock = Clock(now_s)
+    yield from emit(event(events.UpstreamFailed, exchange, now_s, slug=problem.slug))
+    yield from release(exchange, clock, problem.slug)
+    if exchange.state in {State.RELEASED, State.CREDITED} and exchange.turn is not None:
+        problem.extra = {**problem.extra, "payment": exchange.state.value}
+        problem.hint = (
+            "Nothing was charged; the same credential may be presented again."
+            if exchange.state is State.RELEASED
+            else "You have paid; present the same credential again for the same request."
+        )
+    return problem_answer(problem)
+
+
+def finish(
+    exchange: Exchange, status: int, delivered: bool, now_s: int, duration_ms: int
+) -> Machine[None]:
+    """Close the books on a request, however it ended. Idempotent."""
+    if exchange.finished:
+        return
+    exchange.finished = True
+    clock = Clock(now_s)
+    if not delivered:
+        yield from release(exchange, clock, "not delivered")
+    yield from emit(
+        event(events.ExchangeFinished, exchange, now_s, status=status, duration_ms=duration_ms)
+    )
+
+
+def _rewritten(exchange: Exchange, status: int, headers: Headers) -> Deliver:
+    service = exchange.service
+    mount = exchange.snapshot.mount_of(service)
+    kept = tuple(
+        (name, rewrite_location(value, service.base_url, mount))
+        if name.lower() in {"location", "content-location"}
+        else (name, value)
+        for name, value in response_headers(headers)
+    )
+    context = HookContext(
+        request_id=exchange.request_id,
+        service=service.id,
+        route=exchange.route.key,
+        params=exchange.match.params,
+        options=exchange.route.options,
+    )
+    rewritten = rewrite_response(service.rewrite_response, RewrittenResponse(status, kept), context)
+    return Deliver(rewritten.status, response_headers(rewritten.headers))
+
+
+def _private(headers: Headers) -> Headers:
+    """Return `headers` with a Cache-Control that no shared cache may store (RFC 9111)."""
+    kept = [
+        directive.strip()
+        for name, value in headers
+        if name.lower() == "cache-control"
+        for directive in value.split(",")
+    ]
+    kept = [
+        directive
+        for directive in kept
+        if directive and directive.split("=")[0].lower() not in {"public", "s-maxage", "private"}
+    ]
+    others = tuple((n, v) for n, v in headers if n.lower() != "cache-control")
+    # A shared cache that kept a paid answer would serve it to others for nothing.
+    return (*others, ("Cache-Control", ", ".join(["private", *kept])))

@@ -1,0 +1,120 @@
+"""What admission and settlement ask of their host, and what they tell it: frozen data, no calls."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from mpp_gateway.events import Event
+from mpp_gateway.ledger.exchanges import ClaimRequest, State, Turn
+from mpp_gateway.protocol.messages import Answer, Headers
+from mpp_gateway.rails.base import Presented
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """How long the engine waits for the upstream, each in seconds."""
+
+    connect_s: float
+    first_byte_s: float
+    idle_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """Send this to the upstream. `secrets` are added to the bytes on the wire and nowhere else."""
+
+    scheme: str
+    host: str
+    port: int
+    method: str
+    target: str
+    headers: Headers
+    deadlines: Deadlines
+    secrets: Headers = field(default=(), repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Deliver:
+    """Send the upstream's answer to the client under these fields."""
+
+    status: int
+    headers: Headers
+
+
+@dataclass(frozen=True, slots=True)
+class NeedBody:
+    """The verdict depends on the request body; read at most `limit_bytes` of it."""
+
+    limit_bytes: int
+
+
+# Effects: what the executor performs between two steps of the machine.
+
+
+@dataclass(frozen=True, slots=True)
+class Emit:
+    """Tell the sink."""
+
+    event: Event
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimProof:
+    """Bind the proof to this exchange in the store. Result: `ledger.exchanges.Claimed`."""
+
+    request: ClaimRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Verify:
+    """Have the rail check the proof. Result: `rails.base.Verified` or a Problem."""
+
+    presented: Presented
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Set the price aside in the store. Result: whether the payer's money covers it."""
+
+    turn: Turn
+    spendable_minor: int | None
+    seen_at_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Write down where the exchange stands now. Result: False if it was not this turn's to move."""
+
+    turn: Turn
+    before: State
+    after: State
+    reference: str | None = None
+    receipt: Headers | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """Have the rail move the money. Result: `rails.base.Outcome`."""
+
+    presented: Presented
+    turn: Turn
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class LookUp:
+    """Ask the rail what became of an earlier attempt. Result: `rails.base.Outcome`."""
+
+    presented: Presented
+
+
+type Effect = Emit | ClaimProof | Verify | Hold | Move | Settle | LookUp | NeedBody
+type Step = Effect | Answer | Forward | Deliver
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What an effect came to, and when. A Problem that the effect met is raised into the machine."""
+
+    value: Any
+    now_s: int

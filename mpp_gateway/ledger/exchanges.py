@@ -1,0 +1,301 @@
+"""The durable record of every paid exchange: who claimed which proof, and where the money is."""
+
+import enum
+import json
+import sqlite3
+from dataclasses import dataclass
+
+from mpp_gateway.ledger.database import Database
+
+EXCHANGES_SCHEMA = """
+CREATE TABLE exchanges (
+    id TEXT PRIMARY KEY,
+    proof_id TEXT NOT NULL UNIQUE,
+    tenant TEXT NOT NULL DEFAULT 'default',
+    rail TEXT NOT NULL,
+    asset TEXT NOT NULL,
+    account TEXT NOT NULL,
+    amount_minor TEXT NOT NULL,
+    scope TEXT NOT NULL,
+    state TEXT NOT NULL,
+    attempt INTEGER NOT NULL DEFAULT 1,
+    reference TEXT NOT NULL DEFAULT '',
+    receipt TEXT NOT NULL DEFAULT '[]',
+    valid_until_s INTEGER NOT NULL,
+    created_s INTEGER NOT NULL,
+    updated_s INTEGER NOT NULL
+) STRICT;
+CREATE INDEX exchanges_open ON exchanges (account, state);
+CREATE TABLE journal (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    exchange_id TEXT NOT NULL REFERENCES exchanges (id),
+    attempt INTEGER NOT NULL,
+    from_state TEXT NOT NULL,
+    to_state TEXT NOT NULL,
+    amount_minor TEXT NOT NULL,
+    at_s INTEGER NOT NULL,
+    detail TEXT NOT NULL DEFAULT ''
+) STRICT
+"""
+
+
+class State(enum.StrEnum):
+    """Where one exchange stands (architecture 4.3)."""
+
+    CLAIMED = "claimed"
+    VERIFIED = "verified"
+    SETTLING = "settling"
+    SETTLED = "settled"
+    RELEASED = "released"
+    REFUNDED = "refunded"
+    CREDITED = "credited"
+    UNKNOWN = "unknown"
+
+
+TRANSITIONS: dict[State, frozenset[State]] = {
+    State.CLAIMED: frozenset({State.VERIFIED, State.RELEASED}),
+    State.VERIFIED: frozenset({State.SETTLING, State.RELEASED}),
+    State.SETTLING: frozenset({State.SETTLED, State.RELEASED, State.UNKNOWN}),
+    State.UNKNOWN: frozenset({State.CREDITED, State.RELEASED}),
+    State.SETTLED: frozenset({State.CREDITED, State.REFUNDED}),
+    # Only a released or a credited exchange may be opened again, by the same credential for the
+    # same route: a released one starts over, a credited one is already paid.
+    State.RELEASED: frozenset({State.CLAIMED}),
+    State.CREDITED: frozenset({State.SETTLED}),
+    State.REFUNDED: frozenset(),
+}
+
+HOLDING = (State.VERIFIED, State.SETTLING, State.UNKNOWN)
+
+
+class Claim(enum.Enum):
+    """What came of asking for a proof."""
+
+    FRESH = "fresh"
+    CREDITED = "credited"
+    """The money is ours already and was not used: serve once more, settle nothing."""
+    UNKNOWN = "unknown"
+    """An earlier attempt to settle has not been resolved; ask the rail, not the buyer."""
+    IN_PROGRESS = "in progress"
+    SPENT = "spent"
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """The answer to a claim. `exchange_id` names the exchange the proof belongs to."""
+
+    claim: Claim
+    exchange_id: str
+    attempt: int = 1
+    reference: str = ""
+    receipt: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One attempt at one exchange: a move counts only while this attempt is the current one.
+
+    Without the attempt a late writer of an earlier attempt could credit money that a later one
+    has spent already, and the buyer would be served twice for it.
+    """
+
+    exchange_id: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimRequest:
+    """What a claim writes down: one proof, for one scope, of one payer."""
+
+    exchange_id: str
+    proof_id: str
+    rail: str
+    asset: str
+    account: str
+    amount_minor: int
+    scope: str
+    valid_until_s: int
+
+
+class IllegalTransition(Exception):
+    """The caller asked for a move that the state table does not have: a fault, never a race."""
+
+
+class Exchanges:
+    """Every question and every move about an exchange, each one atomic and durable."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def claim(self, request: ClaimRequest, now_s: int) -> Claimed:
+        """Bind `request.proof_id` to one exchange, or say what became of it; insert-if-absent."""
+        return await self._database.write(lambda db: _claim(db, request, now_s))
+
+    async def hold(
+        self, turn: Turn, spendable_minor: int | None, seen_at_s: int, now_s: int
+    ) -> bool:
+        """Move to VERIFIED if the payer's unsettled holds and this price fit `spendable_minor`.
+
+        `seen_at_s` is when the balance was read: what settled since is counted as still unpaid.
+        """
+        return await self._database.write(
+            lambda db: _hold(db, turn, spendable_minor, seen_at_s, now_s)
+        )
+
+    async def move(
+        self,
+        turn: Turn,
+        before: State,
+        after: State,
+        now_s: int,
+        *,
+        reference: str | None = None,
+        receipt: tuple[tuple[str, str], ...] | None = None,
+        detail: str = "",
+    ) -> bool:
+        """Move from `before` to `after` and write the journal; False if it is not `turn`'s move.
+
+        Errors: `IllegalTransition` for a pair that the table lacks, `StoreUnavailable`.
+        """
+        change = _Change(before, after, reference, receipt, detail)
+        return await self._database.write(lambda db: _move(db, turn, change, now_s))
+
+    async def state(self, exchange_id: str) -> State | None:
+        """Return where the exchange stands, or None if there is none of that id."""
+        row = await self._database.read(
+            lambda db: db.execute(
+                "SELECT state FROM exchanges WHERE id = ?", (exchange_id,)
+            ).fetchone()
+        )
+        return State(row[0]) if row else None
+
+    async def recover(self, now_s: int) -> int:
+        """After a restart: nothing moved for CLAIMED and VERIFIED; SETTLING may have. Count them.
+
+        An exchange that had begun to settle becomes UNKNOWN, so that only the rail can resolve it.
+        """
+        return await self._database.write(lambda db: _recover(db, now_s))
+
+
+def _claim(db: sqlite3.Connection, request: ClaimRequest, now_s: int) -> Claimed:
+    inserted = db.execute(
+        "INSERT INTO exchanges (id, proof_id, rail, asset, account, amount_minor, scope, state,"
+        " valid_until_s, created_s, updated_s) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+        " ON CONFLICT (proof_id) DO NOTHING",
+        (
+            request.exchange_id,
+            request.proof_id,
+            request.rail,
+            request.asset,
+            request.account,
+            str(request.amount_minor),
+            request.scope,
+            State.CLAIMED,
+            request.valid_until_s,
+            now_s,
+            now_s,
+        ),
+    ).rowcount
+    if inserted:
+        _journal(db, request.exchange_id, "", State.CLAIMED, now_s, "")
+        return Claimed(Claim.FRESH, request.exchange_id)
+    exchange_id, state, scope, attempt, reference, receipt = db.execute(
+        "SELECT id, state, scope, attempt, reference, receipt FROM exchanges WHERE proof_id = ?",
+        (request.proof_id,),
+    ).fetchone()
+    turn = Turn(exchange_id, attempt)
+    if scope != request.scope or state in {State.SETTLED, State.REFUNDED}:
+        return Claimed(Claim.SPENT, exchange_id)
+    if state == State.RELEASED:
+        _move(db, turn, _Change(State.RELEASED, State.CLAIMED, detail="presented again"), now_s)
+        return Claimed(Claim.FRESH, exchange_id, attempt + 1)
+    if state == State.CREDITED:
+        # The credit is spent by this very move: of ten parallel copies one gets the call.
+        _move(db, turn, _Change(State.CREDITED, State.SETTLED, detail="credit redeemed"), now_s)
+        headers = tuple((name, value) for name, value in json.loads(receipt))
+        return Claimed(Claim.CREDITED, exchange_id, attempt + 1, reference, headers)
+    claim = Claim.UNKNOWN if state == State.UNKNOWN else Claim.IN_PROGRESS
+    return Claimed(claim, exchange_id, attempt)
+
+
+def _hold(
+    db: sqlite3.Connection,
+    turn: Turn,
+    spendable_minor: int | None,
+    seen_at_s: int,
+    now_s: int,
+) -> bool:
+    account, amount = db.execute(
+        "SELECT account, amount_minor FROM exchanges WHERE id = ?", (turn.exchange_id,)
+    ).fetchone()
+    amount_minor = int(amount)
+    others = db.execute(
+        "SELECT amount_minor FROM exchanges WHERE account = ? AND id <> ? AND (state IN (?, ?, ?)"
+        " OR (state IN (?, ?) AND updated_s >= ?))",
+        (account, turn.exchange_id, *HOLDING, State.SETTLED, State.CREDITED, seen_at_s),
+    ).fetchall()
+    held_minor = sum(int(row[0]) for row in others)
+    # A balance that nobody could read is known to cover this one payment and no other: without
+    # this line a payer with money for one call runs twenty at the seller's cost.
+    spendable = amount_minor if spendable_minor is None else spendable_minor
+    if held_minor + amount_minor > spendable:
+        return False
+    return _move(db, turn, _Change(State.CLAIMED, State.VERIFIED), now_s)
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    before: State
+    after: State
+    reference: str | None = None
+    receipt: tuple[tuple[str, str], ...] | None = None
+    detail: str = ""
+
+
+# The moves that open an exchange for another attempt.
+_REOPENING = {(State.RELEASED, State.CLAIMED), (State.CREDITED, State.SETTLED)}
+
+
+def _move(db: sqlite3.Connection, turn: Turn, change: _Change, now_s: int) -> bool:
+    if change.after not in TRANSITIONS[change.before]:
+        raise IllegalTransition(f"{turn.exchange_id}: {change.before} -> {change.after}")
+    moved = db.execute(
+        "UPDATE exchanges SET state = ?, updated_s = ?, attempt = attempt + ?,"
+        " reference = coalesce(?, reference), receipt = coalesce(?, receipt)"
+        " WHERE id = ? AND attempt = ? AND state = ?",
+        (
+            change.after,
+            now_s,
+            int((change.before, change.after) in _REOPENING),
+            change.reference,
+            None if change.receipt is None else json.dumps(change.receipt),
+            turn.exchange_id,
+            turn.attempt,
+            change.before,
+        ),
+    ).rowcount
+    if moved:
+        _journal(db, turn.exchange_id, change.before, change.after, now_s, change.detail)
+    return bool(moved)
+
+
+def _journal(
+    db: sqlite3.Connection, exchange_id: str, before: str, after: str, now_s: int, detail: str
+) -> None:
+    db.execute(
+        "INSERT INTO journal (exchange_id, attempt, from_state, to_state, amount_minor, at_s,"
+        " detail) SELECT id, attempt, ?, ?, amount_minor, ?, ? FROM exchanges WHERE id = ?",
+        (before, after, now_s, detail, exchange_id),
+    )
+
+
+def _recover(db: sqlite3.Connection, now_s: int) -> int:
+    rows = db.execute(
+        "SELECT id, attempt, state FROM exchanges WHERE state IN (?, ?, ?)",
+        (State.CLAIMED, State.VERIFIED, State.SETTLING),
+    ).fetchall()
+    for exchange_id, attempt, state in rows:
+        after = State.UNKNOWN if state == State.SETTLING else State.RELEASED
+        change = _Change(State(state), after, detail="found open at start")
+        _move(db, Turn(exchange_id, attempt), change, now_s)
+    return len(rows)

@@ -1,0 +1,133 @@
+"""What a payment rail promises the gateway; only a rail's own package knows its wire forms."""
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from mpp_gateway.protocol.messages import Headers, RequestHead
+from mpp_gateway.protocol.money import Amount
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a rail can do with money, so that the gateway picks an order that loses none."""
+
+    settles_at: Literal["before", "headers", "end"]
+    can_verify_without_moving_money: bool
+    can_refund: bool = False
+    gives_change: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """One way to pay for one call of one route, fixed when the configuration is loaded."""
+
+    rail: str
+    """Name of the rail instance in the configuration (`base`, `tempo`, …)."""
+    method: str
+    """Payment method on the wire (`evm`)."""
+    intent: str
+    amount: Amount
+    request: Mapping[str, Any]
+    """The method's request object; its JCS form is what a challenge carries."""
+    request_encoded: str
+    """base64url without padding of the JCS bytes of `request`, computed once."""
+    description: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """What a credential must have been issued for. One value for one request."""
+
+    realm: str
+    scope: str
+    """Service, route key, method and query, as one short digest: see `rails.payment_scheme`."""
+    body_digest: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Presented:
+    """A credential that is well formed, ours, unexpired and for this route; proof unchecked."""
+
+    rail: str
+    offer: Offer
+    proof_id: str
+    """Canonical id of the proof. One proof pays one exchange, ever (architecture 4.2)."""
+    account: str
+    """Canonical id of the purse that pays, for instance `eip155:8453/erc20:0x…/0x…`."""
+    amount_minor: int
+    valid_until_s: int
+    """Unix time after which the rail can no longer settle this proof."""
+    challenge_id: str | None = None
+    evidence: Any = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """The proof holds. `spendable_minor` is what the account holds, or None if unknown."""
+
+    spendable_minor: int | None
+
+
+class Settlement(enum.Enum):
+    """Where the money is after an attempt to settle, or after a look at the rail."""
+
+    SETTLED = "settled"
+    REFUSED = "refused"
+    """Certain: nothing moved, and nothing will."""
+    UNKNOWN = "unknown"
+    """Money may have moved. Only the rail can tell; the buyer is never asked to pay again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What settling did. `headers` (the receipt) go on the 2xx answer and nowhere else."""
+
+    state: Settlement
+    reference: str = ""
+    headers: Headers = ()
+    detail: str = ""
+    change_minor: int = 0
+
+
+class Rail(Protocol):
+    """One configured way to be paid. Methods that do I/O are coroutines and never block the loop.
+
+    Errors: a bad credential raises `protocol.problems.Problem`; a rail that cannot be reached
+    raises `errors.RailUnavailable`. Anything else that escapes is a fault and refuses the request.
+    """
+
+    name: str
+    kind: str
+    capabilities: Capabilities
+
+    def offer(self, price: Amount, recipient: str | None, description: str | None) -> Offer:
+        """Return the offer for a call at `price`; pure, called while the snapshot is built."""
+        ...
+
+    def challenge(self, offer: Offer, binding: Binding, now_s: int, entropy: bytes) -> Headers:
+        """Return the header fields that carry `offer` in a 402."""
+        ...
+
+    def read(
+        self, head: RequestHead, offers: tuple[Offer, ...], binding: Binding, now_s: int
+    ) -> Presented | None:
+        """Return the credential meant for this rail, None if there is none, raise if it is bad."""
+        ...
+
+    async def verify(self, presented: Presented, now_s: int) -> Verified:
+        """Check the proof without moving money; raise a Problem when it does not hold."""
+        ...
+
+    async def settle(self, presented: Presented, amount_minor: int, now_s: int) -> Outcome:
+        """Move the money. Never raises for an outcome it cannot know: that is UNKNOWN."""
+        ...
+
+    async def look_up(self, presented: Presented, now_s: int) -> Outcome:
+        """Ask the rail what became of an earlier attempt; moves nothing."""
+        ...
+
+    async def close(self) -> None:
+        """Release connections."""
+        ...

@@ -1,0 +1,108 @@
+"""Which fields may cross the gateway. Lists, so that a reader can check them against the RFCs."""
+
+from collections.abc import Collection
+
+from mpp_gateway.protocol.messages import Headers
+
+HOP_BY_HOP = frozenset(
+    {
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authentication-info",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "http2-settings",
+    }
+)
+
+# Every field in which some rail carries a credential, an offer or a receipt.
+PAYMENT_FIELDS = frozenset(
+    {
+        "accept-payment",
+        "payment-authorization",
+        "payment-receipt",
+        "payment-required",
+        "payment-response",
+        "payment-session",
+        "payment-session-snapshot",
+        "payment-signature",
+        "sign-in-with-x",
+        "x-cashu",
+        "x-payment",
+        "x-payment-response",
+        "x-max-price",
+    }
+)
+
+CLIENT_ONLY = frozenset(
+    {
+        "authorization",
+        "cookie",
+        "cookie2",
+        "expect",
+        "forwarded",
+        "host",
+        "content-length",
+        "via",
+        "www-authenticate",
+        "x-real-ip",
+        "true-client-ip",
+        "cf-connecting-ip",
+        "client-ip",
+    }
+)
+
+STRIPPED_FROM_REQUEST = HOP_BY_HOP | PAYMENT_FIELDS | CLIENT_ONLY
+STRIPPED_FROM_RESPONSE = (
+    (HOP_BY_HOP - {"trailer"})
+    | PAYMENT_FIELDS
+    | {"set-cookie", "set-cookie2", "www-authenticate", "alt-svc", "content-length"}
+)
+
+
+def _named_in_connection(headers: Headers) -> frozenset[str]:
+    return frozenset(
+        token.strip().lower()
+        for name, value in headers
+        if name.lower() == "connection"
+        for token in value.split(",")
+    )
+
+
+def request_headers(headers: Headers, steering: Collection[str] = ()) -> Headers:
+    """Return the client's fields that may go to the upstream.
+
+    `steering` are the lower-case names of fields that would turn the seller's account at the
+    upstream to another's use. A field named in `Connection` is dropped (RFC 9110 section 7.6.1).
+    """
+    dropped = STRIPPED_FROM_REQUEST | _named_in_connection(headers) | frozenset(steering)
+    return tuple(
+        (name, value)
+        for name, value in headers
+        if name.lower() not in dropped and not name.lower().startswith("x-forwarded-")
+    )
+
+
+def response_headers(headers: Headers) -> Headers:
+    """Return the upstream's fields that may go to the client.
+
+    A receipt or a challenge of the upstream would look like ours: nobody upstream can forge one.
+    """
+    dropped = STRIPPED_FROM_RESPONSE | _named_in_connection(headers)
+    return tuple((name, value) for name, value in headers if name.lower() not in dropped)
+
+
+def is_forbidden_trailer(name: bytes) -> bool:
+    """Whether a trailer field must not pass: framing, routing, credentials, receipts."""
+    lowered = name.decode("latin-1").lower()
+    return (
+        lowered in STRIPPED_FROM_REQUEST
+        or lowered in STRIPPED_FROM_RESPONSE
+        or lowered.startswith("x-forwarded-")
+        or lowered.startswith(":")
+    )
