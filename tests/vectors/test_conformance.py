@@ -1,0 +1,213 @@
+"""The conformance suite of the MPP authors, replayed against our own parsers."""
+
+import time
+
+import pytest
+
+from mpp_gateway.protocol import base64url, jcs
+from mpp_gateway.protocol.challenge import Challenge, ChallengeKeys
+from mpp_gateway.protocol.credential import Credential, payment_tokens
+from mpp_gateway.protocol.problems import (
+    InvalidChallenge,
+    MalformedCredential,
+    ParseError,
+    PaymentExpired,
+)
+from mpp_gateway.protocol.receipt import Receipt
+from mpp_gateway.protocol.timestamps import parse_rfc3339
+from mpp_gateway.protocol.verification import check_echo
+
+NOW_S = parse_rfc3339("2026-01-29T12:00:00Z")
+CHALLENGE_MEMBERS = (
+    "id", "realm", "method", "intent", "expires", "digest", "opaque", "description", "header",
+)  # fmt: skip
+
+
+def wire(scenario):
+    text = scenario["wire"]
+    return text if isinstance(text, str) else text["prefix"] + text["repeat"] * text["count"]
+
+
+def challenge_from(members):
+    plain = {name: members[name] for name in CHALLENGE_MEMBERS if name in members}
+    return Challenge(**plain, request=jcs.encode_object(members["request"]))
+
+
+def challenge_members(challenge):
+    members = {name: getattr(challenge, name) for name in CHALLENGE_MEMBERS}
+    members["request"] = challenge.request_object
+    return {name: value for name, value in members.items() if value is not None}
+
+
+def parse_authorization(text):
+    tokens = payment_tokens([text])
+    if len(tokens) != 1:
+        raise ParseError("no Payment credential")
+    return Credential.parse(tokens[0])
+
+
+def credential_from(members):
+    return Credential(
+        challenge_from(members["challenge"]), members["payload"], members.get("source")
+    )
+
+
+def credential_members(credential):
+    members = {
+        "challenge": challenge_members(credential.challenge),
+        "payload": credential.payload,
+        "source": credential.source,
+    }
+    return {name: value for name, value in members.items() if value is not None}
+
+
+def receipt_from(members):
+    core = ("method", "reference", "status", "timestamp")
+    extra = {name: value for name, value in members.items() if name not in core}
+    return Receipt(*(members[name] for name in core), extra)
+
+
+def receipt_members(receipt):
+    return {
+        **receipt.extra,
+        "method": receipt.method,
+        "reference": receipt.reference,
+        "status": receipt.status,
+        "timestamp": receipt.timestamp,
+    }
+
+
+def check_refused(kind, scenario, parse, format_members):
+    if kind == "parse":
+        with pytest.raises((ParseError, MalformedCredential)):
+            parse(wire(scenario))
+    else:
+        with pytest.raises(ValueError, match=r"ASCII|control"):
+            format_members(scenario["object"])
+
+
+def replay(scenarios, parse, format_members):
+    """Run every test of every scenario, both ways; return (scenarios, checks) that were run."""
+    checks = 0
+    for scenario in scenarios:
+        name, tests = scenario["name"], scenario["tests"]
+        for kind, expected in tests.items():
+            checks += 1
+            if expected is not True:
+                check_refused(kind, scenario, parse, format_members)
+            elif kind == "parse":
+                started_s = time.perf_counter()
+                assert parse(wire(scenario)) == scenario["object"], name
+                limit_ms = scenario.get("maxDurationMsByAdapter", {}).get("python", 5000)
+                assert (time.perf_counter() - started_s) * 1000 < limit_ms, name
+            elif kind == "format":
+                assert parse(format_members(scenario["object"])) == scenario["object"], name
+                assert parse(format_members(scenario["object"])) == parse(wire(scenario)), name
+            else:
+                assert kind == "roundtrip"
+                assert parse(format_members(parse(wire(scenario)))) == scenario["object"], name
+    return len(scenarios), checks
+
+
+def test_challenges_read_and_write_as_the_suite_says(conformance):
+    scenarios = conformance("www-authenticate.json")["scenarios"]
+
+    def parse(text):
+        return challenge_members(Challenge.parse(text))
+
+    def format_members(members):
+        return challenge_from(members).format()
+
+    assert replay(scenarios, parse, format_members) == (27, 38)
+
+
+@pytest.mark.parametrize(
+    ("name", "run"), [("authorization.json", (8, 11)), ("authorization.latest.json", (9, 14))]
+)
+def test_credentials_read_and_write_as_the_suite_says(conformance, name, run):
+    def parse(text):
+        return credential_members(parse_authorization(text))
+
+    def format_members(members):
+        return credential_from(members).format()
+
+    assert run == replay(conformance(name)["scenarios"], parse, format_members)
+
+
+def test_receipts_read_and_write_as_the_suite_says(conformance):
+    scenarios = conformance("receipt.json")["scenarios"]
+
+    def parse(text):
+        return receipt_members(Receipt.parse(text))
+
+    def format_members(members):
+        return receipt_from(members).format()
+
+    assert replay(scenarios, parse, format_members) == (8, 10)
+
+
+def test_base64url_agrees_with_the_suite_both_ways(conformance):
+    scenarios = conformance("base64url.json")["scenarios"]
+
+    for scenario in scenarios:
+        data = scenario["decoded"].encode("utf-8")
+        assert base64url.encode(data) == scenario["encoded"], scenario["name"]
+        assert base64url.decode(scenario["encoded"]) == data, scenario["name"]
+
+    assert len(scenarios) == 10
+
+
+@pytest.mark.parametrize(
+    ("name", "run"), [("challenge-id.json", 25), ("challenge-id.latest.json", 29)]
+)
+def test_challenge_ids_are_those_of_the_suite(conformance, name, run):
+    scenarios = conformance(name)["scenarios"]
+
+    for scenario in scenarios:
+        fields = dict(scenario["input"])
+        secret = fields.pop("secretKey")
+        fields["request"] = jcs.encode_object(fields["request"])
+        if "expected" not in scenario:
+            with pytest.raises(ValueError, match="32 bytes"):
+                ChallengeKeys.from_secrets([secret])
+            continue
+        keys = ChallengeKeys.unchecked([secret])
+        issued = keys.issue(**fields)
+        assert issued.id == scenario["expected"], scenario["name"]
+        assert keys.verify(issued), scenario["name"]
+
+    assert run == len(scenarios)
+
+
+def server_verdict(given):
+    """The outcome that a server built on `check_echo` reports for one case."""
+    echo = given["credential"]["challenge"]
+    credential = Credential.parse(
+        Credential(challenge_from(echo), given["credential"]["payload"]).format().partition(" ")[2]
+    )
+    try:
+        check_echo(
+            credential,
+            keys=ChallengeKeys.unchecked([given["secretKey"]]),
+            realm=given["realm"],
+            method=given["method"],
+            intent=given["intent"],
+            now_s=NOW_S,
+            requests=(jcs.encode_object(given["request"]),),
+        )
+    except InvalidChallenge:
+        return "invalid_challenge"
+    except PaymentExpired:
+        return "payment_expired"
+    return "verification_failed" if given.get("verificationError") else "ok"
+
+
+def test_echoed_challenges_are_judged_as_the_suite_says(conformance):
+    cases = conformance("server-verification-cases.json")["cases"]
+
+    for case in cases:
+        expected = case["expected"]
+        verdict = "ok" if expected["ok"] else expected["errorType"]
+        assert verdict == server_verdict(case["input"]), case["name"]
+
+    assert len(cases) == 9
