@@ -18,5 +18,5 @@ def build_addons(runtime: Runtime | None = None) -> list[Any]:
         Routing(runtime),
         Payment(),
         AuthInjection(),
-        Settlement(),
+        Settlement(runtime),
     ]

@@ -10,6 +10,7 @@ from mitmproxy import connection, ctx, exceptions
 from mitmproxy.addonmanager import Loader
 from mitmproxy.proxy import layer, server_hooks
 
+from mpp_gateway.addons import sentinel
 from mpp_gateway.addons.runtime import Runtime
 from mpp_gateway.config import load
 from mpp_gateway.engine import backpressure
@@ -36,13 +37,14 @@ class Host:
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
-        self._opening: asyncio.Task[None] | None = None
+        self.opening: asyncio.Task[None] | None = None
 
     def load(self, loader: Loader) -> None:
         """Declare our options and set mitmproxy's."""
         loader.add_option("gateway_config", str, "", "Configuration file of the gateway.")
         known = {name: value for name, value in OPTIONS.items() if name in ctx.options}
         ctx.options.update(**known)
+        sentinel.post()
 
     def configure(self, updated: set[str]) -> None:
         """Read the configuration file; a mistake in it is an error of the option."""
@@ -56,21 +58,24 @@ class Host:
 
     def running(self) -> None:
         """Open the gateway. A reload calls this outside the loop's reach: hence a task."""
-        self._opening = asyncio.ensure_future(self.runtime.open())
+        sentinel.take_places()
+        self.opening = asyncio.ensure_future(self.runtime.open())
 
     def done(self) -> None:
         """Stop serving."""
-        self._opening = self.runtime.close()
+        self.runtime.close()
 
     def next_layer(self, next_layer: layer.NextLayer) -> None:
         """Put our layer under every connection."""
         claim(next_layer, self.runtime.engine)
 
     def client_connected(self, client: connection.Client) -> None:
-        """Lift the stock limit of five upstream connections for one client connection."""
+        """Lift the stock limit of five upstream connections; put a gate before what is sent us."""
         handler = self._handler(client)
         if handler is not None:
             handler.max_conns = defaultdict(lambda: asyncio.Semaphore(UPSTREAM_CONNECTIONS_MAX))
+            io = handler.transports[client]
+            io.reader = backpressure.install(client, io.reader)
 
     def server_connected(self, data: server_hooks.ServerConnectionHookData) -> None:
         """Put a gate before the upstream's bytes."""

@@ -39,5 +39,6 @@ class Routing:
             flow.response = response_of(verdict)
             return
         gate.exchange = verdict
+        self.runtime.under_way.add(gate)
         gate.serving = serving
         gate.entropy = entropy

@@ -5,10 +5,11 @@ import logging
 
 from mpp_gateway.config.model import GatewayConfig
 from mpp_gateway.engine.context import Engine
+from mpp_gateway.engine.gate import Gate
 from mpp_gateway.engine.limits import Limits
 from mpp_gateway.events import Event
 from mpp_gateway.gateway.executor import Sink
-from mpp_gateway.gateway.serving import RailBuilder, Serving, open_serving
+from mpp_gateway.gateway.serving import Serving, open_serving
 from mpp_gateway.rails import registry
 from mpp_gateway.routing.table import RouteTable
 
@@ -22,12 +23,15 @@ def quiet(_: Event) -> None:
 class Runtime:
     """`serving` is None until everything is open: until then every request gets 503."""
 
-    def __init__(self, sink: Sink = quiet, build_rail: RailBuilder = registry.build) -> None:
+    def __init__(self, sink: Sink = quiet, build_rail: registry.RailBuilder = registry.build) -> None:
         self.config: GatewayConfig | None = None
         self.table: RouteTable | None = None
         self.serving: Serving | None = None
         self.engine = Engine()
         self.failure: str | None = None
+        self.under_way: set[Gate] = set()
+        """The matched requests whose books are open; a drain waits for them."""
+        self._closing: asyncio.Task[None] | None = None
         self._sink = sink
         self._build_rail = build_rail
 
@@ -56,9 +60,14 @@ class Runtime:
             return
         log.info("the gateway is open")
 
-    def close(self) -> asyncio.Task[None] | None:
-        """Stop serving at once; what money is under way is finished in the returned task."""
+    def close(self) -> None:
+        """Stop serving at once; `closed` waits for the money that is under way."""
         serving, self.serving = self.serving, None
-        if serving is None:
-            return None
-        return asyncio.ensure_future(serving.close())
+        if serving is not None:
+            self._closing = asyncio.ensure_future(serving.close())
+
+    async def closed(self) -> None:
+        """Wait until everything is written down and let go of."""
+        self.close()
+        if self._closing is not None:
+            await self._closing

@@ -5,6 +5,7 @@ import time
 
 from mitmproxy import http
 
+from mpp_gateway.addons.runtime import Runtime
 from mpp_gateway.addons.translation import headers_of
 from mpp_gateway.engine import backpressure
 from mpp_gateway.engine.gate import gate_of
@@ -17,6 +18,9 @@ log = logging.getLogger(__name__)
 
 class Settlement:
     """`response` and `error` call one idempotent function: one of them runs last, never both."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
 
     async def responseheaders(self, flow: http.HTTPFlow) -> None:
         """Settle on the upstream's head; nothing of the answer is passed on before."""
@@ -75,3 +79,5 @@ class Settlement:
             )
         except Exception:
             log.exception("an exchange was not closed; the store has it open")
+        finally:
+            self.runtime.under_way.discard(gate)

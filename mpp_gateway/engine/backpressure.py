@@ -1,10 +1,14 @@
-"""Stops reading from an upstream while its answer may not be passed on."""
+"""Stops reading from a peer whose bytes nobody may pass on, or nobody takes, for now."""
 
 import asyncio
 from typing import Protocol
 from weakref import WeakKeyDictionary
 
 from mitmproxy.connection import Connection
+
+
+SETTLING = "settling"
+BACKLOG = "backlog"
 
 
 class Reader(Protocol):
@@ -23,6 +27,7 @@ class GatedReader:
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
+        self._reasons: set[str] = set()
         self._open = asyncio.Event()
         self._open.set()
 
@@ -32,13 +37,16 @@ class GatedReader:
             await self._open.wait()
         return await self._reader.read(n)
 
-    def pause(self) -> None:
-        """Take nothing more from the peer."""
+    def pause(self, reason: str = SETTLING) -> None:
+        """Take nothing more from the peer until every reason that was given is gone."""
+        self._reasons.add(reason)
         self._open.clear()
 
-    def resume(self) -> None:
-        """Go on."""
-        self._open.set()
+    def resume(self, reason: str = SETTLING) -> None:
+        """Drop `reason`; go on if it was the last one."""
+        self._reasons.discard(reason)
+        if not self._reasons:
+            self._open.set()
 
 
 _readers: WeakKeyDictionary[Connection, GatedReader] = WeakKeyDictionary()

@@ -14,7 +14,7 @@ NO_CONTENT_STATUSES = frozenset({204, 304})
 def content_length(headers: http.Headers) -> int | None:
     """Return the Content-Length, or None; the head was checked for ambiguous ones before."""
     value = headers.get("content-length")
-    return int(value) if value is not None and value.isdigit() else None
+    return int(value) if value is not None and value.isascii() and value.isdigit() else None
 
 
 def upstream_request(
@@ -60,7 +60,7 @@ def set_delivered_head(flow: http.HTTPFlow, delivery: Deliver, *, ends: bool) ->
         [(k.encode("latin-1"), v.encode("latin-1")) for k, v in delivery.headers]
     )
     response.headers.pop("content-length", None)
-    if length is not None:
+    if length is not None and delivery.status != 204:
         response.headers["Content-Length"] = length
     elif ends or flow.request.method == "HEAD" or delivery.status in NO_CONTENT_STATUSES:
         if ends and flow.request.method != "HEAD" and delivery.status not in NO_CONTENT_STATUSES:
@@ -80,6 +80,12 @@ def set_answer_head(flow: http.HTTPFlow, keeps_connection: bool) -> None:
         response.reason = reason_phrase(response.status_code)
     if not keeps_connection and not flow.request.is_http2:
         response.headers["Connection"] = "close"
+
+
+def has_foreign_coding(headers: http.Headers) -> bool:
+    """Whether the body has a transfer coding besides chunked, which we could not undo."""
+    codings = headers.get_all("transfer-encoding")
+    return any(coding.strip().lower() != "chunked" for coding in codings)
 
 
 def safe_trailers(trailers: http.Headers) -> http.Headers:

@@ -4,9 +4,10 @@ import functools
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 from mitmproxy import http
+from mitmproxy.connection import Connection
 
 from mpp_gateway.engine.answers import response_of
 from mpp_gateway.errors import Forbidden, GatewayFault
@@ -74,6 +75,19 @@ def install(flow: http.HTTPFlow, gate: Gate) -> None:
 def gate_of(flow: http.HTTPFlow) -> Gate | None:
     """Return the gate of a live flow of ours, or None for any other flow."""
     return _gates.get(flow)
+
+
+_granted: WeakSet[Connection] = WeakSet()
+
+
+def grant(connection: Connection) -> None:
+    """Let `connection` be opened: a stream with a verdict asked for it."""
+    _granted.add(connection)
+
+
+def is_granted(connection: Connection) -> bool:
+    """Whether a stream with a verdict asked for `connection`; a replay and a stock layer have not."""
+    return connection in _granted
 
 
 type Hook = Callable[[Any, http.HTTPFlow, Gate], Awaitable[None]]

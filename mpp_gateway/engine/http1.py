@@ -31,6 +31,8 @@ type Commands = layer.CommandGenerator[None]
 
 SWITCHED_PROTOCOLS = "upstream switched protocols unasked"
 HEAD_TOO_LARGE = "upstream head too large"
+HEAD_CUT = "upstream head cut short"
+CLOSED = "upstream closed the connection"
 LINE_BREAK = b"\r\n"
 
 
@@ -95,25 +97,29 @@ class GatewayHttp1Server(_Trailers, _http1.Http1Server):
 
     def read_headers(self, event: events.ConnectionEvent) -> Commands:
         if not isinstance(event, events.DataReceived):
-            yield from super().read_headers(event)
+            # Not the stock way: it logs the half of a head, and with it a credential.
+            yield commands.CloseConnection(self.conn)
             return
+        if self.buf and self.deadline_s is None:
+            self.deadline_s = self.clock() + self.limits.head_s
         lines = self.buf.maybe_extract_lines()
+        while lines is not None and not lines:
+            # An empty line before the request line (RFC 9112 section 2.2). A loop, for a client
+            # may send any number of them; the deadline runs on, for it may send them for ever.
+            lines = self.buf.maybe_extract_lines()
         if lines is None:
             if len(self.buf) > self.limits.head_bytes:
                 yield from self._refuse(HeadTooLarge("The request head is too large."))
-            elif self.buf and self.deadline_s is None:
-                self.deadline_s = self.clock() + self.limits.head_s
             return
         self.deadline_s = None
-        if not lines:  # an empty line before the request line: RFC 9112 section 2.2
-            yield from self.read_headers(event)
-            return
         if sum(map(len, lines)) + 2 * len(lines) > self.limits.head_bytes:
             yield from self._refuse(HeadTooLarge("The request head is too large."))
             return
         try:
-            self.request = http1.read_request_head([bytes(line) for line in lines])
+            self.request = http1.read_request_head(_plain_lines(lines))
             size = http1.expected_http_body_size(self.request)
+            if not (self.request.is_http11 or self.request.is_http10):
+                raise ValueError("no version of HTTP/1")
         except ValueError:
             self.request = None
             yield from self._refuse(BadRequest("The request head does not parse."))
@@ -146,12 +152,13 @@ class GatewayHttp1Server(_Trailers, _http1.Http1Server):
             yield from self._refuse(HeadTimeout("The request head took too long."))
 
     def mark_done(self, *, request: bool = False, response: bool = False) -> Commands:
-        yield from super().mark_done(request=request, response=response)
-        if self.response_done and not self.request_done:
+        if response and not self.request_done:
             self._discarded_bytes = 0
             self.deadline_s = self.clock() + self.limits.discard_s
-        elif not self.response_done:
+        else:
             self.deadline_s = None
+        # Last, for it goes on to the next request where one is waiting.
+        yield from super().mark_done(request=request, response=response)
 
     def send(self, event: _http1.HttpEvent) -> Commands:
         if isinstance(event, ResponseTrailers):
@@ -202,37 +209,60 @@ class GatewayHttp1Client(_Trailers, _http1.Http1Client):
             return
         if isinstance(event, RequestEndOfMessage) and self.request_done:
             return
-        if isinstance(event, RequestProtocolError) or self.request is not None or isinstance(event, RequestHeaders):
+        starts_or_stops = isinstance(event, RequestHeaders | RequestProtocolError)
+        if starts_or_stops or self.request is not None:
             yield from super().send(event)
 
     def read_headers(self, event: events.ConnectionEvent) -> Commands:
-        if not isinstance(event, events.DataReceived) or self.request is None:
-            yield from super().read_headers(event)
-            return
-        lines = self.buf.maybe_extract_lines()
-        if lines is None:
-            if len(self.buf) > self.limits.head_bytes:
-                yield from self._fail(HEAD_TOO_LARGE)
-            return
-        try:
-            self.response = http1.read_response_head([bytes(line) for line in lines])
-            size = http1.expected_http_body_size(self.request, self.response)
-        except ValueError as error:
-            yield from self._fail(f"Cannot parse HTTP response: {error}")
-            return
-        status = self.response.status_code
-        if status == 101:
-            # Nobody asked to switch. Passing it on would open a raw tunnel past the gate.
-            yield from self._fail(SWITCHED_PROTOCOLS)
-            return
-        if 100 <= status < 200:
-            self.response = None
-            yield from self.read_headers(event)
-            return
+        if not isinstance(event, events.DataReceived):
+            yield from self._closed()
+        elif self.request is None:
+            # Bytes that nobody asked for: the answer to a request that somebody smuggled in.
+            yield commands.CloseConnection(self.conn)
+        elif (yield from self._read_final_head()):
+            self.state = self.read_body
+            yield from self.state(event)
+
+    def _read_final_head(self) -> layer.CommandGenerator[bool]:
+        """Skip interim answers; False when the head is not complete yet, or is refused."""
+        assert self.request is not None
+        while True:
+            lines = self.buf.maybe_extract_lines()
+            if lines is None:
+                if len(self.buf) > self.limits.head_bytes:
+                    yield from self._fail(HEAD_TOO_LARGE)
+                return False
+            try:
+                self.response = http1.read_response_head(_plain_lines(lines))
+                size = http1.expected_http_body_size(self.request, self.response)
+            except ValueError as error:
+                yield from self._fail(f"Cannot parse HTTP response: {error}")
+                return False
+            status = self.response.status_code
+            if status == 101:
+                # Nobody asked to switch. Passing it on would open a raw tunnel past the gate.
+                yield from self._fail(SWITCHED_PROTOCOLS)
+                return False
+            if not 100 <= status < 600:
+                yield from self._fail("no such status")
+                return False
+            if status >= 200:
+                break
         yield ReceiveHttp(ResponseHeaders(self.stream_id, self.response, size == 0))
         self.body_reader = _http1.make_body_reader(size)
-        self.state = self.read_body
-        yield from self.state(event)
+        return True
+
+    def _closed(self) -> Commands:
+        if self.conn.state & ConnectionState.CAN_WRITE:
+            yield commands.CloseConnection(self.conn)
+        if self.stream_id is None:
+            return
+        message = CLOSED
+        if self.buf:
+            message = HEAD_CUT if bytes(self.buf).startswith(b"HTTP/1") else "not HTTP"
+        yield ReceiveHttp(
+            ResponseProtocolError(self.stream_id, message, ErrorCode.GENERIC_SERVER_ERROR)
+        )
 
     def _fail(self, message: str) -> Commands:
         yield commands.CloseConnection(self.conn)
@@ -240,6 +270,20 @@ class GatewayHttp1Client(_Trailers, _http1.Http1Client):
             ResponseProtocolError(self.stream_id, message, ErrorCode.GENERIC_SERVER_ERROR)
         )
         self.state = self.done
+
+
+def _plain_lines(lines: list[bytearray]) -> list[bytes]:
+    """Return the lines of a head, if every server finds the same fields in them.
+
+    A folded line or a lone CR ends a field for some servers and not for others (RFC 9112 sections
+    2.2 and 5.2): what one takes for a value the next one reads as a field of its own.
+    """
+    plain = [bytes(line) for line in lines]
+    if not plain or any(b"\r" in line or b"\0" in line for line in plain):
+        raise ValueError("a stray character")
+    if any(line[:1] in {b" ", b"\t"} for line in plain):
+        raise ValueError("a folded line")
+    return plain
 
 
 def _last_chunk(trailers: http.Headers) -> bytes:

@@ -1,12 +1,17 @@
 """The layers that carry every client connection; `claim` keeps the stock ones out of reach."""
 
-from mitmproxy.connection import ConnectionState, Server
+from collections.abc import Iterator
+
+from mitmproxy.connection import Connection, ConnectionState, Server
 from mitmproxy.proxy import commands, events, layer, tunnel
 from mitmproxy.proxy.layers import http as stock
 from mitmproxy.proxy.layers import modes, tls
 from mitmproxy.proxy.layers.http._base import HttpConnection
+from mitmproxy.proxy.layers.http._events import RequestData, ResponseData
 
+from mpp_gateway.engine import backpressure
 from mpp_gateway.engine.context import Engine
+from mpp_gateway.engine.gate import grant
 from mpp_gateway.engine.http1 import GatewayHttp1Client, GatewayHttp1Server
 from mpp_gateway.engine.http2 import GatewayHttp2Server
 from mpp_gateway.engine.stream import DeadlineReached, GatewayStream
@@ -19,30 +24,39 @@ TLS_RECORD = 0x16
 class GatewayLayer(stock.HttpLayer):
     """HTTP for one client connection: our streams, our connections, one timer for them all."""
 
+    streams: dict[int, GatewayStream]  # type: ignore[assignment]
+
     def __init__(self, context: layer.Context, engine: Engine) -> None:
         super().__init__(context, stock.HTTPMode.transparent)
         self.engine = engine
+        self._upstreams: dict[Server, _UpstreamConnection] = {}
         self._alarm: commands.RequestWakeup | None = None
         self._alarm_s = 0.0
 
     def _handle_event(self, event: events.Event) -> Commands:
-        if isinstance(event, events.Wakeup) and event.command is self._alarm:
-            self._alarm = None
-            yield from self._deadlines_reached(self.engine.clock())
+        if isinstance(event, events.Wakeup):
+            # An alarm that a nearer one replaced rings too; nobody waits for it.
+            if event.command is self._alarm:
+                self._alarm = None
+                yield from self._deadlines_reached(self.engine.clock())
         elif isinstance(event, events.Start):
             yield from self._start(event)
+        elif isinstance(event, events.ConnectionEvent) and event.connection not in self.connections:
+            return  # the last words of an upstream connection that was given up
         else:
             yield from super()._handle_event(event)
             if isinstance(event, events.ConnectionClosed):
                 self._forget(event.connection)
+        yield from self._press_back()
         yield from self._set_alarm()
 
     def _start(self, event: events.Start) -> Commands:
         server: HttpConnection
+        limits = self.engine.limits
         if self.context.client.alpn == b"h2":
-            server = GatewayHttp2Server(self.context.fork(), self.engine.limits)
+            server = GatewayHttp2Server(self.context.fork(), limits, self._takes_no_data)
         else:
-            server = GatewayHttp1Server(self.context.fork(), self.engine.limits, self.engine.clock)
+            server = GatewayHttp1Server(self.context.fork(), limits, self.engine.clock)
         self.connections[self.context.client] = server
         yield from self.event_to_child(server, event)
 
@@ -51,29 +65,57 @@ class GatewayLayer(stock.HttpLayer):
         self.streams[stream_id] = stream
         yield from self.event_to_child(stream, events.Start())
 
+    # Backpressure: what waits for a verdict, a connection or a slow client stays with its sender
+
+    def _press_back(self) -> Commands:
+        limit = self.engine.limits.backlog_bytes
+        server = self.connections.get(self.context.client)
+        if isinstance(server, GatewayHttp2Server):
+            yield from server.acknowledge()
+        elif isinstance(server, GatewayHttp1Server):
+            backlog = sum(s.backlog_bytes(RequestData) for s in self.streams.values())
+            self._press(self.context.client, max(backlog, len(server.buf)) > limit)
+        for stream in self.streams.values():
+            backlog = stream.backlog_bytes(ResponseData)
+            if isinstance(server, GatewayHttp2Server):
+                backlog += server.unsent_bytes(stream.stream_id)
+            self._press(stream.context.server, backlog > limit)
+
+    @staticmethod
+    def _press(connection: Connection, is_full: bool) -> None:
+        reader = backpressure.reader_of(connection)
+        if reader is None:
+            return
+        if is_full:
+            reader.pause(backpressure.BACKLOG)
+        else:
+            reader.resume(backpressure.BACKLOG)
+
+    def _takes_no_data(self, stream_id: int) -> bool:
+        stream = self.streams.get(stream_id)
+        return stream is not None and stream.is_waiting
+
     # Upstream connections
 
     def get_connection(self, event: stock.GetHttpConnection, *, reuse: bool = True) -> Commands:
-        for connection in [c for c in self.connections if isinstance(c, Server) and c.error]:
+        for connection in [c for c in self._upstreams if c.error]:
             if connection not in self.waiting_for_establishment:
                 # A failure is not remembered: the upstream may be back for the next request.
-                del self.connections[connection]
-        connection = self._reusable(event) if reuse else None
-        if connection is None:
+                self._drop(connection)
+        found = self._idle(event) if reuse else None
+        if found is None:
             yield from self._open(event)
         else:
             stream = self.command_sources.pop(event)
             yield from self.event_to_child(
-                stream, stock.GetHttpConnectionCompleted(event, (connection, None))
+                stream, stock.GetHttpConnectionCompleted(event, (found, None))
             )
 
-    def _reusable(self, event: stock.GetHttpConnection) -> Server | None:
-        """Return an idle upstream connection; an HTTP/2 client's streams share none."""
-        if self.context.client.alpn == b"h2":
-            return None
-        for connection in self.connections:
+    def _idle(self, event: stock.GetHttpConnection) -> Server | None:
+        """Return an open upstream connection that carries no request at the moment."""
+        for connection, upstream in self._upstreams.items():
             if (
-                isinstance(connection, Server)
+                upstream.is_idle
                 and event.connection_spec_matches(connection)
                 and connection.state is ConnectionState.OPEN
             ):
@@ -83,6 +125,7 @@ class GatewayLayer(stock.HttpLayer):
     def _open(self, event: stock.GetHttpConnection) -> Commands:
         context = self.context.fork()
         context.server = Server(address=event.address)
+        grant(context.server)
         stack = tunnel.LayerStack()
         if event.tls:
             context.server.sni = event.address[0]
@@ -90,18 +133,24 @@ class GatewayLayer(stock.HttpLayer):
             # not pause the answer that somebody else has paid for.
             context.server.alpn_offers = (b"http/1.1",)
             stack /= tls.ServerTLSLayer(context)
-        stack /= _UpstreamConnection(context, self.engine)
+        upstream = _UpstreamConnection(context, self.engine)
+        stack /= upstream
+        self._upstreams[context.server] = upstream
         self.connections[context.server] = stack[0]
         self.waiting_for_establishment[context.server].append(event)
         yield from self.event_to_child(stack[0], events.Start())
 
-    def _forget(self, connection: object) -> None:
+    def _forget(self, connection: Connection) -> None:
         if (
             isinstance(connection, Server)
             and connection.state is ConnectionState.CLOSED
             and connection not in self.waiting_for_establishment
         ):
-            self.connections.pop(connection, None)
+            self._drop(connection)
+
+    def _drop(self, connection: Server) -> None:
+        self.connections.pop(connection, None)
+        self._upstreams.pop(connection, None)
 
     # Time
 
@@ -114,11 +163,17 @@ class GatewayLayer(stock.HttpLayer):
         yield self._alarm
 
     def _nearest_deadline(self) -> float | None:
-        deadlines = [s.deadline_s for s in self.streams.values() if s.deadline_s is not None]
+        deadlines = [s.deadline_s for s in self._timed() if s.deadline_s is not None]
         server = self.connections.get(self.context.client)
         if isinstance(server, GatewayHttp1Server) and server.deadline_s is not None:
             deadlines.append(server.deadline_s)
         return min(deadlines, default=None)
+
+    def _timed(self) -> Iterator[GatewayStream]:
+        """A stream in a hook cannot be told the time: its deadline counts again afterwards."""
+        for stream in self.streams.values():
+            if not stream.is_waiting or stream.connecting is not None:
+                yield stream
 
     def _deadlines_reached(self, now_s: float) -> Commands:
         server = self.connections.get(self.context.client)
@@ -128,7 +183,7 @@ class GatewayLayer(stock.HttpLayer):
             and server.deadline_s <= now_s
         ):
             yield from server.deadline_reached()
-        for stream in list(self.streams.values()):
+        for stream in list(self._timed()):
             if stream.deadline_s is None or stream.deadline_s > now_s:
                 continue
             if stream.connecting is not None:
@@ -150,11 +205,17 @@ class _UpstreamConnection(layer.Layer):
     def __init__(self, context: layer.Context, engine: Engine) -> None:
         super().__init__(context)
         self.engine = engine
+        self._client: GatewayHttp1Client | None = None
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the connection is up and the last answer on it is complete."""
+        return self._client is not None and self._client.stream_id is None
 
     def _handle_event(self, event: events.Event) -> Commands:
         error = yield commands.OpenConnection(self.context.server)
         if not error:
-            child = GatewayHttp1Client(self.context, self.engine.limits)
+            child = self._client = GatewayHttp1Client(self.context, self.engine.limits)
             self._handle_event = child.handle_event  # type: ignore[method-assign]
             yield from child.handle_event(event)
         else:

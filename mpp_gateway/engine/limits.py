@@ -22,3 +22,5 @@ class Limits:
     tls_handshake_s: float = 10.0
     inspected_body_bytes: int = 64 * 1024
     """How much of a streamed body is kept on the flow for the inspection tools."""
+    backlog_bytes: int = 256 * 1024
+    """How much of one body is held while nobody takes it; then its sender waits."""

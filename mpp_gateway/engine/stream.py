@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 
 from mitmproxy import flow, http
-from mitmproxy.connection import ConnectionState, Server
+from mitmproxy.connection import ConnectionState
 from mitmproxy.net.http.validate import validate_headers
 from mitmproxy.proxy import events, layer
 from mitmproxy.proxy.layers import http as stock
@@ -40,7 +40,7 @@ from mpp_gateway.engine import framing
 from mpp_gateway.engine.answers import response_of
 from mpp_gateway.engine.context import Engine
 from mpp_gateway.engine.gate import Gate, install
-from mpp_gateway.engine.http1 import SWITCHED_PROTOCOLS
+from mpp_gateway.engine.http1 import CLOSED, HEAD_CUT, SWITCHED_PROTOCOLS
 from mpp_gateway.gateway.answers import problem_answer
 from mpp_gateway.gateway.steps import Forward
 from mpp_gateway.protocol.messages import Answer
@@ -70,6 +70,7 @@ class GatewayStream(stock.HttpStream):
         self.connecting: stock.GetHttpConnection | None = None
         self._timed_out = False
         self._retried = False
+        self._framing_is_sound = True
         self._finished = False
         self._counted_body = False
         self._request_ended = False
@@ -82,6 +83,15 @@ class GatewayStream(stock.HttpStream):
     def verdict(self) -> Forward | None:
         """Return the positive verdict on the request, or None."""
         return self.gate.forward
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a hook or a connection attempt runs; events queue up meanwhile."""
+        return self._paused is not None
+
+    def backlog_bytes(self, kind: type[RequestData | ResponseData]) -> int:
+        """Return how much of one body is queued up."""
+        return sum(len(e.data) for e in self._paused_event_queue if isinstance(e, kind))
 
     def _handle_event(self, event: events.Event) -> Commands:
         if isinstance(event, DeadlineReached):
@@ -124,8 +134,13 @@ class GatewayStream(stock.HttpStream):
         try:
             validate_headers(request)
         except ValueError:
-            return BadRequest("The request head is ambiguous.")
-        return None
+            return self._ambiguous()
+        return self._ambiguous() if framing.has_foreign_coding(request.headers) else None
+
+    def _ambiguous(self) -> Problem:
+        # Where this request ends is anybody's guess: what follows it must not be read as one.
+        self._framing_is_sound = False
+        return BadRequest("The request head is ambiguous.")
 
     def _collect_body(self) -> Commands:
         assert self.gate.body_limit_bytes is not None
@@ -226,32 +241,37 @@ class GatewayStream(stock.HttpStream):
             forward, self.flow.request, self.gate.body, ends=self._request_ended
         )
         self._await_upstream(forward.deadlines.first_byte_s)
-        yield stock.SendHttp(
-            RequestHeaders(self.stream_id, request, self._request_ended), self.context.server
+        yield from self._to_upstream(
+            RequestHeaders(self.stream_id, request, self._request_ended)
         )
+
+    def _to_upstream(self, event: HttpEvent) -> Commands:
+        # It may be gone already, with the news of it waiting in line behind this event.
+        if self.context.server.state is not ConnectionState.CLOSED:
+            yield stock.SendHttp(event, self.context.server)
 
     def _send_collected_body(self) -> Commands:
         self.client_state = self.state_done
         if self.gate.body:
-            yield stock.SendHttp(RequestData(self.stream_id, self.gate.body), self.context.server)
-        yield stock.SendHttp(RequestEndOfMessage(self.stream_id), self.context.server)
+            yield from self._to_upstream(RequestData(self.stream_id, self.gate.body))
+        yield from self._to_upstream(RequestEndOfMessage(self.stream_id))
 
     def state_stream_request_body(self, event: events.Event) -> Commands:
         if isinstance(event, RequestData):
             self._body_sent = True
             self._record(event.data)
-            yield stock.SendHttp(event, self.context.server)
+            yield from self._to_upstream(event)
         elif isinstance(event, RequestTrailers):
             trailers = framing.safe_trailers(event.trailers)
             self.flow.request.trailers = trailers
             if self.verdict() and trailers.fields:
-                yield stock.SendHttp(RequestTrailers(self.stream_id, trailers), self.context.server)
+                yield from self._to_upstream(RequestTrailers(self.stream_id, trailers))
         elif isinstance(event, RequestEndOfMessage):
             self._request_ended = True
             self.client_state = self.state_done
             self.flow.request.data.content = self._take_record()
             self.flow.request.timestamp_end = time.time()
-            yield stock.SendHttp(event, self.context.server)
+            yield from self._to_upstream(event)
             yield HttpRequestHook(self.flow)
         forward = self.verdict()
         if forward and self.server_state == self.state_wait_for_response_headers:
@@ -264,7 +284,10 @@ class GatewayStream(stock.HttpStream):
         self.engine.used.add(self.context.server)
         try:
             validate_headers(event.response)
+            is_sound = not framing.has_foreign_coding(event.response.headers)
         except ValueError:
+            is_sound = False
+        if not is_sound:
             yield from self._close_upstream()
             yield from self._upstream_failed(
                 errors.UpstreamMalformed("The upstream's answer is ambiguous.")
@@ -346,6 +369,8 @@ class GatewayStream(stock.HttpStream):
 
     def _keeps_connection(self) -> bool:
         """Whether what is left of a refused request is worth reading for the connection's sake."""
+        if not self._framing_is_sound:
+            return False
         if self._request_ended:
             return True
         if "expect" in self.flow.request.headers:
@@ -382,7 +407,7 @@ class GatewayStream(stock.HttpStream):
         # may have seen this request and hung up on it: sending it twice could run it twice.
         return (
             not self._retried
-            and event.message == "server closed connection"
+            and event.message == CLOSED
             and self.context.server in self.engine.used
             and self.flow.request.method in IDEMPOTENT_METHODS
             and self._request_ended
@@ -395,8 +420,8 @@ class GatewayStream(stock.HttpStream):
             return
         yield from self._send_request_head()
         if self.gate.body:
-            yield stock.SendHttp(RequestData(self.stream_id, self.gate.body), self.context.server)
-        yield stock.SendHttp(RequestEndOfMessage(self.stream_id), self.context.server)
+            yield from self._to_upstream(RequestData(self.stream_id, self.gate.body))
+        yield from self._to_upstream(RequestEndOfMessage(self.stream_id))
 
     def _deadline_reached(self, event: DeadlineReached) -> Commands:
         if self._finished or self.deadline_s is None or event.now_s < self.deadline_s:
@@ -457,11 +482,9 @@ class GatewayStream(stock.HttpStream):
         yield stock.DropStream(self.stream_id)
 
     def _close_upstream(self) -> Commands:
-        server = self.context.server
-        if isinstance(server, Server) and server.state is not ConnectionState.CLOSED:
-            yield stock.SendHttp(
-                RequestProtocolError(self.stream_id, "given up", ErrorCode.CANCEL), server
-            )
+        yield from self._to_upstream(
+            RequestProtocolError(self.stream_id, "given up", ErrorCode.CANCEL)
+        )
 
     def _client_left(self) -> bool:
         return any(isinstance(e, RequestProtocolError) for e in self._paused_event_queue)
@@ -496,6 +519,6 @@ class GatewayStream(stock.HttpStream):
 def _upstream_problem(event: ResponseProtocolError) -> Problem:
     if event.message == SWITCHED_PROTOCOLS:
         return errors.UpstreamSwitchedProtocols("The upstream switched protocols unasked.")
-    if event.message == "server closed connection":
+    if event.message in {CLOSED, HEAD_CUT}:
         return errors.UpstreamCut("The upstream closed the connection without an answer.")
     return errors.UpstreamMalformed("The upstream's answer does not parse.")

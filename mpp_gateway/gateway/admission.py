@@ -10,7 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from mpp_gateway import events
-from mpp_gateway.errors import PaymentInProgress, SettlementUnknown
+from mpp_gateway.errors import (
+    AmbiguousCredentials,
+    PaymentInProgress,
+    RailUnavailable,
+    SettlementUnknown,
+)
 from mpp_gateway.gateway import settlement
 from mpp_gateway.gateway.answers import problem_answer
 from mpp_gateway.gateway.exchange import Exchange
@@ -28,6 +33,7 @@ from mpp_gateway.gateway.steps import (
     Verify,
 )
 from mpp_gateway.ledger.exchanges import Claim, Claimed, ClaimRequest, State, Turn
+from mpp_gateway.protocol.credential import Credential
 from mpp_gateway.protocol.messages import Answer, RequestHead
 from mpp_gateway.protocol.negotiation import rank
 from mpp_gateway.protocol.problems import (
@@ -46,6 +52,7 @@ from mpp_gateway.upstream.rewriting import HookContext, RewrittenRequest, rewrit
 
 UNKNOWN_RETRY_S = 5
 IN_PROGRESS_RETRY_S = 1
+RAIL_RETRY_S = 30
 
 
 @dataclass(slots=True)
@@ -146,14 +153,23 @@ def _read_credential(admission: Admission) -> Generator[Effect, Reply]:
         if presented is not None:
             found.append(presented)
     if len(found) > 1:
-        raise MethodUnsupported("Send one payment credential per request.")
+        raise AmbiguousCredentials("Send one payment credential per request.")
     if not found:
-        if credential_tokens(exchange.head):
-            raise MethodUnsupported("This route does not take this payment method.")
-        raise PaymentRequired("This call costs money; the challenge says how to pay.")
+        raise _no_credential(exchange)
     exchange.presented = found[0]
     exchange.rail = exchange.snapshot.rails[found[0].rail]
     yield from ()
+
+
+def _no_credential(exchange: Exchange) -> Problem:
+    """Return why no rail of the route took the request's credential, if there was one."""
+    tokens = credential_tokens(exchange.head)
+    if not tokens:
+        return PaymentRequired("This call costs money; the challenge says how to pay.")
+    challenge = Credential.parse(tokens[0]).challenge
+    if any((o.method, o.intent) == (challenge.method, challenge.intent) for o in exchange.offers):
+        return InvalidChallenge("The challenge is not one that this route offers.")
+    return MethodUnsupported("This route does not take this payment method.")
 
 
 def _claim(admission: Admission) -> Generator[Effect, Reply]:
@@ -239,7 +255,7 @@ def _outlives_the_call(admission: Admission) -> Generator[Effect, Reply]:
 
 
 def _verify_and_hold(admission: Admission) -> Generator[Effect, Reply]:
-    """Have the rail check the proof, and see that the payer's money covers all that is unsettled."""
+    """Have the rail check the proof; see that the payer can pay for all that is unsettled."""
     exchange, presented = admission.exchange, admission.exchange.presented
     if presented is None or exchange.paid:
         return
@@ -337,6 +353,8 @@ def refusal(exchange: Exchange, problem: Problem, now_s: int, entropy: bytes) ->
     challenges: list[tuple[str, str]] = []
     if problem.status == PaymentRequired.status and exchange.binding is not None:
         challenges = _challenges(exchange, exchange.binding, now_s, entropy)
+        if not challenges:  # a 402 that nobody can pay is forbidden by the draft, section 1.2
+            problem = RailUnavailable("No payment can be taken now.", retry_after_s=RAIL_RETRY_S)
     return problem_answer(problem, challenges)
 
 
@@ -352,5 +370,7 @@ def _challenges(
         offer = exchange.offers[place]
         salt = hashlib.sha256(entropy + place.to_bytes(2)).digest()[:16]
         rail = exchange.snapshot.rails[offer.rail]
+        if rail.is_withheld:
+            continue
         fields.extend(rail.challenge(offer, binding, now_s, salt))
     return fields

@@ -114,7 +114,7 @@ type Step = Effect | Answer | Forward | Deliver
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What an effect came to, and when. A Problem that the effect met is raised into the machine."""
+    """What an effect came to, and when. A Problem is raised into the machine instead."""
 
     value: Any
     now_s: int

@@ -91,6 +91,10 @@ class Outcome:
     change_minor: int = 0
 
 
+class RailMisconfigured(Exception):
+    """What the configuration says is not what the rail says; a person has to mend it."""
+
+
 class Rail(Protocol):
     """One configured way to be paid. Methods that do I/O are coroutines and never block the loop.
 
@@ -126,6 +130,22 @@ class Rail(Protocol):
 
     async def look_up(self, presented: Presented, now_s: int) -> Outcome:
         """Ask the rail what became of an earlier attempt; moves nothing."""
+        ...
+
+    @property
+    def is_withheld(self) -> bool:
+        """Whether offers should not be made now, for instance because the gas key is empty."""
+        ...
+
+    async def self_check(self) -> None:
+        """Compare the configuration with the rail itself, at start.
+
+        Errors: `RailMisconfigured` names what to mend, `errors.RailUnavailable` passes by itself.
+        """
+        ...
+
+    async def maintain(self, now_s: int) -> int:
+        """Push what is stuck, at start and now and then; return how much is still open."""
         ...
 
     async def close(self) -> None:

@@ -1,4 +1,4 @@
-"""From the settings of a method to its rail. A kind's code is imported only when it is configured."""
+"""From the settings of a method to its rail; a kind's code is imported only when configured."""
 
 from collections.abc import Callable
 from importlib import import_module
@@ -8,13 +8,15 @@ from mpp_gateway.ledger.database import Database
 from mpp_gateway.rails.base import Rail
 from mpp_gateway.rails.payment_scheme import PaymentScheme
 
-KINDS = {"evm": "mpp_gateway.rails.evm.seller"}
-"""Module of each kind; it has `build(name, settings, scheme, database) -> Rail`."""
+KINDS = {"evm": "mpp_gateway.rails.evm.opening"}
+"""Module of each kind; it has `open_rail(name, method, *, scheme, database, settle_s)`."""
 
-type Builder = Callable[[str, Any, PaymentScheme, Database], Rail]
+type RailBuilder = Callable[..., Rail]
 
 
-def build(name: str, settings: Any, scheme: PaymentScheme, database: Database) -> Rail:
-    """Return the rail `name` as its settings say; opens no connection."""
-    builder: Builder = import_module(KINDS[settings.kind]).build
-    return builder(name, settings, scheme, database)
+def build(
+    name: str, method: Any, *, scheme: PaymentScheme, database: Database, settle_s: int
+) -> Rail:
+    """Return the rail `name` as its settings say; connects to nothing."""
+    builder: RailBuilder = import_module(KINDS[method.kind]).open_rail
+    return builder(name, method, scheme=scheme, database=database, settle_s=settle_s)

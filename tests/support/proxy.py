@@ -84,14 +84,9 @@ class Proxy:
         self.master.addons.add(_Ready(self))
         try:
             await self.master.run()
-            await asyncio.gather(*self._leftover())
+            await self.runtime.closed()
         finally:
             logging.getLogger().removeHandler(collector)
-
-    def _leftover(self) -> list[Any]:
-        host = self.addons[0]
-        closing = getattr(host, "_opening", None)
-        return [closing] if closing is not None and not closing.done() else []
 
 
 class _Collector(logging.Handler):
@@ -110,7 +105,7 @@ class _Ready:
     async def running(self) -> None:
         proxy = self.proxy
         if proxy.runtime.config is not None:
-            await proxy.addons[0]._opening
+            await proxy.addons[0].opening
         servers = proxy.master.addons.get("proxyserver").servers
         (instance,) = servers
         proxy.port = instance.listen_addrs[0][1]

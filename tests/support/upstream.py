@@ -6,7 +6,10 @@ from collections.abc import Awaitable, Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 11\r\n\r\n" + b'{"ok":true}'
+OK = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 11\r\n\r\n"
+    + b'{"ok":true}'
+)
 START_S = 10
 
 
@@ -86,7 +89,9 @@ class Upstream:
         self.heads += 1
         first, *lines = head[:-4].split("\r\n")
         method, target, _ = first.split(" ", 2)
-        headers = [tuple(line.split(": ", 1)) if ": " in line else (line.rstrip(":"), "") for line in lines]
+        headers = [
+            tuple(line.split(": ", 1)) if ": " in line else (line.rstrip(":"), "") for line in lines
+        ]
         seen = Seen(method, target, headers, connection=number)
         if self._read_body:
             await _body(seen, reader)

@@ -1,0 +1,67 @@
+"""What a configuration sells, as rows: for the banner, for `check`, for people and programs."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mpp_gateway.cli.output import table
+from mpp_gateway.config.model import GatewayConfig, Price, Route, Service
+from mpp_gateway.protocol.money import format_minor
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One route and what a call of it costs."""
+
+    service: str
+    route: str
+    price: str
+    methods: str
+    settle: str
+
+
+def rows(config: GatewayConfig) -> list[Row]:
+    """Return every route of every service in the order of the file."""
+    return [
+        Row(
+            service=service.id,
+            route=_mounted(config, service, route),
+            price=_price(route),
+            methods=", ".join(dict.fromkeys(price.method_name for price in route.prices)) or "-",
+            settle="-" if route.free else route.settle,
+        )
+        for service in config.services.values()
+        for route in service.routes
+    ]
+
+
+def catalogue(config: GatewayConfig) -> str:
+    """Return the rows as a table."""
+    cells = [(r.service, r.route, r.price, r.methods, r.settle) for r in rows(config)]
+    return table(("service", "route", "price", "paid by", "settles"), cells)
+
+
+def as_json(config: GatewayConfig) -> dict[str, Any]:
+    """Return the rows for a program."""
+    return {
+        "realm": config.realm,
+        "routes": [asdict(row) for row in rows(config)],
+        "warnings": [str(warning) for warning in config.warnings],
+    }
+
+
+def _mounted(config: GatewayConfig, service: Service, route: Route) -> str:
+    path = f"{config.base_path}/{service.id}{route.pattern}"
+    return f"{route.method or '*'} {path}"
+
+
+def _price(route: Route) -> str:
+    if route.free:
+        return "free"
+    return " or ".join(dict.fromkeys(_amount(price) for price in route.prices))
+
+
+def _amount(price: Price) -> str:
+    text = format_minor(price.amount_minor, price.asset.decimals)
+    whole, _, fraction = text.partition(".")
+    shown = f"{whole}.{fraction.rstrip('0').ljust(2, '0')}" if fraction else whole
+    return f"{shown} ({price.method_name})"

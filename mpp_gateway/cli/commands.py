@@ -1,0 +1,103 @@
+"""One function a command. What is heavy is imported by the command that needs it."""
+
+import argparse
+import dataclasses
+import os
+from pathlib import Path
+
+from mpp_gateway.cli import catalogue
+from mpp_gateway.cli.output import (
+    BAD_CONFIG,
+    CANNOT_START,
+    FAILED,
+    OK,
+    CommandFailed,
+    emit_json,
+    for_people,
+    say,
+    styled,
+)
+from mpp_gateway.config import load
+from mpp_gateway.config.model import GatewayConfig
+from mpp_gateway.gateway.explanation import explain as explain_request
+
+
+def read_config(path: Path) -> GatewayConfig:
+    """Return the checked configuration; a missing file is one clear line."""
+    try:
+        return load(path, os.environ)
+    except FileNotFoundError:
+        raise CommandFailed(
+            f"{path}: no such file (name one with --config, or start from configs/minimal.yaml)",
+            BAD_CONFIG,
+        ) from None
+    except OSError as error:
+        raise CommandFailed(f"{path}: {error.strerror}", BAD_CONFIG) from None
+
+
+async def check(options: argparse.Namespace) -> int:
+    """Print what the configuration sells."""
+    config = read_config(options.config)
+    if options.json or not for_people():
+        emit_json(catalogue.as_json(config))
+        return OK
+    print(catalogue.catalogue(config))
+    for warning in config.warnings:
+        say(styled(f"warning: {warning}", "yellow"))
+    return OK
+
+
+async def explain(options: argparse.Namespace) -> int:
+    """Say what would happen to one request."""
+    explanation = explain_request(
+        read_config(options.config), options.method.upper(), options.target
+    )
+    if options.json or not for_people():
+        emit_json(dataclasses.asdict(explanation))
+    else:
+        print(explanation.text())
+    return OK if explanation.status < 400 or explanation.status == 402 else FAILED
+
+
+async def serve(options: argparse.Namespace) -> int:
+    """Serve until told to stop."""
+    from mpp_gateway.engine.server import Server, StartFailed  # noqa: PLC0415 - heavy
+
+    config = read_config(options.config)
+    listen = dataclasses.replace(
+        config.listen,
+        host=options.host or config.listen.host,
+        port=config.listen.port if options.port is None else options.port,
+    )
+    config = dataclasses.replace(config, listen=listen)
+
+    def started(port: int) -> None:
+        say(catalogue.catalogue(config))
+        for warning in config.warnings:
+            say(f"warning: {warning}")
+        scheme = "https" if config.tls else "http"
+        say(f"\nserving on {scheme}://{listen.host}:{port}{config.base_path} (Ctrl-C stops)")
+
+    try:
+        await Server(config).run(started)
+    except StartFailed as error:
+        raise CommandFailed(str(error), CANNOT_START) from None
+    return OK
+
+
+async def pay(options: argparse.Namespace) -> int:
+    """Call a paid URL as a buyer."""
+    from mpp_gateway.cli.buyer import pay as pay_url  # noqa: PLC0415 - heavy
+
+    return await pay_url(options)
+
+
+async def demo(options: argparse.Namespace) -> int:
+    """Run the demo."""
+    try:
+        from mpp_gateway.demo.show import run  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise CommandFailed(
+            f"the demo needs its extra ({error.name} is missing): pip install 'mpp-gateway[demo]'"
+        ) from None
+    return await run(once=options.once, port=options.port)

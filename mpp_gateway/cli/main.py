@@ -1,0 +1,162 @@
+"""The `mpp-gateway` command."""
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mpp_gateway import __version__
+from mpp_gateway.cli import commands
+from mpp_gateway.cli.output import BAD_CONFIG, EXIT_CODES, FAILED, CommandFailed, say, styled
+from mpp_gateway.errors import ConfigError
+
+DEFAULT_CONFIG = Path("gateway.yaml")
+
+EXAMPLES = """\
+examples:
+  mpp-gateway demo                              watch a paid call on a chain in this process
+  mpp-gateway check --config gateway.yaml       what is for sale, or every mistake at once
+  mpp-gateway serve --config gateway.yaml       sell it
+  mpp-gateway explain POST /openai/v1/chat/completions --config gateway.yaml
+  mpp-gateway pay http://127.0.0.1:4402/weather/v1/now/Oslo --max 0.05
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line's grammar."""
+    top = argparse.ArgumentParser(
+        prog="mpp-gateway",
+        description="A payment gateway for HTTP APIs: agents pay you per call.",
+        epilog=f"{EXAMPLES}\n{EXIT_CODES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"mpp-gateway {__version__}")
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="COMMAND")
+    _serve(verbs)
+    _check(verbs)
+    _explain(verbs)
+    _pay(verbs)
+    _demo(verbs)
+    return top
+
+
+type Verbs = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 - no public name
+
+
+def _add(verbs: Verbs, name: str, summary: str, description: str) -> argparse.ArgumentParser:
+    return verbs.add_parser(
+        name,
+        help=summary,
+        description=description,
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def _config_argument(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--config",
+        type=Path,
+        default=DEFAULT_CONFIG,
+        metavar="FILE",
+        help="the configuration file (default: gateway.yaml)",
+    )
+
+
+def _serve(verbs: Verbs) -> None:
+    verb = _add(
+        verbs,
+        "serve",
+        "sell what the configuration names",
+        "Serves until it is told to stop (Ctrl-C, SIGTERM); what is under way is finished first.",
+    )
+    _config_argument(verb)
+    verb.add_argument("--host", help="listen on this address instead of the file's")
+    verb.add_argument("--port", type=int, help="listen on this port instead of the file's")
+    verb.set_defaults(run=commands.serve)
+
+
+def _check(verbs: Verbs) -> None:
+    verb = _add(
+        verbs,
+        "check",
+        "check a configuration and list what it sells",
+        "Prints every mistake of the file at once, or the table of services, routes, offers and"
+        " prices (JSON when piped). Nothing is opened and nobody is called.",
+    )
+    _config_argument(verb)
+    verb.add_argument("--json", action="store_true", help="print JSON, also on a terminal")
+    verb.set_defaults(run=commands.check)
+
+
+def _explain(verbs: Verbs) -> None:
+    verb = _add(
+        verbs,
+        "explain",
+        "say what would happen to a request, and why",
+        "Walks one request through the configuration without sending it anywhere.",
+    )
+    verb.add_argument("method", metavar="METHOD")
+    verb.add_argument("target", metavar="PATH", help="for instance /openai/v1/models?limit=2")
+    _config_argument(verb)
+    verb.add_argument("--json", action="store_true", help="print JSON, also on a terminal")
+    verb.set_defaults(run=commands.explain)
+
+
+def _pay(verbs: Verbs) -> None:
+    verb = _add(
+        verbs,
+        "pay",
+        "call a paid URL as a buyer",
+        "Reads the 402, shows the price, pays with the key in MPP_PRIVATE_KEY and prints the answer"
+        "\non stdout, the receipt on stderr. Without --max nothing above 0.10 is paid.",
+    )
+    verb.add_argument("url", metavar="URL")
+    verb.add_argument("-X", "--method", default=None, help="HTTP method (default: GET, or POST)")
+    verb.add_argument("-d", "--data", default=None, help="request body; @FILE reads a file")
+    verb.add_argument("-H", "--header", action="append", default=[], metavar="NAME: VALUE")
+    verb.add_argument("--max", default="0.10", metavar="AMOUNT", help="the most to pay, in units")
+    verb.add_argument("--dry-run", action="store_true", help="show the price, pay nothing")
+    verb.add_argument("--rpc-url", help="node that names a token which this command does not know")
+    verb.add_argument(
+        "--nonce", choices=("packed", "json"), default="packed", help=argparse.SUPPRESS
+    )
+    verb.set_defaults(run=commands.pay)
+
+
+def _demo(verbs: Verbs) -> None:
+    verb = _add(
+        verbs,
+        "demo",
+        "watch a paid call: chain, API, gateway and buyer in one process",
+        "Starts an EVM with a token, a sample API, the gateway and a buyer, pays once and shows the"
+        "\nchallenge, the balances and the receipt. Needs the `demo` extra.",
+    )
+    verb.add_argument(
+        "--once", action="store_true", help="stop after the payment; 0 if it added up"
+    )
+    verb.add_argument("--port", type=int, default=4402, help="the gateway's port (default: 4402)")
+    verb.set_defaults(run=commands.demo)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    options = parser().parse_args(arguments)
+    try:
+        code: int = asyncio.run(options.run(options))
+    except ConfigError as error:
+        say(str(error))
+        count = len(error.mistakes)
+        say(styled(f"{count} mistake{'s' if count != 1 else ''}", "red", sys.stderr))
+        return BAD_CONFIG
+    except CommandFailed as error:
+        say(f"{styled('mpp-gateway:', 'red', sys.stderr)} {error}")
+        return error.code
+    except KeyboardInterrupt:
+        return FAILED
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,67 @@
+"""How the command line speaks: text for people, JSON for pipes, colour only where it is welcome."""
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+OK = 0
+FAILED = 1
+USAGE = 2
+BAD_CONFIG = 3
+CANNOT_START = 4
+NOT_PAID = 5
+
+EXIT_CODES = """\
+exit codes:
+  0  done
+  1  what was asked for failed
+  2  wrong usage
+  3  the configuration has mistakes
+  4  the gateway cannot start (port in use, store unusable)
+  5  no payment was made (price above --max, no offer that this key can pay)"""
+
+_STYLES = {"bold": "1", "dim": "2", "green": "32", "red": "31", "yellow": "33"}
+
+
+class CommandFailed(Exception):
+    """Ends the command with one line on stderr and an exit code."""
+
+    def __init__(self, message: str, code: int = FAILED) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def for_people() -> bool:
+    """Whether stdout is a terminal; otherwise it gets JSON."""
+    return sys.stdout.isatty()
+
+
+def styled(text: str, style: str, stream: Any = None) -> str:
+    """Return `text` in a style, or plain where NO_COLOR is set or nobody looks."""
+    stream = stream or sys.stdout
+    if os.environ.get("NO_COLOR") or not stream.isatty():
+        return text
+    return f"\x1b[{_STYLES[style]}m{text}\x1b[0m"
+
+
+def say(text: str = "") -> None:
+    """Tell people something that is no result: it goes to stderr and leaves pipes clean."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def emit_json(value: Any) -> None:
+    """Print a result for a program."""
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return rows under headings in columns as wide as they need to be."""
+    lines = [tuple(headings), *(tuple(row) for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(headings))]
+    text = [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    ]
+    return "\n".join([styled(text[0], "bold"), *text[1:]])

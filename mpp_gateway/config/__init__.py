@@ -1,0 +1,35 @@
+"""The configuration: what the operator writes, checked as a whole and then frozen.
+
+`load` reads a file, `load_text` a text; both return a `GatewayConfig` or raise `ConfigError` with
+every mistake at once.
+"""
+
+from mpp_gateway.config.load import load, load_text
+from mpp_gateway.config.methods import EvmMethod, Method
+from mpp_gateway.config.model import (
+    BaseUrl,
+    GatewayConfig,
+    Limits,
+    Listen,
+    Price,
+    Route,
+    Service,
+    Timeouts,
+    Tls,
+)
+
+__all__ = [
+    "BaseUrl",
+    "EvmMethod",
+    "GatewayConfig",
+    "Limits",
+    "Listen",
+    "Method",
+    "Price",
+    "Route",
+    "Service",
+    "Timeouts",
+    "Tls",
+    "load",
+    "load_text",
+]

@@ -1,0 +1,132 @@
+"""Payment methods: one settings class per kind, found by the kind's name."""
+
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, ClassVar, Self
+
+from pydantic import Field, model_validator
+
+from mpp_gateway.config.values import (
+    Address,
+    Count,
+    HeaderValue,
+    PrivateKey,
+    SecretUrl,
+    ShortText,
+    Strict,
+    Unit,
+    Url,
+    read_address,
+    wrong,
+)
+from mpp_gateway.protocol.money import DECIMALS_MAX, Asset
+
+METHOD_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}\Z")
+CHAIN_ID_MAX = 2**53 - 1
+"""Chain ids travel as JSON numbers, which are exact up to here."""
+
+
+class EvmToken(Strict):
+    """The ERC-20 token that buyers pay with; it must take `transferWithAuthorization`."""
+
+    address: Address = Field(description="Contract address of the token.")
+    name: ShortText = Field(
+        description="The token's EIP-712 name, exactly as its contract has it, such as `USD Coin`."
+    )
+    version: ShortText = Field(
+        default="1", description='The token\'s EIP-712 version, in quotes, such as `"2"`.'
+    )
+    decimals: Annotated[Count, Field(ge=0, le=DECIMALS_MAX)] = Field(
+        description="How many decimals one unit of the token has (USDC: 6)."
+    )
+
+
+class EvmSubmit(Strict):
+    """Who puts the buyer's authorization on the chain: exactly one of the two."""
+
+    facilitator: Url | None = Field(
+        default=None, description="URL of an x402 facilitator that verifies and settles for you."
+    )
+    authorization: HeaderValue | None = Field(
+        default=None,
+        description="`Authorization` value for the facilitator, if it wants one. Secret.",
+    )
+    private_key: PrivateKey | None = Field(
+        default=None,
+        description="Key of an account of yours that pays the gas; needs `rpc_url`. Secret.",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.facilitator is None) == (self.private_key is None):
+            raise wrong("either `facilitator` or `private_key`")
+        if self.private_key is not None and self.authorization is not None:
+            raise wrong("`authorization` only beside `facilitator`")
+        return self
+
+
+class EvmMethod(Strict):
+    """Tokens on an EVM chain, paid by a signed authorization (EIP-3009): the buyer needs no gas."""
+
+    kind: ClassVar[str] = "evm"
+
+    chain_id: Annotated[Count, Field(ge=1, le=CHAIN_ID_MAX)] = Field(
+        description="EIP-155 id of the chain: 8453 for Base, 84532 for Base Sepolia."
+    )
+    rpc_url: SecretUrl | None = Field(
+        default=None,
+        description=(
+            "JSON-RPC endpoint of the chain. Optional with a facilitator; without it balances"
+            " cannot be read, so the calls of one payer are settled one at a time. Kept secret,"
+            " since such URLs tend to hold an access key."
+        ),
+    )
+    token: EvmToken = Field(description="The token that is paid with.")
+    recipient: Address = Field(
+        description="Address that receives the money; checked against EIP-55 when in mixed case."
+    )
+    submit: EvmSubmit = Field(description="Who puts payments on the chain.")
+    confirmations: Annotated[Count, Field(ge=1, le=64)] = Field(
+        default=1, description="Blocks after which a payment counts as settled."
+    )
+    units: tuple[Unit, ...] = Field(
+        default=("usd",),
+        description=(
+            "Units of price that one unit of the token is worth, at par. A price in another unit"
+            " cannot be paid with this method."
+        ),
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.submit.private_key is not None and self.rpc_url is None:
+            raise wrong("`rpc_url` too, since `submit.private_key` sends transactions through it")
+        if self.confirmations != 1 and self.rpc_url is None:
+            raise wrong("`rpc_url` too, since `confirmations` are counted through it")
+        return self
+
+    @property
+    def asset(self) -> Asset:
+        """The token as an asset, coded as in CAIP-19."""
+        code = f"eip155:{self.chain_id}/erc20:{self.token.address.lower()}"
+        return Asset(code, self.token.decimals)
+
+    def recipient_from(self, text: str) -> str:
+        """Return another recipient for this method; ValueError says what is expected instead."""
+        return read_address(text)
+
+    def urls(self) -> Mapping[str, str]:
+        """Return the clear URLs that the method calls, by their path in the settings."""
+        urls = {}
+        if self.rpc_url is not None:
+            urls["rpc_url"] = self.rpc_url.get_secret_value()
+        if self.submit.facilitator is not None:
+            urls["submit.facilitator"] = self.submit.facilitator
+        return urls
+
+
+type Method = EvmMethod
+"""The settings of a payment method; a union as soon as there is a second kind."""
+
+KINDS: Mapping[str, type[Method]] = MappingProxyType({EvmMethod.kind: EvmMethod})

@@ -1,0 +1,171 @@
+"""The configuration as the rest of the gateway sees it: resolved, frozen, nothing left to look up.
+
+Every default, preset and override is already applied. Secrets are `SecretStr`, so that no `repr`,
+log line or traceback shows one; `Service.secret_headers` is the one place that opens them.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
+
+from pydantic import SecretStr
+
+from mpp_gateway.config.methods import Method
+from mpp_gateway.errors import Mistake
+from mpp_gateway.protocol.money import Asset
+
+type Hook = Callable[..., Any]
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """How long each phase of a request may take, in seconds."""
+
+    connect_s: float = 5.0
+    first_byte_s: float = 60.0
+    idle_s: float = 300.0
+    settle_s: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much of a request is taken before somebody paid for it."""
+
+    request_body_bytes: int = 1_048_576
+    unpaid_bodies: int = 64
+    head_bytes: int = 131_072
+    head_s: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class BaseUrl:
+    """Where an upstream is. `path` is its prefix byte for byte, without the last slash."""
+
+    scheme: Literal["http", "https"]
+    host: str
+    port: int
+    path: str = ""
+
+    @property
+    def authority(self) -> str:
+        """The value of the `Host` field: the port only when it is not the scheme's own."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        default = 443 if self.scheme == "https" else 80
+        return host if self.port == default else f"{host}:{self.port}"
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.authority}{self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """The address and port the gateway accepts connections on; port 0 lets the system choose."""
+
+    host: str = "127.0.0.1"
+    port: int = 4402
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """The PEM files of the listener's certificate chain and private key."""
+
+    cert: Path
+    key: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What one call costs with one method: integer minor units of the method's asset."""
+
+    method_name: str
+    intent: Literal["charge"]
+    amount_minor: int
+    asset: Asset
+    recipient: str | None = None
+    """Overrides the recipient of the method; None keeps it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One entry of a service's `routes`, with all that it inherits."""
+
+    key: str
+    method: str | None
+    pattern: str
+    free: bool
+    prices: tuple[Price, ...] = ()
+    settle: Literal["on_success", "before"] = "on_success"
+    digest: bool = False
+    title: str | None = None
+    description: str | None = None
+    docs_llms_url: str | None = None
+    timeouts: Timeouts = Timeouts()
+    body_limit_bytes: int = 1_048_576
+    charge_on: frozenset[int] = frozenset()
+    options: Mapping[str, Any] = field(default=NOTHING, hash=False, repr=False)
+    injected: tuple[tuple[str, SecretStr], ...] = field(default=(), repr=False)
+    """Fields set on the upstream's request; `Service.secret_headers` gives their clear values."""
+
+    def is_delivered(self, status: int) -> bool:
+        """Tell whether an upstream answer with this final status is what the buyer paid for."""
+        return 200 <= status < 300 or status in self.charge_on
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One upstream API, mounted at `/{id}`."""
+
+    id: str
+    base_url: BaseUrl
+    routes: tuple[Route, ...]
+    preset: str | None = None
+    title: str | None = None
+    description: str | None = None
+    categories: tuple[str, ...] = ()
+    docs_llms_url: str | None = None
+    strip_headers: frozenset[str] = frozenset()
+    """Lower-case names that a client may not send upstream: they would choose the account that is
+    billed, or stand beside a secret of ours."""
+    rewrite_request: Hook | None = None
+    rewrite_response: Hook | None = None
+
+    def secret_headers(self, route: Route) -> tuple[tuple[str, str], ...]:
+        """Return the fields to set on a request that is about to leave for this upstream.
+
+        Clear text: write it to the socket's copy of the request and nowhere else.
+        """
+        return tuple((name, value.get_secret_value()) for name, value in route.injected)
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayConfig:
+    """A whole configuration file, checked."""
+
+    file: str
+    realm: str
+    secret_keys: tuple[SecretStr, ...]
+    """Sign challenges with the first, verify with all."""
+    services: Mapping[str, Service]
+    methods: Mapping[str, Method]
+    title: str | None = None
+    description: str | None = None
+    public_url: str | None = None
+    """Without a trailing slash."""
+    base_path: str = ""
+    listen: Listen = Listen()
+    tls: Tls | None = None
+    trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
+    allow_insecure: bool = False
+    store_path: Path = Path("gateway.db")
+    currency: str = "usd"
+    timeouts: Timeouts = Timeouts()
+    limits: Limits = Limits()
+    challenge_ttl_s: int = 300
+    categories: tuple[str, ...] = ()
+    docs_llms_url: str | None = None
+    warnings: tuple[Mistake, ...] = ()
+    """What works but may not be meant; `check` prints them."""

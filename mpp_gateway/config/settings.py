@@ -1,0 +1,304 @@
+"""What a configuration file may say, key by key. The reference page is made from this module.
+
+These are the keys as they are written; `config.model` is what they mean once everything is
+resolved. Methods, services and routes are maps that are checked entry by entry, so that a mistake
+in one hides none in another.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, SecretStr, model_validator
+
+from mpp_gateway.config.values import (
+    BasePath,
+    BaseUnits,
+    Count,
+    Decimal,
+    Flag,
+    HeaderName,
+    HeaderValue,
+    Network,
+    PlainUrl,
+    Seconds,
+    ShortText,
+    SigningKey,
+    Strict,
+    Text,
+    Unit,
+    Url,
+    one_or_more,
+    wrong,
+)
+
+BODY_BYTES_MAX = 2**30
+STATUS_MIN, STATUS_MAX = 300, 599
+Bytes = Annotated[Count, Field(ge=0, le=BODY_BYTES_MAX)]
+Names = tuple[ShortText, ...]
+Status = Annotated[Count, Field(ge=STATUS_MIN, le=STATUS_MAX)]
+
+
+class TimeoutSettings(Strict):
+    """Seconds, at most 3600. Each level overrides single values of the level above."""
+
+    connect_s: Seconds | None = Field(
+        default=None, description="Time to open a connection to the upstream. 5 by default."
+    )
+    first_byte_s: Seconds | None = Field(
+        default=None,
+        description="Time from the last byte sent to the head of the answer. 60 by default.",
+    )
+    idle_s: Seconds | None = Field(
+        default=None, description="Longest pause within an answer. 300 by default."
+    )
+    settle_s: Seconds | None = Field(
+        default=None, description="Time to settle a payment. 30 by default."
+    )
+
+
+class LimitSettings(Strict):
+    """What is taken from a caller before anything is paid."""
+
+    request_body_bytes: Bytes = Field(
+        default=1_048_576, description="Longest request body, unless a route says otherwise."
+    )
+    unpaid_bodies: Annotated[Count, Field(ge=1, le=65_536)] = Field(
+        default=64, description="Bodies read at the same time from callers that have not paid."
+    )
+    head_bytes: Annotated[Count, Field(ge=4096, le=2**20)] = Field(
+        default=131_072, description="Longest request head: request line and fields."
+    )
+    head_s: Seconds = Field(default=10.0, description="Seconds to send a request head.")
+
+
+class TlsSettings(Strict):
+    """PEM files for the listener."""
+
+    cert: Text = Field(description="Certificate chain.")
+    key: Text = Field(description="Private key.")
+
+
+class HeaderAuth(Strict):
+    """A key in a field of its own."""
+
+    name: HeaderName = Field(description="Name of the field.")
+    value: HeaderValue = Field(description="Its value. Secret.")
+
+
+class BasicAuth(Strict):
+    """User name and password (RFC 7617)."""
+
+    username: Text = Field(description="User name; no colon.")
+    password: SecretStr = Field(description="Password; may be empty. Secret.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if ":" in self.username:
+            raise wrong("a user name without a colon")
+        return self
+
+
+class AuthSettings(Strict):
+    """How the gateway proves itself to the upstream: exactly one of the three."""
+
+    bearer: HeaderValue | None = Field(
+        default=None, description="Sent as `Authorization: Bearer …`. Secret."
+    )
+    header: HeaderAuth | None = Field(default=None, description="Sent in a field that you name.")
+    basic: BasicAuth | None = Field(default=None, description="Sent as `Authorization: Basic …`.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if sum(form is not None for form in (self.bearer, self.header, self.basic)) != 1:
+            raise wrong("exactly one of `bearer`, `header`, `basic`")
+        return self
+
+
+class OfferSettings(Strict):
+    """One way to pay for a route."""
+
+    method: ShortText = Field(description="A name from `methods`.")
+    intent: Literal["charge"] = Field(default="charge", description="`charge`: one price a call.")
+    amount: Decimal | None = Field(
+        default=None, description='Price in `currency`, as a decimal string: `"0.05"`.'
+    )
+    units: BaseUnits | None = Field(
+        default=None, description='Or price in base units of the method: `"50000"`.'
+    )
+    recipient: ShortText | None = Field(
+        default=None, description="Receives the money instead of the method's `recipient`."
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.amount is None) == (self.units is None):
+            raise wrong("either `amount` or `units`")
+        return self
+
+
+class RouteSettings(Strict):
+    """A paid route, or a free one when it has no price: `free: true`."""
+
+    free: Literal[True] | None = Field(
+        default=None,
+        description="`true` for a free route that needs other keys; else write `free` alone.",
+    )
+    charge: Decimal | None = Field(
+        default=None,
+        description='Price of one call in `currency`, as a decimal string (`"0.05"`), payable with'
+        " every method that takes the currency.",
+    )
+    units: BaseUnits | None = Field(
+        default=None,
+        description='Or price in base units (`"50000"`), when one method is in force.',
+    )
+    offers: tuple[OfferSettings, ...] | None = Field(
+        default=None, min_length=1, description="Or a list of ways to pay, each with its price."
+    )
+    methods: Names | None = Field(
+        default=None,
+        min_length=1,
+        description="Narrows the methods that `charge` may be paid with.",
+    )
+    recipient: ShortText | None = Field(
+        default=None, description="Receives the money instead of the method's `recipient`."
+    )
+    settle: Literal["on_success", "before"] | None = Field(
+        default=None,
+        description="`on_success` (default): the buyer pays when the upstream answers 2xx."
+        " `before`: pays first; for routes with effects that cannot be taken back.",
+    )
+    digest: Flag | None = Field(
+        default=None,
+        description="`true` binds the request body to the payment; it is then read first.",
+    )
+    charge_on: tuple[Status, ...] | None = Field(
+        default=None,
+        min_length=1,
+        description="Status codes besides 2xx that count as delivered, such as `[404]`.",
+    )
+    body_limit_bytes: Bytes | None = Field(
+        default=None, description="Longest request body; overrides `limits.request_body_bytes`."
+    )
+    title: ShortText | None = Field(default=None, description="For the discovery documents.")
+    description: Text | None = Field(
+        default=None, description="For the discovery documents and the challenge."
+    )
+    docs_llms_url: Url | None = Field(default=None, description="Documentation for agents.")
+    timeouts: TimeoutSettings = Field(
+        default=TimeoutSettings(), description="Overrides for this route."
+    )
+    auth: AuthSettings | None = Field(
+        default=None, description="Replaces the service's `auth` or `api_key` on this route."
+    )
+    headers: Mapping[HeaderName, HeaderValue] = Field(
+        default={}, description="Added to the service's `headers`, or instead of the same names."
+    )
+    options: Mapping[str, Any] | None = Field(
+        default=None, description="Anything; handed to the service's hooks."
+    )
+
+
+class ServiceSettings(Strict):
+    """One upstream API, mounted at `/{id}`."""
+
+    preset: ShortText | None = Field(
+        default=None, description="A known service: address, form of the key, titles of routes."
+    )
+    base_url: PlainUrl | None = Field(
+        default=None,
+        description="Where the upstream is; its path is put before the client's. Optional with a"
+        " preset.",
+    )
+    title: ShortText | None = Field(default=None, description="For the discovery documents.")
+    description: Text | None = Field(default=None, description="For the discovery documents.")
+    categories: Names | None = Field(default=None, description="For the discovery documents.")
+    docs_llms_url: Url | None = Field(default=None, description="Documentation for agents.")
+    api_key: HeaderValue | None = Field(
+        default=None, description="Your key, sent in the form that the preset knows. Secret."
+    )
+    auth: AuthSettings | None = Field(
+        default=None, description="How to authenticate to the upstream, without a preset."
+    )
+    headers: Mapping[HeaderName, HeaderValue] = Field(
+        default={}, description="Fields set on every request to the upstream. Values are secret."
+    )
+    recipient: ShortText | None = Field(
+        default=None, description="Receives the money instead of the method's `recipient`."
+    )
+    methods: Names | None = Field(
+        default=None, min_length=1, description="Narrows the methods of all routes."
+    )
+    timeouts: TimeoutSettings = Field(
+        default=TimeoutSettings(), description="Overrides for this service."
+    )
+    rewrite_request: Text | None = Field(
+        default=None,
+        description="`package.module:function` that may change the request to the upstream.",
+    )
+    rewrite_response: Text | None = Field(
+        default=None,
+        description="`package.module:function` that may change the upstream's answer.",
+    )
+    routes: Mapping[str, Any] = Field(
+        default={},
+        description='`"METHOD /pattern"` or `"/pattern"` to `free` or a route; the first match'
+        " wins. `:name` matches one segment, a `*` at the end the rest.",
+    )
+
+
+class RootSettings(Strict):
+    """The whole file."""
+
+    title: ShortText | None = Field(default=None, description="For the discovery documents.")
+    description: Text | None = Field(default=None, description="For the discovery documents.")
+    realm: ShortText | None = Field(
+        default=None,
+        description="Name in every challenge: the host name that clients see. By default the host"
+        " of `public_url`, else of `listen`.",
+    )
+    public_url: PlainUrl | None = Field(
+        default=None, description="Where clients reach the gateway; for absolute links."
+    )
+    base_path: BasePath = Field(
+        default="", description="Prefix of all paths, when mounted under another site: `/payments`."
+    )
+    secret_key: Annotated[tuple[SigningKey, ...], BeforeValidator(one_or_more)] = Field(
+        default=(),
+        description="Signs challenges: at least 32 bytes. A list rotates: the first signs, all"
+        " verify. Required, as one text or a list. Secret.",
+    )
+    listen: Text = Field(
+        default="127.0.0.1:4402", description="`host:port` to listen on; `[::1]:4402` for IPv6."
+    )
+    tls: TlsSettings | None = Field(default=None, description="Serve HTTPS with these files.")
+    trusted_proxies: tuple[Network, ...] = Field(
+        default=(), description="Networks of front proxies whose `Forwarded` fields are believed."
+    )
+    allow_insecure: Flag = Field(
+        default=False,
+        description="`true` allows clear text on a listener that is not loopback, and `http://`"
+        " URLs to other machines.",
+    )
+    store: Text = Field(
+        default="sqlite:///gateway.db",
+        description="The ledger's database; `sqlite:///path`, relative to the working directory.",
+    )
+    currency: Unit = Field(default="usd", description="Unit of every bare price.")
+    timeouts: TimeoutSettings = Field(
+        default=TimeoutSettings(), description="For all services, unless they override it."
+    )
+    limits: LimitSettings = Field(default=LimitSettings(), description="What callers may send.")
+    challenge_ttl_s: Annotated[Count, Field(ge=30, le=86_400)] = Field(
+        default=300, description="Seconds for which a challenge can be paid."
+    )
+    categories: Names = Field(default=(), description="For the discovery documents.")
+    docs_llms_url: Url | None = Field(default=None, description="Documentation for agents.")
+    methods: Mapping[str, Any] = Field(
+        default={},
+        description="Ways to be paid: a name of your choice to its settings. `kind` may be left out"
+        " when the name is itself a kind.",
+    )
+    services: Mapping[str, Any] = Field(
+        default={}, description="What is sold: an id to its service, mounted at `/{id}`. Required."
+    )

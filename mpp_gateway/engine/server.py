@@ -1,0 +1,146 @@
+"""The gateway without a terminal tool around it: few addons, a drain, one process."""
+
+import asyncio
+import signal
+import socket
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mitmproxy import options
+from mitmproxy.addons import core, next_layer, proxyserver, tlsconfig
+from mitmproxy.master import Master
+
+from mpp_gateway.addons.build import build_addons
+from mpp_gateway.addons.runtime import Runtime
+from mpp_gateway.config.model import GatewayConfig, Tls
+
+NOWHERE = "reverse:http://127.0.0.1:1"
+"""The mode of every gateway: nothing listens there, so what is not aimed goes nowhere."""
+DRAIN_POLL_S = 0.05
+LAST_BYTES_S = 0.1
+
+
+class StartFailed(Exception):
+    """The server cannot start; the text says why in one line."""
+
+
+class Server:
+    """Serves one configuration until told to stop."""
+
+    def __init__(self, config: GatewayConfig, runtime: Runtime | None = None) -> None:
+        self.config = config
+        self.runtime = runtime or Runtime()
+        self.runtime.configure(config)
+        self.port = 0
+        self._master: Master | None = None
+        self._draining: asyncio.Task[None] | None = None
+
+    async def run(self, started: Callable[[int], Any], *, drain_s: float = 30.0) -> None:
+        """Serve; `started` is called once with the port, when requests are served.
+
+        Errors: `StartFailed`.
+        """
+        listen = self.config.listen
+        _check_address(listen.host, listen.port)
+        await self.runtime.open()
+        if self.runtime.failure is not None:
+            raise StartFailed(self.runtime.failure)
+        with tempfile.TemporaryDirectory(prefix="mpp-gateway-") as folder:
+            self._master = self._build(Path(folder))
+            watcher = _Started(self, started)
+            self._master.addons.add(watcher)
+            loop = asyncio.get_running_loop()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, self.drain, drain_s)
+            try:
+                await self._master.run()
+            finally:
+                for number in (signal.SIGTERM, signal.SIGINT):
+                    loop.remove_signal_handler(number)
+                await self.runtime.closed()
+        if watcher.failure is not None:
+            raise StartFailed(watcher.failure)
+
+    def drain(self, deadline_s: float) -> None:
+        """Stop listening, finish what is under way, then stop. A second call stops at once."""
+        if self._draining is not None and self._master is not None:
+            self._master.shutdown()
+            return
+        self._draining = asyncio.ensure_future(self._drain(deadline_s))
+
+    async def _drain(self, deadline_s: float) -> None:
+        master = self._master
+        assert master is not None
+        master.options.update(server=False)
+        loop = asyncio.get_running_loop()
+        end_s = loop.time() + deadline_s
+        while self.runtime.under_way and loop.time() < end_s:
+            await asyncio.sleep(DRAIN_POLL_S)
+        await asyncio.sleep(LAST_BYTES_S)
+        master.shutdown()
+
+    def _build(self, folder: Path) -> Master:
+        listen = self.config.listen
+        master = Master(options.Options())
+        chain = [
+            core.Core(),
+            proxyserver.Proxyserver(),
+            next_layer.NextLayer(),
+            tlsconfig.TlsConfig(),
+            *build_addons(self.runtime),  # last: they set options that the others declare
+        ]
+        master.addons.add(*chain)
+        more: dict[str, Any] = {}
+        if self.config.tls is not None:
+            more["certs"] = [f"*={_combined(self.config.tls, folder)}"]
+        master.options.update(
+            confdir=str(folder),
+            mode=[NOWHERE],
+            listen_host=listen.host,
+            listen_port=listen.port,
+            **more,
+        )
+        return master
+
+
+class _Started:
+    """Last addon: when it runs, the listener is up."""
+
+    def __init__(self, server: Server, started: Callable[[int], Any]) -> None:
+        self.server = server
+        self.started = started
+        self.failure: str | None = None
+
+    def running(self) -> None:
+        master = self.server._master  # noqa: SLF001 - one class in two halves
+        assert master is not None
+        (instance,) = master.addons.get("proxyserver").servers
+        if not instance.is_running:
+            self.failure = str(instance.last_exception or "the listener did not start")
+            master.shutdown()
+            return
+        self.server.port = instance.listen_addrs[0][1]
+        self.started(self.server.port)
+
+
+def _check_address(host: str, port: int) -> None:
+    """Say in one line what mitmproxy would say in a traceback."""
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    except OSError as error:
+        raise StartFailed(f"cannot listen on {host}:{port}: {error.strerror}") from error
+
+
+def _combined(tls: Tls, folder: Path) -> Path:
+    combined = folder / "listener.pem"
+    combined.touch(mode=0o600)
+    try:
+        combined.write_bytes(tls.key.read_bytes() + b"\n" + tls.cert.read_bytes())
+    except OSError as error:
+        raise StartFailed(f"cannot read the certificate: {error}") from error
+    return combined

@@ -1,0 +1,80 @@
+"""What would happen to a request, and why: the routing rules walked without a request."""
+
+from dataclasses import dataclass, field
+
+from mpp_gateway.config.model import GatewayConfig, Price
+from mpp_gateway.protocol.money import format_minor
+from mpp_gateway.protocol.problems import Problem
+from mpp_gateway.routing.table import Match, Preflight, RouteTable
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """The answer that a request without a credential gets, and the reasons in order."""
+
+    request: str
+    status: int
+    """What the client sees first: 402 on a paid route, 200 standing for the upstream's answer."""
+    service: str = ""
+    route: str = ""
+    upstream: str = ""
+    offers: tuple[str, ...] = ()
+    reasons: tuple[str, ...] = field(default=())
+
+    def text(self) -> str:
+        """Return the explanation for people."""
+        lines = [f"{self.request} -> {self.status}"]
+        named = {"service": self.service, "route": self.route, "upstream": self.upstream}
+        lines += [f"  {name + ':':<10}{value}" for name, value in named.items() if value]
+        lines += [f"  {'offer:':<10}{offer}" for offer in self.offers]
+        lines += [f"  - {reason}" for reason in self.reasons]
+        return "\n".join(lines)
+
+
+def explain(config: GatewayConfig, method: str, target: str) -> Explanation:
+    """Return what the gateway would do with `method` and `target`; calls nobody."""
+    request = f"{method} {target}"
+    try:
+        found = RouteTable.build(config).match(method, target)
+    except Problem as problem:
+        allow = getattr(problem, "allow", None)
+        more = (f"It takes {', '.join(allow)}.",) if allow else ()
+        return Explanation(request, problem.status, reasons=(problem.detail, *more))
+    if isinstance(found, Preflight):
+        allowed = ", ".join(found.allow)
+        return Explanation(
+            request, 204, reasons=(f"The gateway answers OPTIONS itself, free: {allowed}.",)
+        )
+    return _explain_match(request, method, found)
+
+
+def _explain_match(request: str, method: str, found: Match) -> Explanation:
+    route, service = found.route, found.service
+    reasons = [f"`{route.key}` is the first route of `{service.id}` that matches."]
+    if method == "HEAD" and route.method == "GET":
+        reasons.append("HEAD follows the route of GET, at the same price.")
+    if route.free:
+        reasons.append("The route is free: forwarded with the service's own credentials.")
+    else:
+        reasons.append("Without a credential: 402 with these offers, before the body is read.")
+        if route.digest:
+            reasons.append("The request body is part of what is paid for (digest).")
+        reasons.append(
+            "The payment settles before the upstream is called."
+            if route.settle == "before"
+            else "The payment settles when the upstream has answered 2xx; else nothing is charged."
+        )
+    return Explanation(
+        request,
+        200 if route.free else 402,
+        service.id,
+        route.key,
+        f"{service.base_url.scheme}://{service.base_url.authority}{found.upstream_target}",
+        tuple(_offer(price) for price in route.prices),
+        tuple(reasons),
+    )
+
+
+def _offer(price: Price) -> str:
+    amount = format_minor(price.amount_minor, price.asset.decimals)
+    return f"{amount} by {price.method_name} ({price.intent}, {price.asset.code})"

@@ -1,0 +1,138 @@
+"""The few contract calls and events of EIP-20 and EIP-3009 that the rail uses, packed by hand.
+
+Every argument is one 32-byte word (Solidity ABI specification, "Formal Specification of the
+Encoding"), so no general encoder is needed.
+"""
+
+import itertools
+from dataclasses import dataclass
+
+from mpp_gateway.crypto.keccak import keccak256
+from mpp_gateway.protocol.eip3009 import Authorization
+
+WORD = 32
+UINT256_MAX = 2**256 - 1
+
+
+def selector(signature: str) -> bytes:
+    """Return the first four bytes of the hash of a function signature."""
+    return keccak256(signature.encode("ascii"))[:4]
+
+
+def topic(signature: str) -> bytes:
+    """Return the hash of an event signature: the first topic of its logs."""
+    return keccak256(signature.encode("ascii"))
+
+
+BALANCE_OF = selector("balanceOf(address)")
+AUTHORIZATION_STATE = selector("authorizationState(address,bytes32)")
+DOMAIN_SEPARATOR = selector("DOMAIN_SEPARATOR()")
+NAME = selector("name()")
+VERSION = selector("version()")
+DECIMALS = selector("decimals()")
+MINT = selector("mint(address,uint256)")
+TRANSFER = selector("transfer(address,uint256)")
+TRANSFER_WITH_AUTHORIZATION = selector(
+    "transferWithAuthorization(address,address,uint256,uint256,uint256,bytes32,uint8,bytes32,bytes32)"
+)
+
+TRANSFER_TOPIC = topic("Transfer(address,address,uint256)")
+AUTHORIZATION_USED_TOPIC = topic("AuthorizationUsed(address,bytes32)")
+AUTHORIZATION_CANCELED_TOPIC = topic("AuthorizationCanceled(address,bytes32)")
+
+
+def address_word(address: bytes) -> bytes:
+    """Return a 20-byte address as one word."""
+    return address.rjust(WORD, b"\0")
+
+
+def uint_word(value: int) -> bytes:
+    """Return an unsigned integer as one word; `OverflowError` outside uint256."""
+    return value.to_bytes(WORD)
+
+
+def balance_of(owner: bytes) -> bytes:
+    """Return the call data of `balanceOf(owner)`."""
+    return BALANCE_OF + address_word(owner)
+
+
+def authorization_state(authorizer: bytes, nonce: bytes) -> bytes:
+    """Return the call data of `authorizationState(authorizer, nonce)`."""
+    return AUTHORIZATION_STATE + address_word(authorizer) + nonce
+
+
+def mint(to: bytes, value: int) -> bytes:
+    """Return the call data of the demo token's `mint(to, value)`."""
+    return MINT + address_word(to) + uint_word(value)
+
+
+def transfer(to: bytes, value: int) -> bytes:
+    """Return the call data of `transfer(to, value)`."""
+    return TRANSFER + address_word(to) + uint_word(value)
+
+
+def transfer_with_authorization(authorization: Authorization) -> bytes:
+    """Return the call data that moves the money of `authorization` (EIP-3009, v r s form).
+
+    A recovery id of 0 or 1 is written as 27 or 28, the only values that tokens take.
+    """
+    signature = authorization.signature
+    v = signature[64] if signature[64] >= 27 else signature[64] + 27
+    return b"".join(
+        (
+            TRANSFER_WITH_AUTHORIZATION,
+            address_word(authorization.sender),
+            address_word(authorization.recipient),
+            uint_word(authorization.value),
+            uint_word(authorization.valid_after),
+            uint_word(authorization.valid_before),
+            authorization.nonce,
+            uint_word(v),
+            signature[:32],
+            signature[32:64],
+        )
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """One event of a mined transaction, in block order."""
+
+    address: bytes
+    topics: tuple[bytes, ...]
+    data: bytes
+    tx_hash: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """A movement of tokens that a receipt must show."""
+
+    token: bytes
+    sender: bytes
+    recipient: bytes
+    value: int
+
+    def is_shown_by(self, log: Log) -> bool:
+        """Tell whether `log` is this very transfer, by token, both ends and value."""
+        return (
+            log.address == self.token
+            and log.topics
+            == (TRANSFER_TOPIC, address_word(self.sender), address_word(self.recipient))
+            and log.data == uint_word(self.value)
+        )
+
+
+def authorization_paid(logs: tuple[Log, ...], nonce: bytes, expected: Transfer) -> bool:
+    """Tell whether the logs of one transaction show that `nonce` paid exactly `expected`.
+
+    EIP-3009 emits `AuthorizationUsed` and then the transfer it caused. Only the token's very next
+    log counts: otherwise a payer could burn the nonce on a payment to himself, in one transaction
+    with an honest payment of the same price, and be served twice for it.
+    """
+    own = [log for log in logs if log.address == expected.token]
+    used = (AUTHORIZATION_USED_TOPIC, address_word(expected.sender), nonce)
+    return any(
+        before.topics == used and expected.is_shown_by(after)
+        for before, after in itertools.pairwise(own)
+    )

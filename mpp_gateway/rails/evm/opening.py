@@ -1,0 +1,56 @@
+"""From a configured method to a rail: the only module that reads the configuration."""
+
+from mpp_gateway.config.methods import EvmMethod
+from mpp_gateway.crypto.addresses import parse_address
+from mpp_gateway.ledger.database import Database
+from mpp_gateway.rails.evm.chain import ChainClient
+from mpp_gateway.rails.evm.facilitator import FacilitatorSettler
+from mpp_gateway.rails.evm.inspection import Inspector
+from mpp_gateway.rails.evm.request import RPC_S, EvmSettings, Settler
+from mpp_gateway.rails.evm.seller import EvmRail
+from mpp_gateway.rails.payment_scheme import PaymentScheme
+
+
+def open_rail(
+    name: str, method: EvmMethod, *, scheme: PaymentScheme, database: Database, settle_s: int
+) -> EvmRail:
+    """Return the rail that `method` describes; connects to nothing until it is used."""
+    settings = EvmSettings(
+        chain_id=method.chain_id,
+        token=parse_address(method.token.address),
+        name=method.token.name,
+        version=method.token.version,
+        decimals=method.token.decimals,
+        recipient=parse_address(method.recipient),
+        settle_s=settle_s,
+        rpc_s=min(settle_s, RPC_S),
+        facilitator_s=settle_s,
+    )
+    chain = None
+    if method.rpc_url is not None:
+        chain = ChainClient(
+            method.rpc_url.get_secret_value(),
+            settings.token,
+            settings.rpc_s,
+            method.confirmations,
+        )
+    return EvmRail(name, settings, scheme, _settler(method, settings, chain, database), chain)
+
+
+def _settler(
+    method: EvmMethod, settings: EvmSettings, chain: ChainClient | None, database: Database
+) -> Settler:
+    inspector = None if chain is None else Inspector(chain)
+    submit = method.submit
+    if submit.facilitator is not None:
+        headers = {}
+        if submit.authorization is not None:
+            headers["Authorization"] = submit.authorization.get_secret_value()
+        return FacilitatorSettler(submit.facilitator, settings, inspector, headers)
+    if submit.private_key is None or chain is None or inspector is None:
+        raise ValueError(f"{settings.chain_id}: a gas key needs rpc_url")
+    # Imported here: signing transactions costs a second of start-up, and only this needs it.
+    from mpp_gateway.rails.evm.submitter import OwnKeySettler  # noqa: PLC0415
+
+    key = bytes.fromhex(submit.private_key.get_secret_value().removeprefix("0x"))
+    return OwnKeySettler(settings, chain, inspector, database, key)

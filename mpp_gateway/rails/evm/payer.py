@@ -1,0 +1,75 @@
+"""The buyer's side: sign an authorization that answers a challenge."""
+
+from dataclasses import dataclass, replace
+
+from mpp_gateway.crypto.addresses import checksum
+from mpp_gateway.crypto.eip712 import Eip712Domain
+from mpp_gateway.crypto.secp256k1 import address_of, sign
+from mpp_gateway.protocol import eip3009
+from mpp_gateway.protocol.challenge import Challenge
+from mpp_gateway.protocol.credential import Credential
+from mpp_gateway.protocol.eip3009 import Authorization
+from mpp_gateway.protocol.timestamps import parse_rfc3339
+from mpp_gateway.rails.evm.request import CREDENTIAL_TYPE, INTENT, METHOD, NonceForm, Terms
+
+LIFETIME_S = 600
+"""How long an authorization lives at least: longer than the seller's upstream may take."""
+
+
+class PaymentDeclined(Exception):
+    """The challenge asks for something that this purse was not told to pay."""
+
+
+@dataclass(frozen=True, slots=True)
+class Purse:
+    """What may be paid with: one token of one chain, at most `amount_max` minor units a call."""
+
+    domain: Eip712Domain
+    amount_max: int
+    nonce_form: NonceForm = "packed"
+    """`packed` is the draft's form; newer SDKs take `json` only."""
+
+
+def pay(challenge: Challenge, purse: Purse, private_key: bytes, now_s: int) -> Credential:
+    """Return the credential that pays `challenge`; signs nothing the purse does not allow.
+
+    Errors: `PaymentDeclined`. The price, the token and the chain come from a stranger: every one
+    is compared with the purse before the key is touched.
+    """
+    terms = _read_terms(challenge)
+    if (terms.chain_id, terms.token) != (purse.domain.chain_id, purse.domain.verifying_contract):
+        raise PaymentDeclined("the challenge asks for another token, or on another chain")
+    if terms.amount_minor > purse.amount_max:
+        raise PaymentDeclined(f"the price is above the limit of {purse.amount_max}")
+    expires_s = 0 if challenge.expires is None else parse_rfc3339(challenge.expires)
+    if challenge.expires is not None and expires_s <= now_s:
+        raise PaymentDeclined("the challenge has expired")
+    packed, json_array = eip3009.challenge_hashes(challenge.id, challenge.realm)
+    unsigned = Authorization(
+        sender=address_of(private_key),
+        recipient=terms.recipient,
+        value=terms.amount_minor,
+        valid_after=0,
+        valid_before=max(expires_s, now_s + LIFETIME_S),
+        nonce=packed if purse.nonce_form == "packed" else json_array,
+        signature=b"",
+    )
+    signed = replace(unsigned, signature=sign(eip3009.digest(unsigned, purse.domain), private_key))
+    sender = checksum(signed.sender)
+    payload = signed.to_payload() | {"from": sender, "to": checksum(signed.recipient)}
+    source = f"did:pkh:eip155:{terms.chain_id}:{sender}"
+    return Credential(challenge=challenge, payload=payload, source=source)
+
+
+def _read_terms(challenge: Challenge) -> Terms:
+    if (challenge.method, challenge.intent) != (METHOD, INTENT):
+        raise PaymentDeclined("not an evm charge")
+    try:
+        request = challenge.request_object
+        terms = Terms.read(request)
+    except ValueError as error:
+        raise PaymentDeclined("the challenge's request cannot be read") from error
+    types = request["methodDetails"].get("credentialTypes", [CREDENTIAL_TYPE])
+    if not isinstance(types, list) or CREDENTIAL_TYPE not in types:
+        raise PaymentDeclined("the seller does not take signed authorizations")
+    return terms

@@ -1,0 +1,190 @@
+"""What the rail asks for, and what it is given: offers, proofs and their canonical names."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, Self
+
+from mpp_gateway.crypto.addresses import checksum, parse_address
+from mpp_gateway.crypto.eip712 import Eip712Domain
+from mpp_gateway.protocol import jcs
+from mpp_gateway.protocol.eip3009 import Authorization
+from mpp_gateway.protocol.money import Amount
+from mpp_gateway.rails.base import Offer, Settlement
+from mpp_gateway.rails.evm.abi import Transfer
+
+METHOD = "evm"
+INTENT = "charge"
+CREDENTIAL_TYPE = "authorization"
+RPC_S = 10
+_PROOF_ID = re.compile(r"eip3009:([1-9][0-9]*):(0x[0-9a-f]{40}):(0x[0-9a-f]{40}):0x([0-9a-f]{64})")
+
+
+@dataclass(frozen=True, slots=True)
+class EvmSettings:
+    """One token on one chain, and who is paid. `name` and `version` are the token's EIP-712 ones.
+
+    `settle_s` bounds one attempt to settle; `rpc_s` and `facilitator_s` bound one call, in seconds.
+    """
+
+    chain_id: int
+    token: bytes
+    name: str
+    version: str
+    decimals: int
+    recipient: bytes
+    settle_s: int = 30
+    rpc_s: int = RPC_S
+    facilitator_s: int = 20
+    retry_after_s: int = 5
+    domain: Eip712Domain = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        domain = Eip712Domain(self.name, self.version, self.chain_id, self.token)
+        object.__setattr__(self, "domain", domain)
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentKey:
+    """Names one authorization for ever: a token keeps one flag per payer and nonce (EIP-3009)."""
+
+    chain_id: int
+    token: bytes
+    sender: bytes
+    nonce: bytes
+
+    def __str__(self) -> str:
+        """Return the proof id, in lower case throughout: the same proof never has two names."""
+        return (
+            f"eip3009:{self.chain_id}:0x{self.token.hex()}:0x{self.sender.hex()}"
+            f":0x{self.nonce.hex()}"
+        )
+
+    @classmethod
+    def parse(cls, proof_id: str) -> Self:
+        """Return the key that `proof_id` names; raises ValueError for any other text."""
+        match = _PROOF_ID.fullmatch(proof_id)
+        if match is None:
+            raise ValueError("not the id of an EIP-3009 authorization")
+        return cls(
+            chain_id=int(match[1]),
+            token=parse_address(match[2]),
+            sender=parse_address(match[3]),
+            nonce=bytes.fromhex(match[4]),
+        )
+
+    @property
+    def account(self) -> str:
+        """The purse that pays, as one name for all its payments (after CAIP-10 and CAIP-19)."""
+        return f"eip155:{self.chain_id}/erc20:0x{self.token.hex()}/0x{self.sender.hex()}"
+
+
+@dataclass(frozen=True, slots=True)
+class Payment:
+    """A checked signature with the terms that it was checked against."""
+
+    key: PaymentKey
+    authorization: Authorization
+
+    @property
+    def transfer(self) -> Transfer:
+        """The movement of money that settling has to show."""
+        signed = self.authorization
+        return Transfer(self.key.token, signed.sender, signed.recipient, signed.value)
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """Where the money is after one attempt, with the transaction that says so."""
+
+    state: Settlement
+    reference: str = ""
+    detail: str = ""
+    is_unused: bool = False
+    """True if the chain was asked and the authorization is open: unused and unexpired."""
+
+
+class Settler(Protocol):
+    """Moves the money of a verified payment: with a key of our own, or through a facilitator."""
+
+    async def check(self, payment: Payment, now_s: int) -> None:
+        """Return if settling would be possible now; raise a Problem or `RailUnavailable`."""
+        ...
+
+    async def settle(self, payment: Payment, now_s: int) -> Attempt:
+        """Try to settle; what cannot be known is `Settlement.UNKNOWN`, never an exception."""
+        ...
+
+    async def maintain(self, now_s: int) -> int:
+        """Take up what an earlier process left behind; return how much of it is still open."""
+        ...
+
+    @property
+    def is_withheld(self) -> bool:
+        """True while no payment should be asked for, for instance for want of gas."""
+        ...
+
+    async def close(self) -> None:
+        """Release connections and tasks."""
+        ...
+
+
+def build_offer(
+    rail: str, settings: EvmSettings, price: Amount, recipient: str | None, description: str | None
+) -> Offer:
+    """Return the offer of one call at `price` (evm charge draft, section "Request Schema").
+
+    Addresses are in EIP-55 form: some buyers and facilitators refuse any other.
+    """
+    if price.asset.decimals != settings.decimals:
+        raise ValueError(
+            f"the price has {price.asset.decimals} decimals, the token {settings.decimals}"
+        )
+    payee = settings.recipient if recipient is None else parse_address(recipient)
+    request: Mapping[str, Any] = {
+        "amount": str(price.minor),
+        "currency": checksum(settings.token),
+        "recipient": checksum(payee),
+        "methodDetails": {
+            "chainId": settings.chain_id,
+            "credentialTypes": [CREDENTIAL_TYPE],
+            "decimals": settings.decimals,
+        },
+    }
+    return Offer(
+        rail=rail,
+        method=METHOD,
+        intent=INTENT,
+        amount=price,
+        request=request,
+        request_encoded=jcs.encode_object(request),
+        description=description,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What an evm charge request says, as bytes and integers."""
+
+    chain_id: int
+    token: bytes
+    recipient: bytes
+    amount_minor: int
+
+    @classmethod
+    def read(cls, request: Mapping[str, Any]) -> Self:
+        """Return the terms of a request object; raises ValueError if it is not one."""
+        details = request.get("methodDetails")
+        chain_id = details.get("chainId") if isinstance(details, Mapping) else None
+        amount = request.get("amount")
+        currency, recipient = request.get("currency"), request.get("recipient")
+        if not isinstance(chain_id, int) or isinstance(chain_id, bool):
+            raise ValueError("the request names no chain")  # noqa: TRY004 - one error for all
+        if not isinstance(amount, str) or not re.fullmatch(r"[0-9]{1,78}", amount):
+            raise ValueError("the request has no amount in base units")
+        if not isinstance(currency, str) or not isinstance(recipient, str):
+            raise ValueError("the request lacks currency or recipient")  # noqa: TRY004
+        return cls(chain_id, parse_address(currency), parse_address(recipient), int(amount))
+
+
+NonceForm = Literal["packed", "json"]

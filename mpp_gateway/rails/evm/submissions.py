@@ -1,0 +1,246 @@
+"""Which nonce of which gas key carries which payment: written down before anything is sent.
+
+All functions run inside one transaction of the store; together they make one key safe to use from
+many processes.
+"""
+
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from mpp_gateway.ledger.database import Database
+
+SUBMISSIONS_SCHEMA = """
+CREATE TABLE submissions (
+    chain_id INTEGER NOT NULL,
+    sender TEXT NOT NULL,
+    nonce INTEGER NOT NULL,
+    proof_id TEXT NOT NULL,
+    state TEXT NOT NULL,
+    valid_until_s INTEGER NOT NULL,
+    leased_at_s INTEGER NOT NULL,
+    PRIMARY KEY (chain_id, sender, nonce)
+) STRICT;
+CREATE UNIQUE INDEX submissions_open_proof ON submissions (proof_id) WHERE state = 'open';
+CREATE TABLE broadcasts (
+    tx_hash TEXT PRIMARY KEY,
+    chain_id INTEGER NOT NULL,
+    sender TEXT NOT NULL,
+    nonce INTEGER NOT NULL,
+    raw BLOB NOT NULL,
+    max_fee_wei TEXT NOT NULL,
+    tip_wei TEXT NOT NULL,
+    at_s INTEGER NOT NULL
+) STRICT;
+CREATE INDEX broadcasts_nonce ON broadcasts (chain_id, sender, nonce)
+"""
+
+# open: signed and stored, maybe sent. done: in a block, whatever it did there. free: never sent,
+# the signature is erased, the nonce may be leased again. filling: a transfer of nothing to
+# ourselves takes the place of what must not be sent any more. lost: somebody else used the nonce.
+OPEN, DONE, FREE, FILLING, LOST = "open", "done", "free", "filling", "lost"
+
+
+@dataclass(frozen=True, slots=True)
+class Fees:
+    """What a transaction offers for gas, in wei (EIP-1559)."""
+
+    max_fee_wei: int
+    tip_wei: int
+
+    def bumped(self, market: "Fees") -> "Fees":
+        """Return fees that may replace these: an eighth more, or the market's."""
+        return Fees(
+            max(self.max_fee_wei * 9 // 8 + 1, market.max_fee_wei),
+            max(self.tip_wei * 9 // 8 + 1, market.tip_wei),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """A signed transaction. `raw` can move money: it stays out of every text."""
+
+    tx_hash: str
+    raw: bytes = field(repr=False)
+    fees: Fees
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """One leased nonce and every transaction ever signed for it, the newest last."""
+
+    nonce: int
+    proof_id: str
+    state: str
+    valid_until_s: int
+    sent: tuple[Signed, ...]
+    is_fresh: bool = False
+    """True if this call leased the nonce: nothing of it was ever sent."""
+
+
+type Sign = Callable[[int], Signed]
+
+
+class Submissions:
+    """The nonces of one key on one chain, in the store."""
+
+    def __init__(self, database: Database, chain_id: int, sender: bytes) -> None:
+        self._database = database
+        self._key = (chain_id, "0x" + sender.hex())
+
+    async def lease(
+        self, proof_id: str, valid_until_s: int, floor: int, sign: Sign, now_s: int
+    ) -> Submission:
+        """Return the proof's open submission, or sign one under the next nonce and store it.
+
+        `floor` is the chain's own count for the key. `sign` runs inside the transaction, so no
+        nonce is ever taken by a transaction that a crash could forget.
+        """
+
+        def work(db: sqlite3.Connection) -> Submission:
+            found = _find_open(db, self._key, proof_id)
+            if found is not None:
+                return found
+            nonce = _next_nonce(db, self._key, floor)
+            signed = sign(nonce)
+            db.execute(
+                "INSERT OR REPLACE INTO submissions VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (*self._key, nonce, proof_id, OPEN, valid_until_s, now_s),
+            )
+            _store(db, self._key, nonce, signed, now_s)
+            return Submission(nonce, proof_id, OPEN, valid_until_s, (signed,), is_fresh=True)
+
+        return await self._database.write(work)
+
+    async def replace(self, row: Submission, signed: Signed, now_s: int, *, fills: bool) -> bool:
+        """Store another transaction for the nonce of `row`; `fills` if it carries no payment.
+
+        False, and nothing stored, if the row has moved on since it was read.
+        """
+
+        def work(db: sqlite3.Connection) -> bool:
+            moved = db.execute(
+                "UPDATE submissions SET state = ? WHERE chain_id = ? AND sender = ? AND nonce = ?"
+                " AND state = ? AND proof_id = ?",
+                (FILLING if fills else OPEN, *self._key, row.nonce, row.state, row.proof_id),
+            ).rowcount
+            if moved:
+                _store(db, self._key, row.nonce, signed, now_s)
+            return bool(moved)
+
+        return await self._database.write(work)
+
+    async def finish(self, nonce: int, state: str) -> None:
+        """Record that a nonce is in a block (`DONE`), or gone (`LOST`): then the rest is erased."""
+
+        def work(db: sqlite3.Connection) -> None:
+            self._move(db, nonce, state)
+            if state == LOST:
+                _erase(db, self._key, nonce)
+
+        await self._database.write(work)
+
+    async def release(self, nonce: int) -> bool:
+        """Give back a nonce whose transaction certainly reached nobody, and erase the signature.
+
+        True if a higher nonce is open: then this one is a gap, and those wait for it.
+        """
+
+        def work(db: sqlite3.Connection) -> bool:
+            # Erased with the release, in one transaction: a signature whose payment was refused
+            # must not be there for a later rebroadcast to send.
+            _erase(db, self._key, nonce)
+            self._move(db, nonce, FREE)
+            (higher,) = db.execute(
+                "SELECT count(*) FROM submissions WHERE chain_id = ? AND sender = ? AND nonce > ?"
+                " AND state = ?",
+                (*self._key, nonce, OPEN),
+            ).fetchone()
+            return bool(higher)
+
+        return await self._database.write(work)
+
+    async def find_open(self, proof_id: str) -> Submission | None:
+        """Return the submission under way for a proof, or None."""
+        return await self._database.read(lambda db: _find_open(db, self._key, proof_id))
+
+    async def unfinished(self) -> tuple[Submission, ...]:
+        """Return every nonce that still needs a block, in order, and the free ones among them."""
+
+        def work(db: sqlite3.Connection) -> tuple[Submission, ...]:
+            rows = db.execute(
+                "SELECT nonce, proof_id, state, valid_until_s FROM submissions"
+                " WHERE chain_id = ? AND sender = ? AND state IN (?, ?, ?) ORDER BY nonce",
+                (*self._key, OPEN, FILLING, FREE),
+            ).fetchall()
+            return tuple(_submission(db, self._key, row) for row in rows)
+
+        return await self._database.read(work)
+
+    def _move(self, db: sqlite3.Connection, nonce: int, state: str) -> None:
+        db.execute(
+            "UPDATE submissions SET state = ? WHERE chain_id = ? AND sender = ? AND nonce = ?",
+            (state, *self._key, nonce),
+        )
+
+
+def _find_open(db: sqlite3.Connection, key: tuple[int, str], proof_id: str) -> Submission | None:
+    row = db.execute(
+        "SELECT nonce, proof_id, state, valid_until_s FROM submissions"
+        " WHERE chain_id = ? AND sender = ? AND proof_id = ? AND state = ?",
+        (*key, proof_id, OPEN),
+    ).fetchone()
+    return None if row is None else _submission(db, key, row)
+
+
+def _submission(
+    db: sqlite3.Connection, key: tuple[int, str], row: tuple[int, str, str, int]
+) -> Submission:
+    nonce, proof_id, state, valid_until_s = row
+    return Submission(nonce, proof_id, state, valid_until_s, _sent(db, key, nonce))
+
+
+def _sent(db: sqlite3.Connection, key: tuple[int, str], nonce: int) -> tuple[Signed, ...]:
+    rows = db.execute(
+        "SELECT tx_hash, raw, max_fee_wei, tip_wei FROM broadcasts"
+        " WHERE chain_id = ? AND sender = ? AND nonce = ? ORDER BY rowid",
+        (*key, nonce),
+    ).fetchall()
+    return tuple(
+        Signed(tx_hash, raw, Fees(int(max_fee), int(tip))) for tx_hash, raw, max_fee, tip in rows
+    )
+
+
+def _next_nonce(db: sqlite3.Connection, key: tuple[int, str], floor: int) -> int:
+    """Return the lowest nonce that was given back, else one past the highest ever leased."""
+    free, highest = db.execute(
+        "SELECT min(CASE WHEN state = ? AND nonce >= ? THEN nonce END), max(nonce)"
+        " FROM submissions WHERE chain_id = ? AND sender = ?",
+        (FREE, floor, *key),
+    ).fetchone()
+    if free is not None:
+        return int(free)
+    return floor if highest is None else max(floor, int(highest) + 1)
+
+
+def _store(
+    db: sqlite3.Connection, key: tuple[int, str], nonce: int, signed: Signed, now_s: int
+) -> None:
+    db.execute(
+        "INSERT OR IGNORE INTO broadcasts VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            signed.tx_hash,
+            *key,
+            nonce,
+            signed.raw,
+            str(signed.fees.max_fee_wei),
+            str(signed.fees.tip_wei),
+            now_s,
+        ),
+    )
+
+
+def _erase(db: sqlite3.Connection, key: tuple[int, str], nonce: int) -> None:
+    db.execute(
+        "DELETE FROM broadcasts WHERE chain_id = ? AND sender = ? AND nonce = ?", (*key, nonce)
+    )

@@ -1,0 +1,62 @@
+# Sourced by the other scripts: a Python 3.13 environment in .venv, as requirements.lock has it.
+# Needs Python 3.13 and the package registries; nothing else, and nothing of yours is touched.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+say() { printf '%s\n' "$*" >&2; }
+
+is_python_313() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 13))' 2>/dev/null; }
+
+find_python() {
+    local candidate
+    for candidate in "${PYTHON:-}" python3.13 python3.14 python3 python \
+        "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.1[3-9]*/bin/python \
+        /usr/local/bin/python3.13 /opt/homebrew/bin/python3.13; do
+        [ -n "$candidate" ] || continue
+        candidate=$(command -v "$candidate" 2>/dev/null) || continue
+        if is_python_313 "$candidate"; then
+            printf '%s\n' "$candidate"
+            return
+        fi
+    done
+    if command -v uv >/dev/null; then
+        uv python find '>=3.13' 2>/dev/null && return
+    fi
+    say "Python 3.13 or newer was not found. Install it, or set PYTHON=/path/to/python3.13."
+    return 1
+}
+
+# The venv of a clone is made anew when the lock changes, and reused otherwise.
+set_up_python() {
+    local stamp=.venv/.installed wanted
+    wanted=$(cat requirements.lock pyproject.toml .python-version | cksum)
+    if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
+        return
+    fi
+    local python
+    python=$(find_python)
+    say "Setting up .venv with $("$python" --version) (about half a minute) ..."
+    [ -x .venv/bin/python ] && is_python_313 .venv/bin/python || "$python" -m venv --clear .venv
+    export PIP_DISABLE_PIP_VERSION_CHECK=1
+    .venv/bin/python -m pip install --quiet --require-hashes --requirement requirements.lock
+    .venv/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+    printf '%s\n' "$wanted" >"$stamp"
+}
+
+# Node packages of one folder, as its package-lock.json has them.
+set_up_node() {
+    local folder=$1 stamp wanted
+    stamp=$folder/node_modules/.installed
+    wanted=$(cksum <"$folder/package-lock.json")
+    if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
+        return
+    fi
+    if ! command -v npm >/dev/null; then
+        say "npm was not found; install Node.js 20 or newer for the peer tests in $folder."
+        [ "${CI:-}" != true ]
+        return
+    fi
+    say "Installing the Node packages of $folder ..."
+    (cd "$folder" && npm ci --silent --no-audit --no-fund --legacy-peer-deps)
+    printf '%s\n' "$wanted" >"$stamp"
+}

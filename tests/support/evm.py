@@ -1,0 +1,222 @@
+"""A whole `evm` rail on a chain of its own, with a node in between that can be told to misbehave."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import aiohttp
+from aiohttp import web
+
+from mpp_gateway.crypto.addresses import checksum
+from mpp_gateway.crypto.keccak import keccak256
+from mpp_gateway.crypto.secp256k1 import address_of
+from mpp_gateway.demo.chain import TOKEN_DECIMALS, TOKEN_NAME, TOKEN_VERSION, DemoChain
+from mpp_gateway.ledger.database import Database
+from mpp_gateway.protocol.challenge import Challenge, ChallengeKeys
+from mpp_gateway.protocol.credential import Credential
+from mpp_gateway.protocol.messages import RequestHead
+from mpp_gateway.protocol.money import Amount, Asset
+from mpp_gateway.rails.base import Binding, Offer, Presented
+from mpp_gateway.rails.evm.chain import ChainClient
+from mpp_gateway.rails.evm.facilitator import FacilitatorSettler
+from mpp_gateway.rails.evm.inspection import Inspector
+from mpp_gateway.rails.evm.payer import Purse, pay
+from mpp_gateway.rails.evm.request import EvmSettings, Settler
+from mpp_gateway.rails.evm.seller import EvmRail
+from mpp_gateway.rails.evm.submissions import SUBMISSIONS_SCHEMA
+from mpp_gateway.rails.evm.submitter import OwnKeySettler
+from mpp_gateway.rails.payment_scheme import PaymentScheme
+
+PAYER = keccak256(b"test payer")
+GAS_KEY = keccak256(b"test gas key")
+STRANGER = keccak256(b"test stranger")
+PAYEE = "0x742d35Cc6634c0532925a3b844bC9e7595F8fE00"
+PRICE = 10_000
+PURSE_MINOR = 1_000_000
+BINDING = Binding(realm="api.example.com", scope="scope-of-this-test")
+SCHEME = PaymentScheme(ChallengeKeys.from_secrets(["a secret of at least thirty-two bytes"]))
+POLL_MS = 5
+POLLS_MAX = 2_000
+
+
+def address(key: bytes) -> str:
+    return checksum(address_of(key))
+
+
+def now() -> int:
+    return int(time.time())
+
+
+async def until(condition, what: str) -> None:
+    """Poll `condition`, which may be a coroutine function, a bounded number of times."""
+    for _ in range(POLLS_MAX):
+        held = condition()
+        if asyncio.iscoroutine(held):
+            held = await held
+        if held:
+            return
+        await asyncio.sleep(POLL_MS / 1000)
+    raise AssertionError(f"never happened: {what}")
+
+
+@dataclass
+class FaultyNode:
+    """JSON-RPC pass-through to a chain. `faults` maps a method to what goes wrong with it."""
+
+    target: str
+    faults: dict[str, str] = field(default_factory=dict)
+    """hang, 500, garbage, no-result, reset (before forwarding), lost (after), or `error: text`."""
+    calls: list[str] = field(default_factory=list)
+    url: str = ""
+    released: asyncio.Event = field(default_factory=asyncio.Event)
+    """Lets go of the answers of `held error: text`."""
+
+    async def serve(self, request: web.Request) -> web.StreamResponse:
+        body = await request.read()
+        method = json.loads(body)["method"]
+        self.calls.append(method)
+        fault = self.faults.get(method) or self.faults.get("*")
+        if fault == "hang":
+            await asyncio.Event().wait()
+        if fault == "500":
+            return web.Response(status=500, text="internal error")
+        if fault == "garbage":
+            return web.Response(text="<html>not json</html>", content_type="text/html")
+        if fault == "no-result":
+            return web.json_response({"jsonrpc": "2.0", "id": 1})
+        if fault and fault.startswith("held error: "):
+            await self.released.wait()
+            fault = fault.removeprefix("held ")
+        if fault and fault.startswith("error: "):
+            error = {"code": -32000, "message": fault.removeprefix("error: ")}
+            return web.json_response({"jsonrpc": "2.0", "id": 1, "error": error})
+        if fault != "reset":
+            async with (
+                aiohttp.ClientSession() as session,
+                session.post(self.target, data=body) as response,
+            ):
+                answer = await response.read()
+        if fault in ("reset", "lost"):
+            request.transport.abort()
+            return web.Response()
+        return web.Response(body=answer, content_type="application/json")
+
+
+@asynccontextmanager
+async def served(handler, path: str = "/{_:.*}") -> AsyncIterator[str]:
+    """Serve one POST handler on a free port; yield its URL."""
+    app = web.Application()
+    app.router.add_route("*", path, handler)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1, handler_cancellation=True)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+@dataclass
+class Bench:
+    """Everything a test of the rail needs, connected."""
+
+    chain: DemoChain
+    node: FaultyNode
+    settings: EvmSettings
+    database: Database
+    rail: EvmRail
+    settler: Settler
+    offer: Offer
+
+    def challenge(self, entropy: bytes = b"0" * 16, offer: Offer | None = None) -> Challenge:
+        ((_, text),) = self.rail.challenge(offer or self.offer, BINDING, now(), entropy)
+        return Challenge.parse(text)
+
+    def pay(self, entropy: bytes = b"0" * 16, key: bytes = PAYER) -> Credential:
+        purse = Purse(self.settings.domain, PURSE_MINOR)
+        return pay(self.challenge(entropy), purse, key, now())
+
+    def read(self, credential: Credential) -> Presented:
+        presented = self.rail.read(head(credential), (self.offer,), BINDING, now())
+        assert presented is not None
+        return presented
+
+    def presented(self, entropy: bytes = b"0" * 16, key: bytes = PAYER) -> Presented:
+        return self.read(self.pay(entropy, key))
+
+    async def settle(self, presented: Presented):
+        return await self.rail.settle(presented, presented.amount_minor, now())
+
+    async def balances(self) -> tuple[int, int]:
+        """Return what payer and payee hold."""
+        payer = await self.chain.balance_of(address(PAYER))
+        return payer, await self.chain.balance_of(PAYEE)
+
+    async def submissions(self) -> list[tuple[int, str]]:
+        return await self.database.read(
+            lambda db: db.execute("SELECT nonce, state FROM submissions ORDER BY nonce").fetchall()
+        )
+
+    async def stored_signatures(self) -> int:
+        return await self.database.read(
+            lambda db: db.execute("SELECT count(*) FROM broadcasts").fetchone()[0]
+        )
+
+
+def head(credential: Credential) -> RequestHead:
+    return RequestHead("GET", "/paid", (("Authorization", credential.format()),))
+
+
+def settings_of(chain: DemoChain, **changes) -> EvmSettings:
+    values = {
+        "chain_id": chain.chain_id,
+        "token": chain.token,
+        "name": TOKEN_NAME,
+        "version": TOKEN_VERSION,
+        "decimals": TOKEN_DECIMALS,
+        "recipient": bytes.fromhex(PAYEE[2:]),
+        "settle_s": 5,
+        "rpc_s": 2,
+        "facilitator_s": 2,
+    }
+    return EvmSettings(**(values | changes))
+
+
+@asynccontextmanager
+async def bench(
+    path: Path | str, *, facilitator: str | None = None, with_node: bool = True, **changes
+) -> AsyncIterator[Bench]:
+    """Open a chain, a node, a store and a rail; `facilitator` is a URL, else our own key settles."""
+    async with AsyncExitStack() as stack:
+        chain = await stack.enter_async_context(DemoChain())
+        await chain.mint(address(PAYER), PURSE_MINOR)
+        await chain.fund_gas(address(GAS_KEY))
+        node = FaultyNode(chain.rpc_url)
+        node.url = await stack.enter_async_context(served(node.serve))
+        database = Database(path, (SUBMISSIONS_SCHEMA,))
+        database.open()
+        stack.push_async_callback(database.close)
+        yield await _assemble(stack, chain, node, database, facilitator, with_node, changes)
+
+
+async def _assemble(stack, chain, node, database, facilitator, with_node, changes) -> Bench:
+    settings = settings_of(chain, **changes)
+    client = ChainClient(node.url, settings.token, settings.rpc_s)
+    settler: Settler
+    if facilitator is not None:
+        if callable(facilitator):
+            facilitator = await stack.enter_async_context(facilitator(chain))
+        inspector = Inspector(client) if with_node else None
+        settler = FacilitatorSettler(facilitator, settings, inspector)
+    else:
+        settler = OwnKeySettler(settings, client, Inspector(client), database, GAS_KEY)
+    rail = EvmRail("demo", settings, SCHEME, settler, client if with_node else None)
+    stack.push_async_callback(rail.close)
+    stack.push_async_callback(client.close)
+    price = Amount(PRICE, Asset("usd", TOKEN_DECIMALS))
+    return Bench(chain, node, settings, database, rail, settler, rail.offer(price, None, None))

@@ -1,0 +1,142 @@
+"""A stand-in for an x402 facilitator: real HTTP, real transactions on the demo chain, own gas key.
+
+It is not a facilitator to run: it checks little, and `fault` makes it lie.
+"""
+
+import asyncio
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from aiohttp import web
+from eth_account import Account
+
+from mpp_gateway.crypto.keccak import keccak256
+from mpp_gateway.demo.chain import DemoChain
+from mpp_gateway.demo.node import RpcError
+from mpp_gateway.protocol.eip3009 import Authorization
+from mpp_gateway.rails.evm import abi
+from tests.support.evm import address, served
+
+STAND_IN_KEY = keccak256(b"stand-in facilitator")
+
+
+@dataclass
+class StandInFacilitator:
+    """Speaks /verify, /settle and /supported. Set `fault` to make the next answers wrong.
+
+    Faults: refuse, hang, 500, garbage, error:<reason>, lost (settles, then cuts the connection),
+    pending (settles, then says pending), lie (says success and settles nothing), 401.
+    """
+
+    chain: DemoChain
+    fault: str = ""
+    asked: list[tuple[str, dict]] = field(default_factory=list)
+
+    async def serve(self, request: web.Request) -> web.StreamResponse:
+        if request.path == "/supported":
+            kind = {"x402Version": 2, "scheme": "exact", "network": self.network}
+            return web.json_response({"kinds": [kind], "extensions": [], "signers": {}})
+        body = await request.json()
+        self.asked.append((request.path, body))
+        if self.fault == "hang":
+            await asyncio.Event().wait()
+        if self.fault == "500":
+            return web.Response(status=500, text="boom")
+        if self.fault == "401":
+            return web.json_response({"error": "unauthorized"}, status=401)
+        if self.fault == "garbage":
+            return web.Response(text="<html>", content_type="text/html")
+        if request.path == "/verify":
+            return await self._verify(body)
+        return await self._settle(request, body)
+
+    @property
+    def network(self) -> str:
+        return f"eip155:{self.chain.chain_id}"
+
+    async def _verify(self, body: dict) -> web.Response:
+        if self.fault.startswith("error:"):
+            reason = self.fault.removeprefix("error:")
+            return web.json_response({"isValid": False, "invalidReason": reason})
+        return web.json_response({"isValid": True, "payer": _signed(body)["from"]})
+
+    async def _settle(self, request: web.Request, body: dict) -> web.Response:
+        if self.fault.startswith("error:"):
+            return self._failure(self.fault.removeprefix("error:"))
+        if self.fault == "lie":
+            return self._success("0x" + "ab" * 32)
+        try:
+            tx_hash = await self._submit(body)
+        except RpcError as error:
+            used = "used" in error.message
+            return self._failure(
+                "invalid_exact_evm_nonce_already_used" if used else "transaction_failed"
+            )
+        if self.fault == "lost":
+            request.transport.abort()
+        if self.fault == "pending":
+            return self._failure("settlement_pending", tx_hash)
+        return self._success(tx_hash)
+
+    async def _submit(self, body: dict) -> str:
+        proof = body["paymentPayload"]["payload"]
+        members = {**proof["authorization"], "signature": proof["signature"]}
+        payload = abi.transfer_with_authorization(Authorization.from_payload(members))
+        return await submit(self.chain, payload, STAND_IN_KEY)
+
+    def _success(self, tx_hash: str) -> web.Response:
+        return web.json_response(
+            {"success": True, "transaction": tx_hash, "network": self.network, "payer": ""}
+        )
+
+    def _failure(self, reason: str, tx_hash: str = "") -> web.Response:
+        return web.json_response(
+            {
+                "success": False,
+                "errorReason": reason,
+                "transaction": tx_hash,
+                "network": self.network,
+            }
+        )
+
+
+async def submit(chain: DemoChain, payload: bytes, key: bytes) -> str:
+    """Call the token with `payload` from the owner of `key`; a revert raises `RpcError`."""
+    account = Account.from_key(key)
+    sender = bytes.fromhex(account.address[2:])
+
+    def work(node) -> str:
+        signed = account.sign_transaction(
+            {
+                "type": 2,
+                "chainId": chain.chain_id,
+                "nonce": node.nonce(sender, "pending"),
+                "gas": node.estimate_gas(sender, chain.token, payload, 0),
+                "maxFeePerGas": 3 * node.gas_price(),
+                "maxPriorityFeePerGas": 10**9,
+                "to": chain.token,
+                "value": 0,
+                "data": payload,
+            }
+        )
+        return node.send(bytes(signed.raw_transaction))
+
+    return await chain.run(work)
+
+
+def stand_in(keep: list[StandInFacilitator]):
+    """Return what `bench(facilitator=…)` takes; the stand-in is appended to `keep`."""
+
+    @asynccontextmanager
+    async def opened(chain: DemoChain):
+        await chain.fund_gas(address(STAND_IN_KEY))
+        facilitator = StandInFacilitator(chain)
+        keep.append(facilitator)
+        async with served(facilitator.serve) as url:
+            yield url
+
+    return opened
+
+
+def _signed(body: dict) -> dict:
+    return body["paymentPayload"]["payload"]["authorization"]

@@ -1,0 +1,208 @@
+"""The style guide as a test: ranks, sizes, floats near money, broad excepts, names."""
+
+import ast
+import re
+import subprocess
+import sys
+from importlib.metadata import packages_distributions
+
+from tests.tidy.source import PACKAGE, ROOT, imports, sources
+
+RANKS = {
+    "protocol": 0,
+    "crypto": 0,
+    "config": 1,
+    "errors": 1,
+    "events": 1,
+    "routing": 2,
+    "pricing": 2,
+    "upstream": 2,
+    "limits": 2,
+    "ledger": 2,
+    "rails": 3,
+    "sessions": 4,
+    "modules": 4,
+    "telemetry": 4,
+    "gateway": 5,
+    "discovery": 6,
+    "admin": 6,
+    "egress": 6,
+    "addons": 7,
+    "engine": 7,
+    "cli": 8,
+    "demo": 8,
+    "__init__": -1,
+    "py": -1,
+}
+MONEY_PACKAGES = {"protocol", "pricing", "ledger", "rails", "sessions"}
+MODULE_LINES_MAX = 500
+FUNCTION_LINES_MAX = 70
+
+# Who may catch everything, and why. Nobody else.
+BROAD_EXCEPTS = {
+    "mpp_gateway/ledger/database.py": "hands the exception to whoever asked",
+    "mpp_gateway/gateway/executor.py": "a sink must not decide about money",
+    "mpp_gateway/engine/gate.py": "an escape would let the request through unpaid",
+    "mpp_gateway/addons/settlement.py": "an escape would leave money without an owner",
+    "mpp_gateway/addons/runtime.py": "a gateway that cannot open refuses and says why",
+}
+
+
+def test_a_module_imports_only_from_lower_ranks():
+    wrong = []
+    for source in sources():
+        rank = RANKS[source.package]
+        for line, name in imports(source):
+            if not name.startswith("mpp_gateway."):
+                continue
+            other = name.split(".")[1]
+            if other not in RANKS:
+                continue
+            same = other == source.package
+            if not same and (
+                RANKS[other] > rank or (RANKS[other] == rank and rank not in (0, 1, 7, 8))
+            ):
+                wrong.append(
+                    f"{source.name}:{line} (rank {rank}) imports {name} (rank {RANKS[other]})"
+                )
+    assert not wrong, "\n".join(wrong)
+
+
+def test_every_package_has_a_rank():
+    known = {p.stem for p in PACKAGE.iterdir() if p.suffix == ".py" or (p / "__init__.py").exists()}
+    assert known <= set(RANKS), known - set(RANKS)
+
+
+def test_only_the_upper_ranks_import_mitmproxy():
+    wrong = [
+        f"{source.name}:{line} imports {name}"
+        for source in sources()
+        for line, name in imports(source)
+        if name.split(".")[0] == "mitmproxy" and RANKS[source.package] < 7
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_protocol_is_sans_io():
+    banned = {"asyncio", "socket", "time", "random", "secrets", "logging", "os", "threading"}
+    wrong = [
+        f"{source.name}:{line} imports {name}"
+        for source in sources()
+        for line, name in imports(source)
+        if source.package == "protocol" and name.split(".")[0] in banned
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_heavy_libraries_are_imported_by_their_rail_alone():
+    wrong = [
+        f"{source.name}:{line} imports {name}"
+        for source in sources()
+        for line, name in imports(source)
+        if name.split(".")[0] in {"web3", "eth_account", "stripe"}
+        and not source.name.startswith(("mpp_gateway/rails/", "mpp_gateway/demo/"))
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_module_grows_past_500_lines():
+    long = {s.name: s.text.count("\n") for s in sources() if s.text.count("\n") > MODULE_LINES_MAX}
+    assert not long
+
+
+def test_no_function_grows_past_one_screen():
+    long = [
+        f"{source.name}:{node.lineno} {node.name}"
+        for source in sources()
+        for node in ast.walk(source.tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.end_lineno - node.lineno + 1 > FUNCTION_LINES_MAX
+    ]
+    assert not long, "\n".join(long)
+
+
+def test_no_float_comes_near_money():
+    wrong = []
+    for source in sources():
+        if source.package not in MONEY_PACKAGES:
+            continue
+        for node in ast.walk(source.tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, float):
+                wrong.append(f"{source.name}:{node.lineno} {node.value}")
+            if isinstance(node, ast.Name) and node.id == "float":
+                wrong.append(f"{source.name}:{node.lineno} float")
+            if (
+                isinstance(node, ast.BinOp)
+                and isinstance(node.op, ast.Div)
+                and source.package != "rails"
+            ):
+                wrong.append(f"{source.name}:{node.lineno} true division")
+    allowed = re.compile(r"mpp_gateway/rails/.*(_s|timeout)")
+    assert not [w for w in wrong if not allowed.match(w)], "\n".join(wrong)
+
+
+def test_only_the_allow_list_catches_everything():
+    found = {
+        source.name
+        for source in sources()
+        for node in ast.walk(source.tree)
+        if isinstance(node, ast.ExceptHandler)
+        and (
+            node.type is None
+            or (isinstance(node.type, ast.Name) and node.type.id in {"Exception", "BaseException"})
+        )
+        and not any(isinstance(inner, ast.Raise) and inner.exc is None for inner in ast.walk(node))
+    }
+    assert found <= set(BROAD_EXCEPTS), found - set(BROAD_EXCEPTS)
+
+
+def test_no_drawer_names():
+    drawers = {"utils", "util", "helpers", "common", "manager", "misc"}
+    assert not [s.name for s in sources() if s.path.stem in drawers]
+
+
+def test_no_script_shadows_a_module():
+    """mitmproxy leaves the scripts' folder on sys.path: `http.py` there would replace the real one."""
+    taken = set(sys.stdlib_module_names) | set(packages_distributions())
+    scripts = {path.stem for path in (ROOT / "addons").glob("*.py")}
+    assert scripts
+    assert not scripts & taken
+
+
+def test_nothing_is_left_unfinished_and_no_machine_is_named():
+    files = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split("\n")
+    words = re.compile(
+        "|".join(
+            [
+                "TO" + "DO",
+                "FIX" + "ME",
+                r"\bX" + "XX" + r"\b",
+                "NotImplement" + "edError",
+                "/wo" + "rk/",
+                "/ro" + "ot/",
+            ]
+        )
+    )
+    found = []
+    for name in filter(None, files):
+        path = ROOT / name
+        if path.suffix in {".lock", ".json", ".png"} or not path.is_file():
+            continue
+        for number, line in enumerate(path.read_text(errors="replace").split("\n"), 1):
+            if words.search(line):
+                found.append(f"{name}:{number}: {line.strip()[:80]}")
+    assert not found, "\n".join(found)
+
+
+def test_every_public_thing_says_what_it_promises():
+    silent = [
+        f"{source.name}:{node.lineno} {node.name}"
+        for source in sources()
+        for node in source.tree.body
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+        and not node.name.startswith("_")
+        and not ast.get_docstring(node)
+    ]
+    assert not silent, "\n".join(silent)

@@ -1,0 +1,47 @@
+"""Every example configuration loads."""
+
+from pathlib import Path
+
+import pytest
+
+from mpp_gateway.config import load
+from mpp_gateway.errors import ConfigError
+from mpp_gateway.routing import RouteTable
+
+CONFIGS = sorted((Path(__file__).parents[3] / "configs").glob("*.yaml"))
+ENVIRON = {
+    "MPP_SECRET_KEY": "k" * 44,
+    "MPP_SECRET_KEY_OLD": "o" * 44,
+    "RECIPIENT": "0x" + "ab" * 20,
+    "RPC_URL": "https://rpc.example/key",
+    "GAS_KEY": "0x" + "11" * 32,
+    "FACILITATOR_URL": "https://facilitator.example",
+    "FACILITATOR_HOST": "facilitator.example",
+    "FACILITATOR_TOKEN": "token",
+    "OPENAI_API_KEY": "sk-openai",
+    "ANTHROPIC_API_KEY": "sk-anthropic",
+    "WEATHER_TOKEN": "weather",
+    "REPORTS_KEY": "reports",
+}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_an_example_loads_and_sells_something(path):
+    config = load(path, ENVIRON)
+    routes = [route for service in config.services.values() for route in service.routes]
+
+    assert any(route.free for route in routes)
+    assert any(route.prices for route in routes)
+    RouteTable.build(config)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_an_example_names_the_variables_it_lacks(path):
+    with pytest.raises(ConfigError, match="the environment variable MPP_SECRET_KEY is not set"):
+        load(path, {})
+
+
+def test_the_examples_are_these():
+    names = {"minimal.yaml", "openai.yaml", "anthropic.yaml", "custom-x402-facilitator.yaml"}
+
+    assert names <= {path.name for path in CONFIGS}

@@ -1,0 +1,202 @@
+"""Payment methods: EVM tokens."""
+
+import pytest
+
+from mpp_gateway.config.methods import KINDS
+from mpp_gateway.protocol.money import Asset
+
+TOKEN = '{address: "0x036CbD53842c5426634e7929541eC2318f3dCF7e", name: USDC, decimals: 6}'
+RECIPIENT = '"0xabababababababababababababababababababab"'
+GOOD = {
+    "chain_id": "84532",
+    "token": TOKEN,
+    "recipient": RECIPIENT,
+    "submit": "{facilitator: https://facilitator.example}",
+}
+KEY = "0x" + "11" * 32
+
+
+def text(name="evm", root="", **keys):
+    lines = "".join(f"    {key}: {value}\n" for key, value in (GOOD | keys).items() if value)
+    services = "services:\n  api: {base_url: https://a.example, routes: {/x: {charge: 1}}}\n"
+    return f"secret_key: ${{SECRET}}\n{root}methods:\n  {name}:\n{lines}{services}"
+
+
+def test_a_method_whose_name_is_a_kind_needs_no_kind(build):
+    assert build.load(text()).methods["evm"].chain_id == 84532
+
+
+def test_a_method_with_a_name_of_its_own_names_its_kind(build):
+    assert list(build.load(text("base", kind="evm")).methods) == ["base"]
+
+
+def test_a_missing_kind_lists_what_there_is(build):
+    expected = "methods.base: `kind` is missing, and `base` is no kind; known here: evm"
+
+    assert expected == build.mistake(text("base"))
+
+
+def test_an_unknown_kind_lists_what_there_is(build):
+    expected = "methods.base.kind: found 'bitcoin', expected a kind of payment method; known"
+
+    assert build.mistake(text("base", kind="bitcoin")).startswith(expected)
+    assert {"evm"} == set(KINDS)
+
+
+def test_the_asset_is_coded_by_chain_and_contract(build):
+    code = "eip155:84532/erc20:0x036cbd53842c5426634e7929541ec2318f3dcf7e"
+
+    assert Asset(code, 6) == build.load(text()).methods["evm"].asset
+
+
+@pytest.mark.parametrize("key", ["chain_id", "token", "recipient", "submit"])
+def test_what_has_no_default_is_asked_for(build, key):
+    assert f"methods.evm: `{key}` is missing" == build.mistake(text(**{key: ""}))
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ('"0xabc"', "0x and 40"),
+        ("0x0000000000000000000000000000000000000000", "other than zero"),
+        ('"0xABababababababababababababababababababab"', "EIP-55"),
+        ("5", "a text"),
+        ('"abababababababababababababababababababab"', "0x and 40"),
+    ],
+)
+def test_a_recipient_that_would_lose_money_is_refused(build, address, expected):
+    message = build.mistake(text(recipient=address))
+
+    assert message.startswith("methods.evm.recipient: found ")
+    assert expected in message
+
+
+def test_an_address_is_kept_in_its_checksum_form_and_needs_no_quotes(build):
+    method = build.load(text(recipient="0xabababababababababababababababababababab")).methods["evm"]
+
+    assert method.recipient == "0xABaBaBaBABabABabAbAbABAbABabababaBaBABaB"
+
+
+@pytest.mark.parametrize(
+    "submit",
+    ["{}", f"{{facilitator: https://f.example, private_key: '{KEY}'}}", "{authorization: x}"],
+)
+def test_exactly_one_party_submits(build, submit):
+    message = build.mistake(text(submit=submit, rpc_url="https://r.example"))
+
+    assert "expected either `facilitator` or `private_key`" in message
+
+
+def test_an_own_key_needs_a_way_to_the_chain(build):
+    assert "expected `rpc_url` too" in build.mistake(text(submit=f"{{private_key: '{KEY}'}}"))
+
+
+def test_an_own_key_with_a_way_to_the_chain_is_taken(build):
+    method = build.load(text(submit=f"{{private_key: '{KEY}'}}", rpc_url="https://r.example"))
+
+    assert method.methods["evm"].submit.private_key.get_secret_value() == KEY
+
+
+def test_an_authorization_is_for_a_facilitator(build):
+    submit = f"{{private_key: '{KEY}', authorization: x}}"
+
+    assert "only beside `facilitator`" in build.mistake(text(submit=submit, rpc_url="https://r.io"))
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["0x11", "zz" * 32, "00" * 32, "ff" * 32, "1" * 63],
+)
+def test_a_key_outside_the_curve_is_refused_unseen(build, key):
+    message = build.mistake(text(submit=f"{{private_key: '{key}'}}", rpc_url="https://r.example"))
+
+    assert message.startswith("methods.evm.submit.private_key: found a value (not shown)")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("chain_id", "0"),
+        ("chain_id", "9007199254740992"),
+        ("chain_id", "true"),
+        ("confirmations", "0"),
+        ("confirmations", "65"),
+        ("units", "usd"),
+        ("units", "['1']"),
+        ("token", "{address: 1}"),
+    ],
+)
+def test_values_out_of_bounds_are_refused(build, key, value):
+    for line in build.mistakes(text(**{key: value})):
+        assert line.startswith(f"methods.evm.{key}")
+
+
+@pytest.mark.parametrize("decimals", ["-1", "37", "6.0"])
+def test_decimals_are_bounded(build, decimals):
+    token = TOKEN.replace("decimals: 6", f"decimals: {decimals}")
+
+    assert build.mistake(text(token=token)).startswith("methods.evm.token.decimals: found")
+
+
+def test_an_unquoted_version_is_asked_for_in_quotes(build):
+    token = TOKEN.replace("decimals: 6", "decimals: 6, version: 2")
+
+    assert "expected a text (in quotes" in build.mistake(text(token=token))
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("ftp://f.example", "https://"),
+        ("//f.example", "https://"),
+        ("f.example", "https://"),
+        ("https://user:hidden@f.example", "without user name"),
+        ("https://", "a host"),
+        ("https://f.example/#x", "fragment"),
+        ("https://f.example:0", "port"),
+        ("https://f.example:99999", "a URL"),
+        ("http://f.example", "an https:// URL"),
+        ("https://caf\u00e9.example", "visible ASCII"),
+        ("https://f_.example:x", "a URL"),
+    ],
+)
+def test_a_facilitator_url_of_another_form_is_refused(build, url, expected):
+    message = build.mistake(text(submit=f"{{facilitator: '{url}'}}"))
+
+    assert message.startswith("methods.evm.submit.facilitator: found ")
+    assert expected in message
+    assert "hidden" not in message
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:8545", "localhost", "[::1]:8545", "127.9.9.9"])
+def test_plain_http_is_allowed_on_this_machine(build, host):
+    build.load(text(rpc_url=f"'http://{host}'"))
+
+
+def test_plain_http_to_another_machine_is_refused_without_showing_the_url(build):
+    message = build.mistake(text(rpc_url="http://rpc.example/marked"))
+
+    assert message.startswith("methods.evm.rpc_url: found a value (not shown), expected an https")
+
+
+def test_plain_http_to_another_machine_can_be_allowed(build):
+    build.load(text(root="allow_insecure: true\n", rpc_url="http://rpc.example/"))
+
+
+def test_confirmations_need_a_way_to_count_them(build):
+    assert "`confirmations` are counted through it" in build.mistake(text(confirmations="3"))
+
+
+def test_a_method_without_a_view_of_the_chain_is_warned_of(build):
+    (warning,) = build.load(text()).warnings
+
+    assert "settled one at a time" in str(warning)
+    assert build.load(text(rpc_url="https://rpc.example")).warnings == ()
+
+
+def test_a_name_is_small_letters(build):
+    assert "small letters" in build.mistake(text("Base", kind="evm"))
+
+
+def test_a_broken_method_gives_no_second_mistake_on_the_routes_that_use_it(build):
+    assert build.mistake(text(chain_id="0")).startswith("methods.evm.chain_id")
