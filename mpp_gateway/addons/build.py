@@ -2,8 +2,10 @@
 
 from typing import Any
 
+from mpp_gateway.addons.discovery import Discovery
 from mpp_gateway.addons.host import Host
 from mpp_gateway.addons.injection import AuthInjection
+from mpp_gateway.addons.inspection import Inspection
 from mpp_gateway.addons.payment import Payment
 from mpp_gateway.addons.routing import Routing
 from mpp_gateway.addons.runtime import Runtime
@@ -15,8 +17,10 @@ def build_addons(runtime: Runtime | None = None) -> list[Any]:
     runtime = runtime or Runtime()
     return [
         Host(runtime),
+        Discovery(runtime),
         Routing(runtime),
         Payment(),
         AuthInjection(),
         Settlement(runtime),
+        Inspection(),
     ]

@@ -1,7 +1,9 @@
 """Fits mitmproxy itself to the gateway: options, layers, connections, start and stop."""
 
 import asyncio
+import logging
 import os
+import sys
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -10,12 +12,26 @@ from mitmproxy import connection, ctx, exceptions
 from mitmproxy.addonmanager import Loader
 from mitmproxy.proxy import layer, server_hooks
 
-from mpp_gateway.addons import sentinel
+from mpp_gateway.addons import sentinel, takeover
 from mpp_gateway.addons.runtime import Runtime
 from mpp_gateway.config import load
+from mpp_gateway.config.model import GatewayConfig
+from mpp_gateway.config.zero import (
+    DEFAULT_NETWORK,
+    MOUNT,
+    NETWORKS,
+    SERVICE,
+    ZeroConfigError,
+    ZeroOptions,
+    zero_config,
+)
 from mpp_gateway.engine import backpressure
 from mpp_gateway.engine.layers import claim
 from mpp_gateway.errors import ConfigError
+from mpp_gateway.protocol.money import format_minor
+from mpp_gateway.routing.table import RouteTable
+
+log = logging.getLogger(__name__)
 
 UPSTREAM_CONNECTIONS_MAX = 256
 
@@ -32,34 +48,88 @@ OPTIONS: dict[str, Any] = {
 }
 
 
+GATEWAY_OPTIONS = {
+    "gateway_config": ("", "Configuration file of the gateway."),
+    "gateway_charge": ("", "Without a file: sell the host of the mode at this price a call."),
+    "gateway_recipient": ("", "Without a file: the 0x address that gets the money."),
+    "gateway_network": (DEFAULT_NETWORK, f"Without a file: one of {', '.join(NETWORKS)}."),
+    "gateway_rpc_url": ("", "Without a file: another node of the network."),
+    "gateway_facilitator": ("", "Without a file: another x402 facilitator."),
+    "gateway_store": ("gateway.db", "Without a file: where claims and receipts are kept."),
+    "gateway_public_url": ("", "Without a file: the address under which buyers reach us."),
+}
+"""Name, default and help of our options; every one is text."""
+
+
 class Host:
     """First of the gateway's addons."""
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
+        self._upstream: str | None = None
         self.opening: asyncio.Task[None] | None = None
 
     def load(self, loader: Loader) -> None:
         """Declare our options and set mitmproxy's."""
-        loader.add_option("gateway_config", str, "", "Configuration file of the gateway.")
+        for name, (default, text) in GATEWAY_OPTIONS.items():
+            loader.add_option(name, str, default, text)
         known = {name: value for name, value in OPTIONS.items() if name in ctx.options}
         ctx.options.update(**known)
         sentinel.post()
 
     def configure(self, updated: set[str]) -> None:
-        """Read the configuration file; a mistake in it is an error of the option."""
-        if "gateway_config" not in updated or not ctx.options.gateway_config:
+        """Read what is to be sold; a mistake is an error of the option and stops the start."""
+        if not updated & set(GATEWAY_OPTIONS):
             return
         try:
-            config = load(Path(ctx.options.gateway_config), os.environ)
-        except (ConfigError, OSError) as error:
-            raise exceptions.OptionsError(f"gateway_config:\n{error}") from error
-        self.runtime.configure(config)
+            if ctx.options.gateway_config:
+                self.runtime.configure(load(Path(ctx.options.gateway_config), os.environ))
+            elif ctx.options.gateway_charge:
+                self._configure_one_host()
+        except (ConfigError, ZeroConfigError, OSError) as error:
+            if self.opening is None:
+                # mitmproxy would print a traceback and go on, with nothing to serve.
+                print(f"gateway: {error}", file=sys.stderr, flush=True)
+                raise SystemExit(1) from None
+            raise exceptions.OptionsError(f"gateway: {error}") from error
+
+    def _configure_one_host(self) -> None:
+        options = ctx.options
+        self._upstream = takeover.reverse_target(options.mode) or self._upstream
+        if self._upstream is None:
+            raise ZeroConfigError("mode: gateway_charge sells one host; name it: reverse:https://…")
+        config = zero_config(
+            ZeroOptions(
+                upstream=self._upstream,
+                charge=options.gateway_charge,
+                recipient=options.gateway_recipient,
+                network=options.gateway_network,
+                rpc_url=options.gateway_rpc_url,
+                facilitator=options.gateway_facilitator,
+                store=options.gateway_store,
+                public_url=options.gateway_public_url,
+            ),
+            os.environ,
+        )
+        self.runtime.configure(config, RouteTable.single(config.services[SERVICE]), MOUNT)
 
     def running(self) -> None:
         """Open the gateway. A reload calls this outside the loop's reach: hence a task."""
         sentinel.take_places()
-        self.opening = asyncio.ensure_future(self.runtime.open())
+        self.opening = asyncio.ensure_future(self._open())
+
+    async def _open(self) -> None:
+        if self.runtime.config is None:
+            log.error("nothing to sell: --set gateway_config=FILE, or gateway_charge=…")
+            return
+        try:
+            await takeover.take_over()
+        except takeover.TakeoverFailed:
+            log.exception("the gateway stays closed")
+            return
+        await self.runtime.open()
+        if self.runtime.serving is not None and self.runtime.mount:
+            _announce(self.runtime.config, ctx.options.gateway_network)
 
     def done(self) -> None:
         """Stop serving."""
@@ -88,3 +158,25 @@ class Host:
         # The one reach into mitmproxy that has no public door; a host test pins it.
         proxyserver = ctx.master.addons.get("proxyserver")
         return proxyserver.connections.get(client.id) if proxyserver else None
+
+
+def _announce(config: GatewayConfig, network: str) -> None:
+    """Say in the log what is sold and by whose services, since nobody wrote it into a file."""
+    service = config.services[SERVICE]
+    (method,) = config.methods.values()
+    price = next(route for route in service.routes if not route.free).prices[0]
+    amount = format_minor(price.amount_minor, price.asset.decimals)
+    log.warning(
+        "selling %s at %s a call, paid to %s on chain %d",
+        service.base_url,
+        amount,
+        method.recipient,
+        method.chain_id,
+    )
+    # An own node's address may hold an access key; the public ones of the table do not.
+    node = "yours" if ctx.options.gateway_rpc_url else NETWORKS[network].rpc_url
+    log.warning(
+        "node: %s (gateway_rpc_url); facilitator: %s (gateway_facilitator)",
+        node,
+        method.submit.facilitator or "none, own gas key",
+    )

@@ -23,9 +23,12 @@ def quiet(_: Event) -> None:
 class Runtime:
     """`serving` is None until everything is open: until then every request gets 503."""
 
-    def __init__(self, sink: Sink = quiet, build_rail: registry.RailBuilder = registry.build) -> None:
+    def __init__(
+        self, sink: Sink = quiet, build_rail: registry.RailBuilder = registry.build
+    ) -> None:
         self.config: GatewayConfig | None = None
         self.table: RouteTable | None = None
+        self.mount = ""
         self.serving: Serving | None = None
         self.engine = Engine()
         self.failure: str | None = None
@@ -35,9 +38,14 @@ class Runtime:
         self._sink = sink
         self._build_rail = build_rail
 
-    def configure(self, config: GatewayConfig, table: RouteTable | None = None) -> None:
-        """Take a checked configuration; it is opened when the proxy runs."""
-        self.config, self.table = config, table
+    def configure(
+        self, config: GatewayConfig, table: RouteTable | None = None, mount: str = ""
+    ) -> None:
+        """Take a checked configuration; it is opened when the proxy runs.
+
+        With a `table` of its own one service stands at the root and our documents below `mount`.
+        """
+        self.config, self.table, self.mount = config, table, mount
         limits = config.limits
         self.engine.limits = Limits(
             head_bytes=limits.head_bytes,

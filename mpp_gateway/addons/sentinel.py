@@ -1,6 +1,8 @@
 """Two guards that outlive the script they came with: a broken reload leaves them standing."""
 
-from mitmproxy import ctx, http
+import sys
+
+from mitmproxy import addonmanager, ctx, http
 from mitmproxy.proxy import layer, server_hooks
 
 from mpp_gateway.engine.answers import response_of
@@ -21,7 +23,7 @@ class Doorkeeper:
 
     def next_layer(self, next_layer: layer.NextLayer) -> None:
         """Claim what `Host` is not there to claim."""
-        if ctx.master.addons.get("host") is None:
+        if not _host_is_live():
             claim(next_layer, self._engine)
 
 
@@ -29,6 +31,12 @@ class Sentinel:
     """Last of all addons: refuses what nobody aimed, and connections that no verdict asked for."""
 
     name = "gateway_sentinel"
+
+    def running(self) -> None:
+        """End the process if the script that posted us was not taken in (a doubled option, say)."""
+        if not _host_is_live():
+            print("gateway: the script was not loaded; see above", file=sys.stderr, flush=True)
+            raise SystemExit(1)
 
     @fail_closed
     async def requestheaders(self, flow: http.HTTPFlow, gate: Gate) -> None:
@@ -54,18 +62,23 @@ class Sentinel:
             flow.response = response_of(problem_answer(GatewayFault()))
 
 
+def _host_is_live() -> bool:
+    # A script that failed half-way is still looked up by name; only the chain says who is called.
+    live = addonmanager.traverse(ctx.master.addons.chain)
+    return any(type(addon).__name__ == "Host" for addon in live)
+
+
 def post() -> None:
-    """Put both on their posts, once for the life of the process."""
+    """Add both, once for the life of the process; `take_places` follows when the proxy runs."""
     addons = ctx.master.addons
     if addons.get(Sentinel.name) is None:
         addons.add(Doorkeeper(), Sentinel())
-    take_places()
 
 
 def take_places() -> None:
     """Let the doorkeeper be first and the sentinel last, whatever was added since."""
-    chain = ctx.master.addons.chain
-    for name, place in ((Doorkeeper.name, 0), (Sentinel.name, len(chain))):
-        guard = ctx.master.addons.get(name)
-        chain.remove(guard)
-        chain.insert(place, guard)
+    addons = ctx.master.addons
+    first, last = addons.get(Doorkeeper.name), addons.get(Sentinel.name)
+    # A new list: mitmproxy may be on its way through the old one, and would call an addon twice.
+    others = [addon for addon in addons.chain if addon not in (first, last)]
+    addons.chain = [first, *others, last]

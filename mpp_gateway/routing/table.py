@@ -103,9 +103,9 @@ class RouteTable:
         return cls(mounts, config.base_path, None)
 
     @classmethod
-    def single(cls, service: Service, route: Route) -> "RouteTable":
-        """Mount one route of one service at `/`, without a prefix."""
-        return cls({}, "", _Mounted(service, (_Entry.of(route),)))
+    def single(cls, service: Service) -> "RouteTable":
+        """Mount one service at `/`, without a prefix."""
+        return cls({}, "", _mounted(service))
 
     def match(self, method: str, raw_target: str) -> Match | Preflight:
         """Find the route of a request; the method is case-sensitive (RFC 9110 section 9.1).

@@ -1,4 +1,4 @@
-"""A whole `evm` rail on a chain of its own, with a node in between that can be told to misbehave."""
+"""A whole `evm` rail on a chain of its own, behind a node that can be told to misbehave."""
 
 import asyncio
 import json
@@ -191,7 +191,7 @@ def settings_of(chain: DemoChain, **changes) -> EvmSettings:
 async def bench(
     path: Path | str, *, facilitator: str | None = None, with_node: bool = True, **changes
 ) -> AsyncIterator[Bench]:
-    """Open a chain, a node, a store and a rail; `facilitator` is a URL, else our own key settles."""
+    """Open chain, node, store and rail. Without a `facilitator` URL our own key settles."""
     async with AsyncExitStack() as stack:
         chain = await stack.enter_async_context(DemoChain())
         await chain.mint(address(PAYER), PURSE_MINOR)

@@ -81,7 +81,7 @@ class HttpProvider(AsyncJSONBaseProvider):
             ) from error
         try:
             answer = self.decode_rpc_response(raw)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RpcFailed(f"{method}: HTTP {status}, no JSON") from error
         # Some nodes send JSON-RPC errors with a status of 400 or 500; anything else is no answer.
         if not isinstance(answer, dict) or (status != HTTP_OK and "error" not in answer):

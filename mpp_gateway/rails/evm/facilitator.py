@@ -25,7 +25,6 @@ from mpp_gateway.rails.evm.request import Attempt, EvmSettings, Payment
 
 ANSWER_MAX = 256 * 1024
 X402_VERSION = 2
-CONFIRM_POLLS_MS = (100, 200, 400, 800, 1600, 3200)
 
 _CODE = re.compile(r"[a-z0-9_]{1,80}")
 _TX_HASH = re.compile(r"0x[0-9a-fA-F]{64}")
@@ -87,7 +86,7 @@ class FacilitatorSettler:
             return attempt
         if attempt.state is Settlement.SETTLED:
             return await self._inspector.confirm(
-                attempt.reference, payment.key, payment.transfer, CONFIRM_POLLS_MS
+                attempt.reference, payment.key, payment.transfer, self._settings.settle_s
             )
         # A refusal may only mean that somebody else submitted the authorization first; then the
         # payee is paid, and refusing would make the buyer pay twice.

@@ -1,6 +1,7 @@
 """What the chain says about an authorization, whoever submitted it."""
 
 import asyncio
+from collections.abc import Iterator
 
 from mpp_gateway.rails.base import Settlement
 from mpp_gateway.rails.evm import abi
@@ -30,14 +31,14 @@ class Inspector:
             return Attempt(Settlement.UNKNOWN, detail=f"the chain cannot be asked: {error}")
 
     async def confirm(
-        self, tx_hash: str, key: PaymentKey, transfer: Transfer, polls_ms: tuple[int, ...]
+        self, tx_hash: str, key: PaymentKey, transfer: Transfer, within_s: int
     ) -> Attempt:
         """Return whether `tx_hash`, named by somebody else, made this payment.
 
-        Asks again after each of `polls_ms`. Without the transfer in the receipt it is UNKNOWN: a
+        Asks again for about `within_s`. Without the transfer in the receipt it is UNKNOWN: a
         facilitator that lies, or another chain's node, must not make a call free.
         """
-        for wait_ms in (0, *polls_ms):
+        for wait_ms in (0, *_polls_ms(within_s * 1000)):
             await asyncio.sleep(wait_ms / 1000)
             try:
                 receipt = await self._chain.receipt(tx_hash)
@@ -90,3 +91,12 @@ class Inspector:
         if receipt.succeeded and abi.authorization_paid(receipt.logs, key.nonce, transfer):
             return Attempt(Settlement.SETTLED, tx_hash)
         return Attempt(Settlement.REFUSED, tx_hash, "the nonce was spent on another transfer")
+
+
+def _polls_ms(total_ms: int) -> Iterator[int]:
+    """Yield waits that double from 50 ms to 1.6 s and add up to about `total_ms`."""
+    wait_ms, waited_ms = 50, 0
+    while waited_ms < total_ms:
+        yield wait_ms
+        waited_ms += wait_ms
+        wait_ms = min(2 * wait_ms, 1_600)

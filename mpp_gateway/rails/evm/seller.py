@@ -81,9 +81,12 @@ class EvmRail:
         `PaymentInsufficient`, `MalformedCredential`.
         """
         credential = self._scheme.credential(head, METHOD, INTENT)
-        if credential is None or self._is_foreign(credential):
+        if credential is None:
             return None
         own = tuple(offer for offer in offers if offer.rail == self.name)
+        known = any(offer.request_encoded == credential.challenge.request for offer in own)
+        if not known and self._is_foreign(credential):
+            return None
         offer = self._scheme.check(credential, own, binding, now_s)
         if credential.payload.get("type") != CREDENTIAL_TYPE:
             raise InvalidPayload("The payload is not of the type `authorization`.")

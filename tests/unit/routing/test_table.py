@@ -78,7 +78,7 @@ def test_what_is_outside_the_base_path_is_not_found(table, target):
 
 def test_a_single_route_is_mounted_without_a_prefix(service):
     only = service({"/*": 5})
-    made = RouteTable.single(only, only.routes[0])
+    made = RouteTable.single(only)
 
     assert made.match("POST", "/any/path/").upstream_path == "/base/any/path/"
     assert made.match("GET", "/").upstream_path == "/base/"

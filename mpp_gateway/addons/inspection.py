@@ -1,0 +1,159 @@
+"""What mitmproxy's own tools show of a payment: a comment on each flow, a view of each message."""
+
+import json
+from typing import Any
+
+from mitmproxy import contentviews, http
+from mitmproxy.addonmanager import Loader
+
+from mpp_gateway.addons.translation import headers_of
+from mpp_gateway.engine.gate import gate_of
+from mpp_gateway.gateway.exchange import Exchange
+from mpp_gateway.protocol.challenge import Challenge
+from mpp_gateway.protocol.credential import Credential, payment_tokens
+from mpp_gateway.protocol.messages import RequestHead
+from mpp_gateway.protocol.money import format_minor
+from mpp_gateway.protocol.problems import ParseError, Problem
+from mpp_gateway.protocol.receipt import Receipt
+
+SEPARATOR = " · "
+
+
+class Inspection:
+    """Last of the gateway's addons; it decides nothing."""
+
+    def load(self, _: Loader) -> None:
+        """Offer the content view."""
+        contentviews.add(PaymentView())
+
+    def response(self, flow: http.HTTPFlow) -> None:
+        """Say what became of the call."""
+        self._comment(flow)
+
+    def error(self, flow: http.HTTPFlow) -> None:
+        """Say what became of the call."""
+        self._comment(flow)
+
+    @staticmethod
+    def _comment(flow: http.HTTPFlow) -> None:
+        gate = gate_of(flow)
+        if gate is None or not isinstance(gate.exchange, Exchange):
+            return
+        status = flow.response.status_code if flow.response else 0
+        flow.comment = comment_on(gate.exchange, status)
+
+
+def comment_on(exchange: Exchange, status: int) -> str:
+    """Return service, route, price, payment method and state in one line."""
+    route = exchange.route
+    parts = [exchange.service.id, route.key]
+    if route.free:
+        parts.append("free")
+    else:
+        presented = exchange.presented
+        offers = (presented.offer,) if presented else exchange.offers
+        parts += [
+            f"{_price(offer.amount.minor, offer.amount.asset.decimals)}" for offer in offers[:1]
+        ]
+        parts += [" ".join(dict.fromkeys(offer.rail for offer in offers))] if offers else []
+        parts.append(_state(exchange, status))
+    return SEPARATOR.join(part for part in parts if part)
+
+
+def _state(exchange: Exchange, status: int) -> str:
+    if exchange.state is not None:
+        return str(exchange.state)
+    return "payment required" if status == 402 else "refused"
+
+
+def _price(minor: int, decimals: int) -> str:
+    whole, _, fraction = format_minor(minor, decimals).partition(".")
+    return f"{whole}.{fraction.rstrip('0').ljust(2, '0')}" if fraction else whole
+
+
+class PaymentView(contentviews.Contentview):
+    """Challenges, credential and receipt of the shown message, decoded; its body below."""
+
+    name = "Payment"
+    syntax_highlight = "yaml"
+
+    def prettify(self, data: bytes, metadata: contentviews.Metadata) -> str:
+        """Return the payment fields of the message as indented text."""
+        parts = [
+            f"{title}:\n{_indented(value)}" for title, value in payment_parts(metadata.http_message)
+        ]
+        if not parts:
+            raise ValueError("no payment fields")
+        body = data.decode("utf-8", "replace")
+        return "\n\n".join([*parts, body] if body else parts)
+
+    def render_priority(self, data: bytes, metadata: contentviews.Metadata) -> float:  # noqa: ARG002
+        """Come first for a message that has something to show."""
+        return 3 if payment_parts(metadata.http_message) else -1
+
+
+def payment_parts(message: http.Message | None) -> list[tuple[str, Any]]:
+    """Return what a message says about money, decoded, in the order of a payment."""
+    if message is None:
+        return []
+    head = RequestHead("", "", headers_of(message.headers))
+    parts: list[tuple[str, Any]] = []
+    fields = head.get_all("www-authenticate")
+    if fields:
+        parts += _attempt("challenge", lambda: [_challenge(c) for c in Challenge.parse_all(fields)])
+    values = head.get_all("authorization")
+    if values:
+        parts += _attempt(
+            "credential", lambda: [_credential(token) for token in payment_tokens(values)]
+        )
+    receipt = head.get("payment-receipt")
+    if receipt is not None:
+        parts += _attempt("receipt", lambda: [_receipt(receipt)])
+    return parts
+
+
+def _attempt(title: str, decode: Any) -> list[tuple[str, Any]]:
+    try:
+        return [(title, value) for value in decode()]
+    except (ParseError, Problem) as error:
+        return [(title, f"cannot be read: {error}")]
+
+
+def _challenge(challenge: Challenge) -> dict[str, Any]:
+    shown = {
+        "id": challenge.id,
+        "realm": challenge.realm,
+        "method": challenge.method,
+        "intent": challenge.intent,
+        "request": challenge.request_object,
+        "expires": challenge.expires,
+        "digest": challenge.digest,
+        "opaque": challenge.opaque_object or None,
+        "description": challenge.description,
+    }
+    return {name: value for name, value in shown.items() if value is not None}
+
+
+def _credential(token: str) -> dict[str, Any]:
+    credential = Credential.parse(token)
+    return {
+        "challenge": _challenge(credential.challenge),
+        "payload": dict(credential.payload),
+        "source": credential.source,
+    }
+
+
+def _receipt(field: str) -> dict[str, Any]:
+    receipt = Receipt.parse(field)
+    return {
+        "status": receipt.status,
+        "method": receipt.method,
+        "reference": receipt.reference,
+        "timestamp": receipt.timestamp,
+        **receipt.extra,
+    }
+
+
+def _indented(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, indent=2, default=str)
+    return "\n".join(f"  {line}" for line in text.split("\n"))

@@ -1,0 +1,71 @@
+"""Takes the listener away from the mode the user gave: what is not aimed must go nowhere."""
+
+import asyncio
+import logging
+from typing import Any
+
+from mitmproxy import ctx
+from mitmproxy.proxy import mode_specs
+
+log = logging.getLogger(__name__)
+
+NOWHERE = "reverse:http://127.0.0.1:1"
+"""The mode of every gateway: nothing listens there. True upstreams live in our configuration."""
+NOWHERE_ADDRESS = ("127.0.0.1", 1)
+POLL_S = 0.02
+PATIENCE_S = 30
+
+
+class TakeoverFailed(Exception):
+    """The listener could not be moved; the gateway stays closed."""
+
+
+def leads_nowhere(mode: mode_specs.ProxyMode) -> bool:
+    """Whether connections of `mode` reach no upstream but those that we aim."""
+    return isinstance(mode, mode_specs.ReverseMode) and mode.address[:2] == NOWHERE_ADDRESS
+
+
+def reverse_target(modes: list[str]) -> str | None:
+    """Return the upstream that the user's mode names, or None for a mode without one of ours."""
+    for text in modes:
+        mode = mode_specs.ProxyMode.parse(text)
+        if isinstance(mode, mode_specs.ReverseMode) and not leads_nowhere(mode):
+            host, port = mode.address[:2]
+            return f"{mode.scheme}://{host}:{port}"
+    return None
+
+
+async def take_over() -> None:
+    """Replace the mode, wait until the servers themselves show it, cut what came in before.
+
+    Changing the option alone says nothing: the old listener may still accept connections that
+    lead straight to the upstream, unpaid.
+    """
+    wanted = [_nowhere(mode_specs.ProxyMode.parse(text)) for text in ctx.options.mode]
+    if wanted != list(ctx.options.mode):
+        ctx.options.update(mode=wanted)
+    for _ in range(int(PATIENCE_S / POLL_S)):
+        servers = list(ctx.master.addons.get("proxyserver").servers)
+        if servers and all(leads_nowhere(s.mode) and s.is_running for s in servers):
+            break
+        await asyncio.sleep(POLL_S)
+    else:
+        raise TakeoverFailed("the listener did not take the gateway's mode")
+    for handler in list(ctx.master.addons.get("proxyserver").connections.values()):
+        _cut(handler)
+
+
+def _nowhere(mode: mode_specs.ProxyMode) -> str:
+    host, port = mode.custom_listen_host, mode.custom_listen_port
+    if port is None:
+        return NOWHERE
+    return f"{NOWHERE}@{host}:{port}" if host else f"{NOWHERE}@{port}"
+
+
+def _cut(handler: Any) -> None:
+    if leads_nowhere(handler.client.proxy_mode):
+        return
+    log.info("closing a connection that came in before the gateway was up")
+    io = handler.transports.get(handler.client)
+    if io is not None and io.handler is not None:
+        handler.close_connection(handler.client)

@@ -1,0 +1,678 @@
+"""The rail with a gas key of its own, on a real EVM over real HTTP: what moves, what cannot."""
+
+import asyncio
+
+import pytest
+
+from mpp_gateway.crypto.keccak import keccak256
+from mpp_gateway.demo.chain import TIP_WEI
+from mpp_gateway.errors import RailUnavailable
+from mpp_gateway.protocol.problems import PaymentInsufficient, VerificationFailed
+from mpp_gateway.protocol.receipt import Receipt
+from mpp_gateway.rails.base import Settlement
+from mpp_gateway.rails.evm import abi, submitter
+from mpp_gateway.rails.evm.chain import ChainClient, RpcFailed
+from mpp_gateway.rails.evm.inspection import Inspector
+from mpp_gateway.rails.evm.seller import EvmRail, RailMisconfigured
+from mpp_gateway.rails.evm.submitter import OwnKeySettler
+from tests.support.evm import (
+    BINDING,
+    GAS_KEY,
+    PAYER,
+    PRICE,
+    PURSE_MINOR,
+    SCHEME,
+    STRANGER,
+    Bench,
+    address,
+    bench,
+    head,
+    now,
+    settings_of,
+    until,
+)
+from tests.support.facilitator import submit
+
+SETTLED, REFUSED, UNKNOWN = Settlement.SETTLED, Settlement.REFUSED, Settlement.UNKNOWN
+
+
+def on_a_chain(story, tmp_path, **options) -> None:
+    """Run `story(bench)` on a fresh chain."""
+
+    async def run() -> None:
+        async with bench(tmp_path / "gateway.db", **options) as b:
+            await story(b)
+
+    asyncio.run(run())
+
+
+async def nothing_moved(b: Bench) -> None:
+    assert await b.balances() == (PURSE_MINOR, 0)
+
+
+def test_a_payment_moves_exactly_the_price_and_says_so_in_the_receipt(tmp_path):
+    async def story(b: Bench) -> None:
+        await b.rail.self_check()
+        presented = b.presented()
+        verified = await b.rail.verify(presented, now())
+        assert verified.spendable_minor == PURSE_MINOR
+        await nothing_moved(b)
+
+        outcome = await b.settle(presented)
+
+        assert outcome.state is SETTLED
+        assert await b.balances() == (PURSE_MINOR - PRICE, PRICE)
+        ((name, value),) = outcome.headers
+        receipt = Receipt.parse(value)
+        assert (name, receipt.method, receipt.reference) == (
+            "Payment-Receipt",
+            "evm",
+            outcome.reference,
+        )
+        assert receipt.extra == {
+            "chainId": b.chain.chain_id,
+            "challengeId": presented.challenge_id,
+        }
+        mined = await b.chain.run(lambda node: node.receipt(outcome.reference))
+        assert mined["status"] == "0x1"
+
+    on_a_chain(story, tmp_path)
+
+
+def test_a_settled_proof_settles_once_however_often_it_is_shown(tmp_path):
+    async def story(b: Bench) -> None:
+        credential = b.pay()
+        presented = b.read(credential)
+        first = await b.settle(presented)
+        again = await b.settle(b.read(credential))
+        with pytest.raises(VerificationFailed):
+            await b.rail.verify(b.read(credential), now())
+
+        assert (first.state, again.state) == (SETTLED, SETTLED)
+        assert again.reference == first.reference
+        assert await b.balances() == (PURSE_MINOR - PRICE, PRICE)
+
+    on_a_chain(story, tmp_path)
+
+
+def test_ten_copies_of_one_proof_settle_once(tmp_path):
+    async def story(b: Bench) -> None:
+        presented = b.presented()
+        outcomes = await asyncio.gather(*(b.settle(presented) for _ in range(10)))
+        assert {o.state for o in outcomes} == {SETTLED}
+        assert len({o.reference for o in outcomes}) == 1
+        assert await b.balances() == (PURSE_MINOR - PRICE, PRICE)
+        assert len(await b.submissions()) == 1
+
+    on_a_chain(story, tmp_path)
+
+
+def test_twenty_payments_at_once_share_one_gas_key_without_a_gap(tmp_path):
+    async def story(b: Bench) -> None:
+        payments = [b.presented(bytes((n,)) * 16) for n in range(20)]
+        outcomes = await asyncio.gather(*(b.settle(p) for p in payments))
+
+        assert {o.state for o in outcomes} == {SETTLED}
+        assert len({o.reference for o in outcomes}) == 20
+        assert await b.submissions() == [(n, "done") for n in range(20)]
+        assert await b.balances() == (PURSE_MINOR - 20 * PRICE, 20 * PRICE)
+
+    on_a_chain(story, tmp_path)
+
+
+def test_two_processes_share_one_gas_key_and_one_store(tmp_path):
+    """Two settlers with a database connection each, as two workers have."""
+
+    async def story(b: Bench) -> None:
+        async with _second_worker(b, tmp_path) as other:
+            payments = [b.presented(bytes((n,)) * 16) for n in range(12)]
+            outcomes = await asyncio.gather(
+                *(
+                    (b.rail if n % 2 else other).settle(p, PRICE, now())
+                    for n, p in enumerate(payments)
+                )
+            )
+        assert {o.state for o in outcomes} == {SETTLED}
+        assert await b.submissions() == [(n, "done") for n in range(12)]
+
+    on_a_chain(story, tmp_path)
+
+
+def test_money_that_left_between_verify_and_settle_is_refused_and_costs_no_nonce(tmp_path):
+    async def story(b: Bench) -> None:
+        await b.chain.fund_gas(address(PAYER))
+        presented = b.presented()
+        await b.rail.verify(presented, now())
+        await b.chain.transfer(PAYER, address(STRANGER), PURSE_MINOR)
+
+        outcome = await b.settle(presented)
+
+        assert outcome.state is REFUSED
+        assert await b.balances() == (0, 0)
+        assert await b.submissions() == []
+
+    on_a_chain(story, tmp_path)
+
+
+def test_a_transaction_that_reverts_in_its_block_is_refused(tmp_path):
+    """The money leaves after the simulation, while the transaction waits for its block."""
+
+    async def story(b: Bench) -> None:
+        await b.chain.fund_gas(address(PAYER))
+        presented = b.presented()
+        await b.chain.run(lambda node: setattr(node, "automine", False))
+        await b.chain.transfer(PAYER, address(STRANGER), PURSE_MINOR)
+        settling = asyncio.create_task(b.settle(presented))
+        await until(lambda: "eth_sendRawTransaction" in b.node.calls, "the broadcast")
+        await until(lambda: b.node.calls.count("eth_getTransactionReceipt") > 0, "the first poll")
+        await b.chain.run(lambda node: node.mine())
+
+        outcome = await settling
+
+        assert outcome.state is REFUSED
+        assert await b.balances() == (0, 0)
+        assert await b.submissions() == [(0, "done")]
+
+    on_a_chain(story, tmp_path)
+
+
+def test_a_payer_without_the_money_is_insufficient(tmp_path):
+    async def story(b: Bench) -> None:
+        with pytest.raises(PaymentInsufficient):
+            await b.rail.verify(b.presented(key=STRANGER), now())
+
+    on_a_chain(story, tmp_path)
+
+
+def test_a_front_run_payment_is_settled_by_whoever_submitted_it(tmp_path):
+    async def story(b: Bench) -> None:
+        presented = b.presented()
+        await b.chain.fund_gas(address(STRANGER))
+        payload = abi.transfer_with_authorization(presented.evidence.authorization)
+        theirs = await submit(b.chain, payload, STRANGER)
+
+        outcome = await b.settle(presented)
+
+        assert (outcome.state, outcome.reference) == (SETTLED, theirs)
+        assert await b.balances() == (PURSE_MINOR - PRICE, PRICE)
+
+    on_a_chain(story, tmp_path)
+
+
+def test_a_cancelled_authorization_is_refused(tmp_path):
+    async def story(b: Bench) -> None:
+        presented = b.presented()
+        await b.chain.fund_gas(address(STRANGER))
+        await submit(b.chain, _cancellation(b, presented.evidence.authorization.nonce), STRANGER)
+
+        with pytest.raises(VerificationFailed):
+            await b.rail.verify(presented, now())
+        assert (await b.settle(presented)).state is REFUSED
+        await nothing_moved(b)
+
+    on_a_chain(story, tmp_path)
+
+
+def test_a_node_that_hangs_before_anything_is_sent_is_a_refusal(tmp_path):
+    async def story(b: Bench) -> None:
+        presented = b.presented()
+        b.node.faults["*"] = "hang"
+        with pytest.raises(RailUnavailable):
+            await b.rail.verify(presented, now())
+        assert (await b.settle(presented)).state is REFUSED
+        b.node.faults.clear()
+        assert await b.submissions() == []
+        assert (await b.settle(presented)).state is SETTLED
+
+    on_a_chain(story, tmp_path, settle_s=1, rpc_s=1)
+
+
+@pytest.mark.parametrize("fault", ["hang", "lost", "reset", "500", "garbage", "no-result"])
+def test_a_broadcast_whose_answer_never_comes_is_followed_to_its_block(tmp_path, fault):
+    """The transaction may be out there: it is never refused, and found if it was mined."""
+
+    async def story(b: Bench) -> None:
+        presented = b.presented()
+        b.node.faults["eth_sendRawTransaction"] = fault
+        outcome = await b.settle(presented)
+        b.node.faults.clear()
+        if fault == "lost":
+            assert outcome.state is SETTLED
+            return
+        assert outcome.state is UNKNOWN
+        await nothing_moved(b)
+        await b.rail.maintain(now())
+        seen = await b.rail.look_up(presented, now())
+        assert seen.state is SETTLED
+        assert await b.balances() == (PURSE_MINOR - PRICE, PRICE)
+
+    on_a_chain(story, tmp_path, settle_s=2, rpc_s=1)
+
+
+def test_a_lost_reply_on_a_blind_node_is_unknown_and_then_found(tmp_path):
+    async def story(b: Bench) -> None:
+        presented = b.presented()
+        b.node.faults = {"eth_sendRawTransaction": "lost", "eth_getTransactionReceipt": "500"}
+        outcome = await b.settle(presented)
+        assert outcome.state is UNKNOWN
+        assert outcome.headers == ()
+        b.node.faults.clear()
+
+        seen = await b.rail.look_up(presented, now())
+
+        assert (seen.state, seen.reference) == (SETTLED, outcome.reference)
+        assert Receipt.parse(seen.headers[0][1]).reference == outcome.reference
+        assert await b.balances() == (PURSE_MINOR - PRICE, PRICE)
+
+    on_a_chain(story, tmp_path, settle_s=1, rpc_s=1)
+
+
+@pytest.mark.parametrize("method", ["eth_estimateGas", "eth_getBlockByNumber"])
+@pytest.mark.parametrize("fault", ["500", "garbage", "no-result", "error: unavailable"])
+def test_a_node_that_answers_wrongly_before_the_broadcast_is_a_refusal(tmp_path, method, fault):
+    async def story(b: Bench) -> None:
+        presented = b.presented()
+        b.node.faults[method] = fault
+        assert (await b.settle(presented)).state is REFUSED
+        await nothing_moved(b)
+
+    on_a_chain(story, tmp_path)
+
+
+@pytest.mark.parametrize("fault", ["500", "garbage", "no-result", "reset", "error: no"])
+def test_a_node_that_cannot_be_read_fails_verification_closed(tmp_path, fault):
+    async def story(b: Bench) -> None:
+        presented = b.presented()
+        b.node.faults["*"] = fault
+        with pytest.raises(RailUnavailable) as refusal:
+            await b.rail.verify(presented, now())
+        assert refusal.value.status == 503
+        assert refusal.value.retry_after_s
+        assert b.node.url not in refusal.value.detail + refusal.value.private
+
+    on_a_chain(story, tmp_path)
+
+
+@pytest.mark.parametrize("words", ["insufficient funds for gas", "transaction underpriced"])
+def test_a_refused_transaction_is_erased_and_its_nonce_used_again(tmp_path, words):
+    """The signature of a released payment must not be there for a later rebroadcast."""
+
+    async def story(b: Bench) -> None:
+        presented = b.presented()
+        b.node.faults["eth_sendRawTransaction"] = f"error: {words}"
+        assert (await b.settle(presented)).state is REFUSED
+        assert await b.submissions() == [(0, "free")]
+        assert await b.stored_signatures() == 0
+        b.node.faults.clear()
+        assert await b.rail.maintain(now()) == 0
+        await nothing_moved(b)
+
+        other = await b.settle(b.presented(b"\2" * 16))
+
+        assert other.state is SETTLED
+        assert await b.submissions() == [(0, "done")]
+
+    on_a_chain(story, tmp_path)
+
+
+def test_a_refused_connection_is_known_to_have_sent_nothing(tmp_path):
+    async def story(b: Bench) -> None:
+        presented = b.presented()
+        dead = ChainClient("http://127.0.0.1:1", b.settings.token, 1)
+        settler = OwnKeySettler(b.settings, dead, Inspector(dead), b.database, GAS_KEY)
+        rail = EvmRail("demo", b.settings, SCHEME, settler, dead)
+        assert (await rail.settle(presented, PRICE, now())).state is REFUSED
+        await rail.close()
+
+    on_a_chain(story, tmp_path)
+
+
+def test_a_nonce_that_somebody_else_used_is_left_and_the_payment_goes_through(tmp_path):
+    async def story(b: Bench) -> None:
+        assert (await b.settle(b.presented(b"\1" * 16))).state is SETTLED
+        await b.chain.fund_gas(address(GAS_KEY))
+        payload = abi.transfer(b"\1" * 20, 0)
+        await submit(b.chain, payload, GAS_KEY)
+
+        outcome = await b.settle(b.presented(b"\2" * 16))
+
+        assert outcome.state is SETTLED
+        assert await b.submissions() == [(0, "done"), (1, "lost"), (2, "done")]
+        assert await b.balances() == (PURSE_MINOR - 2 * PRICE, 2 * PRICE)
+
+    on_a_chain(story, tmp_path)
+
+
+def test_a_gap_left_by_a_crash_is_sent_again_at_the_next_start(tmp_path):
+    """Killed after the store had the transaction and before the node had it."""
+
+    async def story(b: Bench) -> None:
+        presented = b.presented(b"\1" * 16)
+        b.node.faults["eth_sendRawTransaction"] = "reset"
+        assert (await b.settle(presented)).state is UNKNOWN
+        b.node.faults.clear()
+        async with _second_worker(b, tmp_path) as restarted:
+            assert await restarted.maintain(now()) == 1
+            later = await restarted.settle(b.presented(b"\2" * 16), PRICE, now())
+            assert later.state is SETTLED
+            assert await restarted.maintain(now()) == 0
+            assert (await restarted.look_up(presented, now())).state is SETTLED
+        assert await b.submissions() == [(0, "done"), (1, "done")]
+
+    on_a_chain(story, tmp_path, settle_s=1, rpc_s=1)
+
+
+def test_a_gap_whose_authorization_has_ended_is_filled_with_nothing(tmp_path):
+    async def story(b: Bench) -> None:
+        presented = b.presented(b"\1" * 16)
+        b.node.faults["eth_sendRawTransaction"] = "reset"
+        assert (await b.settle(presented)).state is UNKNOWN
+        b.node.faults.clear()
+
+        assert await b.rail.maintain(presented.valid_until_s) == 1
+        assert await b.rail.maintain(presented.valid_until_s) == 0
+
+        await nothing_moved(b)
+        assert await b.submissions() == [(0, "done")]
+        assert (await b.settle(b.presented(b"\2" * 16))).state is SETTLED
+
+    on_a_chain(story, tmp_path, settle_s=1, rpc_s=1)
+
+
+def test_a_refused_nonce_below_one_under_way_is_filled_at_once(tmp_path):
+    """Otherwise every later payment of the key would wait for a transaction that never comes."""
+
+    async def story(b: Bench) -> None:
+        b.node.faults["eth_sendRawTransaction"] = "held error: insufficient funds for gas"
+        low = asyncio.create_task(b.settle(b.presented(b"\1" * 16)))
+        await until(lambda: "eth_sendRawTransaction" in b.node.calls, "the first broadcast")
+        b.node.faults.clear()
+        high = await _start(b, b"\2" * 16)
+        assert await b.chain.run(lambda node: len(node.pending())) == 1
+        b.node.released.set()
+
+        assert (await low).state is REFUSED
+        assert (await high).state is SETTLED
+        assert await b.balances() == (PURSE_MINOR - PRICE, PRICE)
+        await b.rail.maintain(now())
+        assert await b.submissions() == [(0, "done"), (1, "done")]
+
+    on_a_chain(story, tmp_path)
+
+
+def test_a_second_attempt_never_refuses_what_the_first_may_have_sent(tmp_path):
+    """The node takes nothing any more; the first transaction is in its pool all the same."""
+
+    async def story(b: Bench) -> None:
+        presented = b.presented()
+        await b.chain.run(lambda node: setattr(node, "automine", False))
+        b.node.faults["eth_sendRawTransaction"] = "lost"
+        assert (await b.settle(presented)).state is UNKNOWN
+        b.node.faults["eth_sendRawTransaction"] = "error: insufficient funds for gas"
+
+        assert (await b.settle(presented)).state is UNKNOWN
+
+        assert await b.submissions() == [(0, "open")]
+        await b.chain.run(lambda node: node.mine())
+        assert (await b.settle(presented)).state is SETTLED
+        assert await b.balances() == (PURSE_MINOR - PRICE, PRICE)
+
+    on_a_chain(story, tmp_path, settle_s=1, rpc_s=1)
+
+
+def test_a_caller_that_goes_away_does_not_stop_what_was_begun(tmp_path):
+    async def story(b: Bench) -> None:
+        await b.chain.run(lambda node: setattr(node, "automine", False))
+        presented = b.presented()
+        task = asyncio.create_task(b.settle(presented))
+        await until(lambda: "eth_sendRawTransaction" in b.node.calls, "the broadcast")
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await until(lambda: b.node.calls[-1] == "eth_getTransactionReceipt", "the next poll")
+        await b.chain.run(lambda node: node.mine())
+
+        async def is_done() -> bool:
+            return await b.submissions() == [(0, "done")]
+
+        await until(is_done, "the end of the settlement")
+        assert (await b.rail.look_up(presented, now())).state is SETTLED
+
+    on_a_chain(story, tmp_path)
+
+
+def test_without_a_store_nothing_is_sent(tmp_path):
+    async def story(b: Bench) -> None:
+        presented = b.presented()
+        await b.database.close()
+        outcome = await b.settle(presented)
+        assert (outcome.state, outcome.headers) == (UNKNOWN, ())
+        assert "eth_sendRawTransaction" not in b.node.calls
+        await nothing_moved(b)
+
+    on_a_chain(story, tmp_path)
+
+
+def test_a_broadcast_that_failed_once_is_repeated_in_time(tmp_path):
+    async def story(b: Bench) -> None:
+        b.node.faults["eth_sendRawTransaction"] = "reset"
+        settling = asyncio.create_task(b.settle(b.presented()))
+        await until(lambda: "eth_sendRawTransaction" in b.node.calls, "the broadcast")
+        b.node.faults.clear()
+        assert (await settling).state is SETTLED
+        assert await b.balances() == (PURSE_MINOR - PRICE, PRICE)
+
+    on_a_chain(story, tmp_path)
+
+
+def test_a_stuck_transaction_is_offered_again_for_more_under_its_nonce(tmp_path, monkeypatch):
+    monkeypatch.setattr(submitter, "BUMP_AFTER_S", 1)
+
+    async def story(b: Bench) -> None:
+        await b.chain.run(lambda node: setattr(node, "automine", False))
+        settling = await _start(b, b"\1" * 16)
+        first = await b.chain.run(lambda node: next(iter(node.pending())))
+
+        async def is_replaced() -> bool:
+            return await b.chain.run(lambda node: node.pending()[0]["hash"] != first["hash"])
+
+        await until(is_replaced, "the second offer")
+        second = await b.chain.run(lambda node: next(iter(node.pending())))
+        assert second["nonce"] == first["nonce"]
+        assert int(second["maxFeePerGas"], 16) * 100 >= int(first["maxFeePerGas"], 16) * 110
+        await b.chain.run(lambda node: node.mine())
+
+        outcome = await settling
+
+        assert (outcome.state, outcome.reference) == (SETTLED, second["hash"])
+        assert await b.balances() == (PURSE_MINOR - PRICE, PRICE)
+
+    on_a_chain(story, tmp_path)
+
+
+def test_an_authorization_that_dies_unused_is_refused_by_the_chains_clock(tmp_path):
+    async def story(b: Bench) -> None:
+        presented = b.presented()
+        assert (await b.rail.look_up(presented, now())).state is UNKNOWN
+        ended = presented.valid_until_s
+        await b.chain.run(lambda node: (setattr(node, "_clock", lambda: ended), node.mine_empty()))
+        assert (await b.rail.look_up(presented, now())).state is REFUSED
+
+    on_a_chain(story, tmp_path)
+
+
+def test_a_look_up_of_a_nonce_spent_on_the_payer_himself_is_refused(tmp_path):
+    async def story(b: Bench) -> None:
+        presented = b.presented()
+        await b.chain.fund_gas(address(STRANGER))
+        await submit(b.chain, _to_himself(b, presented), STRANGER)
+        outcome = await b.rail.look_up(presented, now())
+        assert outcome.state is REFUSED
+        assert (await b.settle(presented)).state is REFUSED
+        await nothing_moved(b)
+
+    on_a_chain(story, tmp_path)
+
+
+@pytest.mark.parametrize("fault", ["500", "hang", "garbage", "error: range too large"])
+def test_a_look_up_that_cannot_ask_is_unknown(tmp_path, fault):
+    async def story(b: Bench) -> None:
+        presented = b.presented()
+        assert (await b.settle(presented)).state is SETTLED
+        b.node.faults["eth_getLogs"] = fault
+        assert (await b.rail.look_up(presented, now())).state is UNKNOWN
+
+    on_a_chain(story, tmp_path, rpc_s=1)
+
+
+def test_an_empty_gas_key_withholds_and_refuses_before_anything_is_sent(tmp_path):
+    async def story(b: Bench) -> None:
+        client = ChainClient(b.node.url, b.settings.token, 2)
+        poor = OwnKeySettler(
+            b.settings, client, Inspector(client), b.database, keccak256(b"no gas")
+        )
+        rail = EvmRail("demo", b.settings, SCHEME, poor, client)
+        assert not rail.is_withheld
+        with pytest.raises(RailUnavailable) as refusal:
+            await rail.verify(b.presented(), now())
+        assert "gas" not in refusal.value.detail
+        assert rail.is_withheld
+        await b.chain.fund_gas(address(keccak256(b"no gas")), TIP_WEI * 10**8)
+        await rail.maintain(now() + 1)
+        assert not rail.is_withheld
+        await rail.close()
+
+    on_a_chain(story, tmp_path)
+
+
+def test_confirmations_are_waited_for(tmp_path):
+    async def story(b: Bench) -> None:
+        presented = b.presented()
+        assert (await b.settle(presented)).state is SETTLED
+        deep = ChainClient(b.node.url, b.settings.token, 2, confirmations=3)
+        inspector = Inspector(deep)
+        key, transfer = presented.evidence.key, presented.evidence.transfer
+        early = await inspector.trace(key, transfer, presented.valid_until_s)
+        await b.chain.mint(address(STRANGER), 1)
+        await b.chain.mint(address(STRANGER), 1)
+        late = await inspector.trace(key, transfer, presented.valid_until_s)
+        assert (early.state, late.state) == (UNKNOWN, SETTLED)
+        await deep.close()
+
+    on_a_chain(story, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "names"),
+    [
+        ({"chain_id": 1}, "chain_id"),
+        ({"name": "USD Coin"}, "token.name"),
+        ({"version": "2"}, "token.version"),
+        ({"token": b"\x99" * 20}, "token.address"),
+    ],
+)
+def test_a_start_with_wrong_settings_names_the_setting(tmp_path, change, names):
+    async def story(b: Bench) -> None:
+        wrong = settings_of(b.chain, **change)
+        client = ChainClient(b.node.url, wrong.token, 2)
+        rail = EvmRail("demo", wrong, SCHEME, b.settler, client)
+        with pytest.raises(RailMisconfigured, match=names):
+            await rail.self_check()
+        await client.close()
+
+    on_a_chain(story, tmp_path)
+
+
+def test_a_token_that_is_not_there_is_no_answer_rather_than_unused_or_empty(tmp_path):
+    async def story(b: Bench) -> None:
+        nowhere = ChainClient(b.node.url, b"\x99" * 20, 2)
+        with pytest.raises(RpcFailed):
+            await nowhere.authorization_used(b"\1" * 20, b"\2" * 32)
+        with pytest.raises(RpcFailed):
+            await nowhere.balance_of(b"\1" * 20)
+        await nowhere.close()
+
+    on_a_chain(story, tmp_path)
+
+
+def test_the_token_takes_what_read_takes_at_the_edges_of_time(tmp_path):
+    """A window that `read` accepts must be one in which the token pays."""
+
+    async def story(b: Bench) -> None:
+        presented = b.presented()
+        assert b.rail.read(head(b.pay()), (b.offer,), BINDING, now()) is not None
+        assert presented.valid_until_s >= now() + 299
+        assert (await b.settle(presented)).state is SETTLED
+
+    on_a_chain(story, tmp_path)
+
+
+# --- support -----------------------------------------------------------------------------------
+
+
+def _second_worker(b: Bench, tmp_path):
+    from contextlib import asynccontextmanager
+
+    from mpp_gateway.ledger.database import Database
+    from mpp_gateway.rails.evm.submissions import SUBMISSIONS_SCHEMA
+
+    @asynccontextmanager
+    async def opened():
+        database = Database(tmp_path / "gateway.db", (SUBMISSIONS_SCHEMA,))
+        database.open()
+        client = ChainClient(b.node.url, b.settings.token, b.settings.rpc_s)
+        settler = OwnKeySettler(b.settings, client, Inspector(client), database, GAS_KEY)
+        rail = EvmRail("demo", b.settings, SCHEME, settler, client)
+        yield rail
+        await rail.close()
+        await database.close()
+
+    return opened()
+
+
+async def _start(b: Bench, entropy: bytes) -> asyncio.Task:
+    """Begin to settle and return once the node has the transaction."""
+    before = b.node.calls.count("eth_sendRawTransaction")
+    task = asyncio.create_task(b.settle(b.presented(entropy)))
+    await until(
+        lambda: (
+            b.node.calls.count("eth_sendRawTransaction") > before
+            and b.node.calls[-1] == "eth_getTransactionReceipt"
+        ),
+        "the broadcast",
+    )
+    return task
+
+
+def _cancellation(b: Bench, nonce: bytes) -> bytes:
+    from mpp_gateway.crypto import eip712
+    from mpp_gateway.crypto.secp256k1 import address_of, sign
+
+    authorizer = address_of(PAYER)
+    struct = eip712.hash_struct(
+        eip712.type_hash("CancelAuthorization(address authorizer,bytes32 nonce)"),
+        eip712.address(authorizer),
+        nonce,
+    )
+    signature = sign(eip712.signing_digest(b.settings.domain, struct), PAYER)
+    return b"".join(
+        (
+            abi.selector("cancelAuthorization(address,bytes32,uint8,bytes32,bytes32)"),
+            abi.address_word(authorizer),
+            nonce,
+            abi.uint_word(signature[64]),
+            signature[:64],
+        )
+    )
+
+
+def _to_himself(b: Bench, presented) -> bytes:
+    from dataclasses import replace
+
+    from mpp_gateway.crypto.secp256k1 import sign
+    from mpp_gateway.protocol import eip3009
+
+    honest = presented.evidence.authorization
+    other = replace(honest, recipient=honest.sender)
+    signature = sign(eip3009.digest(other, b.settings.domain), PAYER)
+    return abi.transfer_with_authorization(replace(other, signature=signature))

@@ -1,0 +1,105 @@
+"""Call data and logs, against published values and against an attacker's transaction."""
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import mpp_gateway.demo
+from mpp_gateway.demo.chain import token_artifact
+from mpp_gateway.protocol.eip3009 import Authorization
+from mpp_gateway.rails.evm import abi
+from mpp_gateway.rails.evm.abi import Log, Transfer, authorization_paid
+
+TOKEN, PAYER, PAYEE, NONCE = b"\1" * 20, b"\2" * 20, b"\3" * 20, b"\4" * 32
+EXPECTED = Transfer(TOKEN, PAYER, PAYEE, 1000)
+
+
+def used(nonce: bytes = NONCE, sender: bytes = PAYER) -> Log:
+    return Log(TOKEN, (abi.AUTHORIZATION_USED_TOPIC, abi.address_word(sender), nonce), b"")
+
+
+def moved(value: int = 1000, to: bytes = PAYEE, token: bytes = TOKEN) -> Log:
+    ends = (abi.address_word(PAYER), abi.address_word(to))
+    return Log(token, (abi.TRANSFER_TOPIC, *ends), abi.uint_word(value))
+
+
+@pytest.mark.parametrize(
+    ("ours", "published"),
+    [
+        (abi.BALANCE_OF, "70a08231"),
+        (abi.TRANSFER, "a9059cbb"),
+        (abi.AUTHORIZATION_STATE, "e94a0102"),
+        (abi.TRANSFER_WITH_AUTHORIZATION, "e3ee160e"),
+        (abi.DOMAIN_SEPARATOR, "3644e515"),
+        (
+            abi.TRANSFER_TOPIC,
+            "ddf252ad1be2c89b69c2b068fc378daa952ba7f163c4a11628f55a4df523b3ef",
+        ),
+        (
+            abi.AUTHORIZATION_USED_TOPIC,
+            "98de503528ee59b575ef0c0a2576a82497bfc029a5685b209e9ec333479b10a5",
+        ),
+    ],
+)
+def test_selectors_and_topics_are_the_published_ones(ours, published):
+    assert ours.hex() == published
+
+
+def test_a_recovery_id_of_zero_or_one_is_written_as_27_or_28():
+    signature = b"\5" * 64
+    calls = {
+        abi.transfer_with_authorization(
+            Authorization(PAYER, PAYEE, 1, 0, 2, NONCE, signature + bytes((v,)))
+        )
+        for v in (0, 27)
+    }
+    assert len(calls) == 1
+    assert calls.pop()[4 + 6 * 32 : 4 + 7 * 32] == abi.uint_word(27)
+
+
+def test_a_use_followed_by_its_transfer_is_a_payment():
+    assert authorization_paid((used(), moved()), NONCE, EXPECTED)
+
+
+@pytest.mark.parametrize(
+    "logs",
+    [
+        (),
+        (used(),),
+        (moved(),),
+        (moved(), used()),
+        (used(b"\5" * 32), moved()),
+        (used(sender=PAYEE), moved()),
+        (used(), moved(999)),
+        (used(), moved(1001)),
+        (used(), moved(to=PAYER)),
+        (used(), moved(token=b"\6" * 20)),
+        (used(), replace(moved(), topics=(abi.TRANSFER_TOPIC,))),
+    ],
+)
+def test_anything_else_is_no_payment(logs):
+    assert not authorization_paid(logs, NONCE, EXPECTED)
+
+
+def test_one_transfer_does_not_pay_two_nonces():
+    """The payer burns nonce B on himself beside an honest payment A, and shows A's transfer."""
+    nonce_a = b"\7" * 32
+    logs = (used(nonce_a), moved(), used(NONCE), moved(0, PAYER))
+
+    assert authorization_paid(logs, nonce_a, EXPECTED)
+    assert not authorization_paid(logs, NONCE, EXPECTED)
+    assert not authorization_paid((used(NONCE), used(nonce_a), moved()), NONCE, EXPECTED)
+
+
+def test_logs_of_other_contracts_in_between_do_not_matter():
+    other = moved(5, token=b"\6" * 20)
+    assert authorization_paid((used(), other, moved()), NONCE, EXPECTED)
+
+
+def test_the_compiled_token_is_the_source_that_is_here():
+    source = Path(mpp_gateway.demo.__path__[0], "token.sol").read_bytes()
+    assert token_artifact()["source_sha256"] == hashlib.sha256(source).hexdigest(), (
+        "run scripts/compile-token"
+    )
