@@ -1,5 +1,7 @@
 """Answers the documents that say what is sold, and the questions after the gateway's health."""
 
+import dataclasses
+
 from mitmproxy import http
 
 from mpp_gateway.addons.runtime import Runtime
@@ -28,6 +30,9 @@ class Discovery:
         else:
             documents = self.library.of(serving.config, serving.snapshot, runtime.mount)
             state = RuntimeState(is_open=True, problems=serving.problems)
-        verdict = answer(documents, head_of(flow), state)
+        head = gate.head = head_of(flow)
+        if head.target in runtime.root_documents:
+            head = dataclasses.replace(head, target=runtime.mount + head.target)
+        verdict = answer(documents, head, state)
         if verdict is not None:
             flow.response = response_of(verdict)

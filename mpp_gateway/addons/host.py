@@ -13,11 +13,13 @@ from mitmproxy.addonmanager import Loader
 from mitmproxy.proxy import layer, server_hooks
 
 from mpp_gateway.addons import sentinel, takeover
+from mpp_gateway.addons.probe import missing_documents
 from mpp_gateway.addons.runtime import Runtime
 from mpp_gateway.config import load
 from mpp_gateway.config.model import GatewayConfig
 from mpp_gateway.config.zero import (
     DEFAULT_NETWORK,
+    DOCUMENTS,
     MOUNT,
     NETWORKS,
     SERVICE,
@@ -127,6 +129,9 @@ class Host:
         except takeover.TakeoverFailed:
             log.exception("the gateway stays closed")
             return
+        if self.runtime.mount:
+            base = self.runtime.config.services[SERVICE].base_url
+            self.runtime.root_documents = await missing_documents(base, DOCUMENTS)
         await self.runtime.open()
         if self.runtime.serving is not None and self.runtime.mount:
             _announce(self.runtime.config, ctx.options.gateway_network)

@@ -87,7 +87,7 @@ class PaymentView(contentviews.Contentview):
         body = data.decode("utf-8", "replace")
         return "\n\n".join([*parts, body] if body else parts)
 
-    def render_priority(self, data: bytes, metadata: contentviews.Metadata) -> float:  # noqa: ARG002
+    def render_priority(self, data: bytes, metadata: contentviews.Metadata) -> float:
         """Come first for a message that has something to show."""
         return 3 if payment_parts(metadata.http_message) else -1
 

@@ -30,7 +30,7 @@ class Routing:
             problem = NotReady("The gateway is starting.", retry_after_s=1)
             flow.response = response_of(problem_answer(problem))
             return
-        head = head_of(flow)
+        head = gate.head or head_of(flow)
         entropy = secrets.token_bytes(ENTROPY_BYTES)
         verdict = await serving.executor.run(
             admission.match(head, serving.snapshot, serving.executor.clock(), entropy)
@@ -39,6 +39,6 @@ class Routing:
             flow.response = response_of(verdict)
             return
         gate.exchange = verdict
-        self.runtime.under_way.add(gate)
+        self.runtime.begin(gate)
         gate.serving = serving
         gate.entropy = entropy

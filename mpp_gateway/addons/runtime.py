@@ -29,11 +29,15 @@ class Runtime:
         self.config: GatewayConfig | None = None
         self.table: RouteTable | None = None
         self.mount = ""
+        self.root_documents: frozenset[str] = frozenset()
+        """Documents that we serve at the root too, since the upstream has none of that name."""
         self.serving: Serving | None = None
         self.engine = Engine()
         self.failure: str | None = None
-        self.under_way: set[Gate] = set()
-        """The matched requests whose books are open; a drain waits for them."""
+        self._under_way: set[Gate] = set()
+        self.idle = asyncio.Event()
+        """Set while no matched request has open books; a drain waits for it."""
+        self.idle.set()
         self._closing: asyncio.Task[None] | None = None
         self._sink = sink
         self._build_rail = build_rail
@@ -53,6 +57,17 @@ class Runtime:
             request_body_bytes=limits.request_body_bytes,
             unpaid_bodies=limits.unpaid_bodies,
         )
+
+    def begin(self, gate: Gate) -> None:
+        """Count a matched request until its books are closed."""
+        self._under_way.add(gate)
+        self.idle.clear()
+
+    def end(self, gate: Gate) -> None:
+        """Stop counting a request. Idempotent."""
+        self._under_way.discard(gate)
+        if not self._under_way:
+            self.idle.set()
 
     async def open(self) -> None:
         """Open the store and the rails; on failure stay closed and say why in the log."""

@@ -80,4 +80,4 @@ class Settlement:
         except Exception:
             log.exception("an exchange was not closed; the store has it open")
         finally:
-            self.runtime.under_way.discard(gate)
+            self.runtime.end(gate)

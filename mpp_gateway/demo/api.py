@@ -1,4 +1,4 @@
-"""A sample API to sell: one answer in JSON, one as a stream of events. It knows nothing of money."""
+"""A sample API to sell: one answer in JSON, one as a stream. It knows nothing of money."""
 
 import asyncio
 from typing import Self

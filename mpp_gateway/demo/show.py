@@ -77,9 +77,10 @@ async def run(*, once: bool, port: int) -> int:
             await chain.fund_gas(checksum(address_of(GAS_KEY)))
             server = Server(_config(chain, api, Path(folder), port))
             started: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-            serving = asyncio.ensure_future(server.run(started.set_result))
-            await asyncio.wait({started, serving}, return_when=asyncio.FIRST_COMPLETED)
-            if serving.done():
+            serving = asyncio.create_task(server.run(started.set_result))
+            serving.add_done_callback(lambda _: started.done() or started.cancel())
+            await asyncio.wait({started})
+            if started.cancelled():
                 return _failed(serving)
             domain = Eip712Domain(TOKEN_NAME, TOKEN_VERSION, chain.chain_id, chain.token)
             stage = Stage(chain, domain, f"http://127.0.0.1:{started.result()}")
@@ -95,7 +96,7 @@ async def run(*, once: bool, port: int) -> int:
     return 0 if adds_up else 1
 
 
-def _failed(serving: asyncio.Future[None]) -> int:
+def _failed(serving: asyncio.Task[None]) -> int:
     error = serving.exception()
     if not isinstance(error, StartFailed):
         raise error or RuntimeError("the gateway stopped at once")
@@ -148,7 +149,8 @@ async def _show(stage: Stage) -> bool:
     after = await _balances(stage)
     _say("4. Who has what, on the chain")
     for name, old, new in zip(("buyer", "payee"), before, after, strict=True):
-        print(f"   {name}: {_units(old):>12} -> {_units(new):>12}  ({_units(new - old, sign=True)})")
+        change = _units(new - old, sign=True)
+        print(f"   {name}: {_units(old):>12} -> {_units(new):>12}  ({change})")
     moved = (after[0] - before[0], after[1] - before[1])
     adds_up = status == 200 and receipt is not None and moved == (-price_minor, price_minor)
     verdict = f"exactly {PRICE}" if adds_up else f"WRONG: expected {PRICE}"

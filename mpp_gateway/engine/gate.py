@@ -13,7 +13,7 @@ from mpp_gateway.engine.answers import response_of
 from mpp_gateway.errors import Forbidden, GatewayFault
 from mpp_gateway.gateway.answers import problem_answer
 from mpp_gateway.gateway.steps import Deliver, Forward
-from mpp_gateway.protocol.messages import Answer
+from mpp_gateway.protocol.messages import Answer, RequestHead
 from mpp_gateway.protocol.problems import Problem
 
 log = logging.getLogger(__name__)
@@ -37,6 +37,7 @@ class Gate:
         "exchange",
         "failure",
         "forward",
+        "head",
         "serving",
     )
 
@@ -51,6 +52,7 @@ class Gate:
         self.failure: Problem | None = None
         """Why the upstream gave nothing usable."""
         # What the addons keep between the hooks of one request.
+        self.head: RequestHead | None = None
         self.exchange: Any = None
         self.serving: Any = None
         self.entropy = b""

@@ -1,6 +1,7 @@
 """The gateway without a terminal tool around it: few addons, a drain, one process."""
 
 import asyncio
+import contextlib
 import signal
 import socket
 import tempfile
@@ -18,7 +19,6 @@ from mpp_gateway.config.model import GatewayConfig, Tls
 
 NOWHERE = "reverse:http://127.0.0.1:1"
 """The mode of every gateway: nothing listens there, so what is not aimed goes nowhere."""
-DRAIN_POLL_S = 0.05
 LAST_BYTES_S = 0.1
 
 
@@ -74,10 +74,8 @@ class Server:
         master = self._master
         assert master is not None
         master.options.update(server=False)
-        loop = asyncio.get_running_loop()
-        end_s = loop.time() + deadline_s
-        while self.runtime.under_way and loop.time() < end_s:
-            await asyncio.sleep(DRAIN_POLL_S)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.runtime.idle.wait(), deadline_s)
         await asyncio.sleep(LAST_BYTES_S)
         master.shutdown()
 

@@ -103,6 +103,5 @@ def is_forbidden_trailer(name: bytes) -> bool:
     return (
         lowered in STRIPPED_FROM_REQUEST
         or lowered in STRIPPED_FROM_RESPONSE
-        or lowered.startswith("x-forwarded-")
-        or lowered.startswith(":")
+        or lowered.startswith(("x-forwarded-", ":"))
     )
