@@ -60,3 +60,24 @@ set_up_node() {
     (cd "$folder" && npm ci --silent --no-audit --no-fund --legacy-peer-deps)
     printf '%s\n' "$wanted" >"$stamp"
 }
+
+# The official Python client in an environment of its own: its packages and ours may disagree.
+set_up_pympp() {
+    local folder=$1 stamp wanted
+    stamp=$folder/.venv/.installed
+    wanted=$(cat "$folder/pympp.lock" .python-version | cksum)
+    if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
+        return
+    fi
+    say "Installing the Python packages of $folder ..."
+    "$(find_python)" -m venv --clear "$folder/.venv"
+    PIP_DISABLE_PIP_VERSION_CHECK=1 "$folder/.venv/bin/python" -m pip install --quiet \
+        --require-hashes --requirement "$folder/pympp.lock"
+    printf '%s\n' "$wanted" >"$stamp"
+}
+
+# Everything that the tests in tests/peers pay the gateway with.
+set_up_peers() {
+    set_up_node tests/peers
+    set_up_pympp tests/peers
+}

@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 
@@ -69,6 +70,7 @@ async def pay(options: argparse.Namespace) -> int:
     body = _body(options.data)
     method = options.method or ("POST" if body is not None else "GET")
     headers = _headers(options.header)
+    _check_url(options.url)
     timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
     async with aiohttp.ClientSession(timeout=timeout, auto_decompress=True) as session:
         try:
@@ -184,6 +186,16 @@ def _show_receipt(field: str) -> None:
     say("receipt: " + json.dumps(shown))
 
 
+def _check_url(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        is_http = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_http = False
+    if not is_http:
+        raise CommandFailed(f"{url!r} is not an http:// or https:// URL", USAGE)
+
+
 def _body(data: str | None) -> bytes | None:
     if data is None or not data.startswith("@"):
         return None if data is None else data.encode()
@@ -199,5 +211,7 @@ def _headers(fields: Sequence[str]) -> dict[str, str]:
         name, colon, value = field.partition(":")
         if not colon:
             raise CommandFailed(f"--header {field!r} is not NAME: VALUE", USAGE)
+        if name.strip().lower() == "authorization":
+            raise CommandFailed("--header Authorization: this command sends its own", USAGE)
         headers[name.strip()] = value.strip()
     return headers

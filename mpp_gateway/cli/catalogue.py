@@ -34,10 +34,10 @@ def rows(config: GatewayConfig) -> list[Row]:
     ]
 
 
-def catalogue(config: GatewayConfig) -> str:
-    """Return the rows as a table."""
+def catalogue(config: GatewayConfig, stream: Any = None) -> str:
+    """Return the rows as a table for `stream`, stdout by default."""
     cells = [(r.service, r.route, r.price, r.methods, r.settle) for r in rows(config)]
-    return table(("service", "route", "price", "paid by", "settles"), cells)
+    return table(("service", "route", "price", "paid by", "settles"), cells, stream)
 
 
 def as_json(config: GatewayConfig) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 import argparse
 import dataclasses
+import logging
 import os
+import sys
 from pathlib import Path
 
 from mpp_gateway.cli import catalogue
@@ -11,6 +13,7 @@ from mpp_gateway.cli.output import (
     CANNOT_START,
     FAILED,
     OK,
+    USAGE,
     CommandFailed,
     emit_json,
     for_people,
@@ -19,20 +22,21 @@ from mpp_gateway.cli.output import (
 )
 from mpp_gateway.config import load
 from mpp_gateway.config.model import GatewayConfig
+from mpp_gateway.config.values import is_loopback
 from mpp_gateway.gateway.explanation import explain as explain_request
+
+EXPLAINED = frozenset({"StoreUnavailable", "StoreTooNew", "RailMisconfigured"})
+"""Exceptions whose text says all there is to say; a traceback would bury it."""
 
 
 def read_config(path: Path) -> GatewayConfig:
     """Return the checked configuration; a missing file is one clear line."""
-    try:
-        return load(path, os.environ)
-    except FileNotFoundError:
+    if not path.exists():
         raise CommandFailed(
             f"{path}: no such file (name one with --config, or start from configs/minimal.yaml)",
             BAD_CONFIG,
-        ) from None
-    except OSError as error:
-        raise CommandFailed(f"{path}: {error.strerror}", BAD_CONFIG) from None
+        )
+    return load(path, os.environ)
 
 
 async def check(options: argparse.Namespace) -> int:
@@ -43,7 +47,7 @@ async def check(options: argparse.Namespace) -> int:
         return OK
     print(catalogue.catalogue(config))
     for warning in config.warnings:
-        say(styled(f"warning: {warning}", "yellow"))
+        say(styled(f"warning: {warning}", "yellow", sys.stderr))
     return OK
 
 
@@ -63,26 +67,43 @@ async def serve(options: argparse.Namespace) -> int:
     """Serve until told to stop."""
     from mpp_gateway.engine.server import Server, StartFailed  # noqa: PLC0415 - heavy
 
-    config = read_config(options.config)
-    listen = dataclasses.replace(
-        config.listen,
-        host=options.host or config.listen.host,
-        port=config.listen.port if options.port is None else options.port,
-    )
-    config = dataclasses.replace(config, listen=listen)
+    config = _listening(read_config(options.config), options)
+    host = f"[{config.listen.host}]" if ":" in config.listen.host else config.listen.host
 
     def started(port: int) -> None:
-        say(catalogue.catalogue(config))
+        say(catalogue.catalogue(config, sys.stderr))
         for warning in config.warnings:
-            say(f"warning: {warning}")
+            say(styled(f"warning: {warning}", "yellow", sys.stderr))
         scheme = "https" if config.tls else "http"
-        say(f"\nserving on {scheme}://{listen.host}:{port}{config.base_path} (Ctrl-C stops)")
+        say(f"\nserving on {scheme}://{host}:{port}{config.base_path} (Ctrl-C stops)")
 
+    logging.getLogger("mpp_gateway.addons.runtime").addFilter(_is_unexplained)
     try:
         await Server(config).run(started)
     except StartFailed as error:
         raise CommandFailed(str(error), CANNOT_START) from None
     return OK
+
+
+def _listening(config: GatewayConfig, options: argparse.Namespace) -> GatewayConfig:
+    """Return `config` with the address of the command line; the file's rules hold for it too."""
+    host = options.host or config.listen.host
+    is_covered = config.tls or config.trusted_proxies or config.allow_insecure
+    if not is_loopback(host) and not is_covered:
+        # In clear text anybody on the way can read a proof of payment and spend it first.
+        raise CommandFailed(
+            f"--host {host}: clear text leaves this machine; the file needs `tls`,"
+            " `trusted_proxies` or `allow_insecure: true`",
+            USAGE,
+        )
+    port = config.listen.port if options.port is None else options.port
+    listen = dataclasses.replace(config.listen, host=host, port=port)
+    return dataclasses.replace(config, listen=listen)
+
+
+def _is_unexplained(record: logging.LogRecord) -> bool:
+    error = record.exc_info[1] if record.exc_info else None
+    return type(error).__name__ not in EXPLAINED
 
 
 async def pay(options: argparse.Namespace) -> int:

@@ -12,6 +12,7 @@ from mpp_gateway.cli.output import BAD_CONFIG, EXIT_CODES, FAILED, CommandFailed
 from mpp_gateway.errors import ConfigError
 
 DEFAULT_CONFIG = Path("gateway.yaml")
+PORT_MAX = 65_535
 
 EXAMPLES = """\
 examples:
@@ -44,12 +45,15 @@ def parser() -> argparse.ArgumentParser:
 type Verbs = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 - no public name
 
 
-def _add(verbs: Verbs, name: str, summary: str, description: str) -> argparse.ArgumentParser:
+def _add(
+    verbs: Verbs, name: str, summary: str, description: str, *examples: str
+) -> argparse.ArgumentParser:
+    lines = "\n".join(f"  mpp-gateway {name} {example}".rstrip() for example in examples)
     return verbs.add_parser(
         name,
         help=summary,
         description=description,
-        epilog=EXIT_CODES,
+        epilog=f"examples:\n{lines}\n\n{EXIT_CODES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
 
@@ -69,11 +73,14 @@ def _serve(verbs: Verbs) -> None:
         verbs,
         "serve",
         "sell what the configuration names",
-        "Serves until it is told to stop (Ctrl-C, SIGTERM); what is under way is finished first.",
+        "Serves until it is told to stop (Ctrl-C, SIGTERM); what is under way is finished first,"
+        "\nfor at most 30 seconds. A second signal stops at once.",
+        "--config gateway.yaml",
+        "--config gateway.yaml --port 8080",
     )
     _config_argument(verb)
     verb.add_argument("--host", help="listen on this address instead of the file's")
-    verb.add_argument("--port", type=int, help="listen on this port instead of the file's")
+    verb.add_argument("--port", type=_port, help="listen on this port instead of the file's")
     verb.set_defaults(run=commands.serve)
 
 
@@ -83,7 +90,9 @@ def _check(verbs: Verbs) -> None:
         "check",
         "check a configuration and list what it sells",
         "Prints every mistake of the file at once, or the table of services, routes, offers and"
-        " prices (JSON when piped). Nothing is opened and nobody is called.",
+        "\nprices (JSON when piped). Nothing is opened and nobody is called.",
+        "--config gateway.yaml",
+        "--config gateway.yaml --json",
     )
     _config_argument(verb)
     verb.add_argument("--json", action="store_true", help="print JSON, also on a terminal")
@@ -95,9 +104,12 @@ def _explain(verbs: Verbs) -> None:
         verbs,
         "explain",
         "say what would happen to a request, and why",
-        "Walks one request through the configuration without sending it anywhere.",
+        "Walks one request through the configuration without sending it anywhere. Exits with 1 if\n"
+        "the gateway itself would refuse it.",
+        "GET /weather/v1/forecast --config gateway.yaml",
+        "POST '/openai/v1/chat/completions?stream=1'",
     )
-    verb.add_argument("method", metavar="METHOD")
+    verb.add_argument("method", metavar="METHOD", help="for instance GET")
     verb.add_argument("target", metavar="PATH", help="for instance /openai/v1/models?limit=2")
     _config_argument(verb)
     verb.add_argument("--json", action="store_true", help="print JSON, also on a terminal")
@@ -111,14 +123,21 @@ def _pay(verbs: Verbs) -> None:
         "call a paid URL as a buyer",
         "Reads the 402, shows the price, pays with the key in MPP_PRIVATE_KEY and prints the answer"
         "\non stdout, the receipt on stderr. Without --max nothing above 0.10 is paid.",
+        "http://127.0.0.1:4402/weather/v1/forecast --dry-run",
+        "http://127.0.0.1:4402/weather/v1/forecast --max 0.05",
+        "URL -d '{\"city\":\"Oslo\"}' -H 'Content-Type: application/json'",
     )
-    verb.add_argument("url", metavar="URL")
+    verb.add_argument("url", metavar="URL", help="http:// or https:// URL of the call")
     verb.add_argument("-X", "--method", default=None, help="HTTP method (default: GET, or POST)")
     verb.add_argument("-d", "--data", default=None, help="request body; @FILE reads a file")
-    verb.add_argument("-H", "--header", action="append", default=[], metavar="NAME: VALUE")
+    verb.add_argument(
+        "-H", "--header", action="append", default=[], metavar="NAME: VALUE", help="may be repeated"
+    )
     verb.add_argument("--max", default="0.10", metavar="AMOUNT", help="the most to pay, in units")
     verb.add_argument("--dry-run", action="store_true", help="show the price, pay nothing")
-    verb.add_argument("--rpc-url", help="node that names a token which this command does not know")
+    verb.add_argument(
+        "--rpc-url", metavar="URL", help="node that names a token which this command does not know"
+    )
     verb.add_argument(
         "--nonce", choices=("packed", "json"), default="packed", help=argparse.SUPPRESS
     )
@@ -132,12 +151,20 @@ def _demo(verbs: Verbs) -> None:
         "watch a paid call: chain, API, gateway and buyer in one process",
         "Starts an EVM with a token, a sample API, the gateway and a buyer, pays once and shows the"
         "\nchallenge, the balances and the receipt. Needs the `demo` extra.",
+        "",
+        "--once",
     )
     verb.add_argument(
         "--once", action="store_true", help="stop after the payment; 0 if it added up"
     )
-    verb.add_argument("--port", type=int, default=4402, help="the gateway's port (default: 4402)")
+    verb.add_argument("--port", type=_port, default=4402, help="the gateway's port (default: 4402)")
     verb.set_defaults(run=commands.demo)
+
+
+def _port(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) > PORT_MAX:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port (0 to {PORT_MAX})")
+    return int(text)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

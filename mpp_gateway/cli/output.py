@@ -56,7 +56,7 @@ def emit_json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]], stream: Any = None) -> str:
     """Return rows under headings in columns as wide as they need to be."""
     lines = [tuple(headings), *(tuple(row) for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(headings))]
@@ -64,4 +64,4 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in lines
     ]
-    return "\n".join([styled(text[0], "bold"), *text[1:]])
+    return "\n".join([styled(text[0], "bold", stream), *text[1:]])

@@ -4,22 +4,20 @@ A stage is a generator: it yields effects (`gateway.steps`), is sent what they c
 its verdict. Whoever drives it owns the clock, the randomness, the store and the rails.
 """
 
-import hashlib
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 from mpp_gateway import events
 from mpp_gateway.errors import (
     AmbiguousCredentials,
     PaymentInProgress,
-    RailUnavailable,
     SettlementUnknown,
 )
 from mpp_gateway.gateway import settlement
 from mpp_gateway.gateway.answers import problem_answer
 from mpp_gateway.gateway.exchange import Exchange
 from mpp_gateway.gateway.machine import Clock, Machine, emit, move, perform
+from mpp_gateway.gateway.refusals import refusal
 from mpp_gateway.gateway.snapshot import Snapshot
 from mpp_gateway.gateway.steps import (
     ClaimProof,
@@ -35,16 +33,17 @@ from mpp_gateway.gateway.steps import (
 from mpp_gateway.ledger.exchanges import Claim, Claimed, ClaimRequest, State, Turn
 from mpp_gateway.protocol.credential import Credential
 from mpp_gateway.protocol.messages import Answer, RequestHead
-from mpp_gateway.protocol.negotiation import rank
 from mpp_gateway.protocol.problems import (
     InvalidChallenge,
     MethodUnsupported,
+    PaymentExpired,
     PaymentInsufficient,
     PaymentRequired,
     Problem,
     VerificationFailed,
 )
-from mpp_gateway.rails.base import Binding, Presented, Settlement, Verified
+from mpp_gateway.protocol.timestamps import parse_rfc3339
+from mpp_gateway.rails.base import Binding, Offer, Presented, Rail, Settlement, Verified
 from mpp_gateway.rails.payment_scheme import PaymentScheme, credential_tokens, scope_of
 from mpp_gateway.routing.table import Preflight
 from mpp_gateway.upstream.hygiene import request_headers
@@ -52,7 +51,6 @@ from mpp_gateway.upstream.rewriting import HookContext, RewrittenRequest, rewrit
 
 UNKNOWN_RETRY_S = 5
 IN_PROGRESS_RETRY_S = 1
-RAIL_RETRY_S = 30
 
 
 @dataclass(slots=True)
@@ -61,7 +59,8 @@ class Admission:
 
     exchange: Exchange
     clock: Clock
-    entropy: bytes
+    expired: Problem | None = None
+    """Set when the challenge is too old: then only an earlier use of it is looked after."""
 
 
 type AdmissionStep = Callable[[Admission], Generator[Effect, Reply]]
@@ -87,7 +86,7 @@ def match(
         return problem_answer(problem)
     if isinstance(found, Preflight):
         return Answer(204, (("Allow", ", ".join(found.allow)),))
-    exchange = Exchange(request_id, head, snapshot, found, now_s)
+    exchange = Exchange(request_id, head, snapshot, found, now_s, entropy)
     yield from emit(settlement.event(events.RouteMatched, exchange, now_s))
     return exchange
 
@@ -97,7 +96,8 @@ def match(
 
 def admit(exchange: Exchange, now_s: int, entropy: bytes) -> Machine[Answer | None]:
     """Return None when the request may go on to the upstream, or the answer that refuses it."""
-    admission = Admission(exchange, Clock(now_s), entropy)
+    exchange.entropy = entropy
+    admission = Admission(exchange, Clock(now_s))
     try:
         for step in ADMISSION:
             yield from step(admission)
@@ -113,7 +113,7 @@ def admit(exchange: Exchange, now_s: int, entropy: bytes) -> Machine[Answer | No
                 status=problem.status,
             )
         )
-        return refusal(exchange, problem, admission.clock.now_s, entropy)
+        return refusal(exchange, problem, admission.clock.now_s)
     return None
 
 
@@ -149,7 +149,7 @@ def _read_credential(admission: Admission) -> Generator[Effect, Reply]:
     for name in dict.fromkeys(offer.rail for offer in exchange.offers):
         rail = exchange.snapshot.rails[name]
         offers = tuple(offer for offer in exchange.offers if offer.rail == name)
-        presented = rail.read(exchange.head, offers, exchange.binding, admission.clock.now_s)
+        presented = _read(admission, rail, offers, exchange.binding)
         if presented is not None:
             found.append(presented)
     if len(found) > 1:
@@ -159,6 +159,22 @@ def _read_credential(admission: Admission) -> Generator[Effect, Reply]:
     exchange.presented = found[0]
     exchange.rail = exchange.snapshot.rails[found[0].rail]
     yield from ()
+
+
+def _read(
+    admission: Admission, rail: Rail, offers: tuple[Offer, ...], binding: Binding
+) -> Presented | None:
+    """Read the credential; of an expired one, what it was while it could be paid."""
+    head, now_s = admission.exchange.head, admission.clock.now_s
+    try:
+        return rail.read(head, offers, binding, now_s)
+    except PaymentExpired as expired:
+        # Its money may have moved while it was good. Without a look at the store this answer would
+        # ask a buyer who has paid to pay again.
+        admission.expired = expired
+        expires = Credential.parse(credential_tokens(head)[0]).challenge.expires
+        assert expires is not None
+        return rail.read(head, offers, binding, parse_rfc3339(expires) - 1)
 
 
 def _no_credential(exchange: Exchange) -> Problem:
@@ -182,6 +198,7 @@ def _claim(admission: Admission) -> Generator[Effect, Reply]:
         yield from _resolve(admission, presented, claimed)
         claimed = yield from _claimed(admission, presented)
     turn = Turn(claimed.exchange_id, claimed.attempt)
+    exchange.seen_seq = claimed.seq
     match claimed.claim:
         case Claim.FRESH:
             exchange.turn, exchange.state = turn, State.CLAIMED
@@ -189,7 +206,7 @@ def _claim(admission: Admission) -> Generator[Effect, Reply]:
             exchange.turn, exchange.state = turn, State.SETTLED
             exchange.paid, exchange.receipt = True, claimed.receipt
         case Claim.SPENT:
-            raise InvalidChallenge("This payment has been used.")
+            raise admission.expired or InvalidChallenge("This payment has been used.")
         case Claim.UNKNOWN:
             raise SettlementUnknown(
                 "An earlier use of this payment is not settled yet; do not pay again.",
@@ -213,6 +230,8 @@ def _claimed(admission: Admission, presented: Presented) -> Machine[Claimed]:
         amount_minor=presented.amount_minor,
         scope=admission.exchange.binding.scope,
         valid_until_s=presented.valid_until_s,
+        challenge_id=presented.challenge_id,
+        is_expired=admission.expired is not None,
     )
     claimed: Claimed = yield from perform(admission.clock, ClaimProof(request))
     return claimed
@@ -222,7 +241,10 @@ def _resolve(
     admission: Admission, presented: Presented, claimed: Claimed
 ) -> Generator[Effect, Reply]:
     """Ask the rail what became of an unknown settlement; the buyer is never asked to pay twice."""
-    outcome = yield from perform(admission.clock, LookUp(presented))
+    # The same nonce can be signed twice, with different ends. Only after the last of them is an
+    # unused one certain to stay unused.
+    last = replace(presented, valid_until_s=max(presented.valid_until_s, claimed.valid_until_s))
+    outcome = yield from perform(admission.clock, LookUp(last))
     turn = Turn(claimed.exchange_id, claimed.attempt)
     if outcome.state is Settlement.SETTLED:
         yield from move(
@@ -260,10 +282,9 @@ def _verify_and_hold(admission: Admission) -> Generator[Effect, Reply]:
     if presented is None or exchange.paid:
         return
     assert exchange.turn is not None
-    seen_at_s = admission.clock.now_s
     verified: Verified = yield from perform(admission.clock, Verify(presented))
     held = yield from perform(
-        admission.clock, Hold(exchange.turn, verified.spendable_minor, seen_at_s)
+        admission.clock, Hold(exchange.turn, verified.spendable_minor, exchange.seen_seq)
     )
     if not held:
         raise PaymentInsufficient(
@@ -343,34 +364,3 @@ def aim(exchange: Exchange) -> Forward:
         deadlines=Deadlines(timeouts.connect_s, timeouts.first_byte_s, timeouts.idle_s),
         secrets=secrets,
     )
-
-
-# --- refusals ------------------------------------------------------------------------------------
-
-
-def refusal(exchange: Exchange, problem: Problem, now_s: int, entropy: bytes) -> Answer:
-    """Return the answer to a refused request; a 402 carries fresh offers, nothing else does."""
-    challenges: list[tuple[str, str]] = []
-    if problem.status == PaymentRequired.status and exchange.binding is not None:
-        challenges = _challenges(exchange, exchange.binding, now_s, entropy)
-        if not challenges:  # a 402 that nobody can pay is forbidden by the draft, section 1.2
-            problem = RailUnavailable("No payment can be taken now.", retry_after_s=RAIL_RETRY_S)
-    return problem_answer(problem, challenges)
-
-
-def _challenges(
-    exchange: Exchange, binding: Binding, now_s: int, entropy: bytes
-) -> list[tuple[str, str]]:
-    wanted = exchange.head.get("accept-payment")
-    order: Any = range(len(exchange.offers))
-    if wanted is not None:
-        order = rank([(o.method, o.intent) for o in exchange.offers], wanted)
-    fields: list[tuple[str, str]] = []
-    for place in order:
-        offer = exchange.offers[place]
-        salt = hashlib.sha256(entropy + place.to_bytes(2)).digest()[:16]
-        rail = exchange.snapshot.rails[offer.rail]
-        if rail.is_withheld:
-            continue
-        fields.extend(rail.challenge(offer, binding, now_s, salt))
-    return fields

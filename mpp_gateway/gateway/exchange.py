@@ -19,6 +19,8 @@ class Exchange:
     snapshot: Snapshot
     match: Match
     started_s: int
+    entropy: bytes = b""
+    """32 random bytes of this request; what it is told at random comes from them."""
     offers: tuple[Offer, ...] = ()
     binding: Binding | None = None
     presented: Presented | None = None
@@ -26,6 +28,9 @@ class Exchange:
     turn: Turn | None = None
     """Our attempt at an exchange in the store; None while no proof is claimed."""
     state: State | None = None
+    seen_seq: int = 0
+    """The journal's last entry when the proof was claimed: what settles later is not yet in the
+    balance that `verify` reads."""
     paid: bool = False
     """The money moved in an earlier attempt that was not delivered: settle nothing now."""
     receipt: Headers = ()

@@ -1,6 +1,7 @@
 """Performs the effects of the sans-io stages: the one place that awaits stores and rails."""
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -29,6 +30,8 @@ from mpp_gateway.rails.base import Outcome, Rail, Settlement
 log = logging.getLogger(__name__)
 
 STORE_RETRY_S = 5
+RECORD_S = 5
+"""How long a stop waits for what was settled to be written down."""
 
 type Sink = Callable[[Event], None]
 
@@ -52,13 +55,26 @@ class Executor:
         self.sink = sink
         self._exchanges = exchanges
         self._rails = rails
+        self._settling: set[asyncio.Future[Outcome]] = set()
         self._late: set[asyncio.Task[None]] = set()
+        self._running = 0
+        self._idle = asyncio.Event()
 
     async def run[T](self, machine: Machine[T], body: bytes | None = None) -> T:
         """Run `machine` and return its verdict; `body` answers `NeedBody`.
 
         A Problem that an effect meets is raised into the machine, which knows what to undo.
         """
+        self._running += 1
+        self._idle.clear()
+        try:
+            return await self._drive(machine, body)
+        finally:
+            self._running -= 1
+            if not self._running:
+                self._idle.set()
+
+    async def _drive[T](self, machine: Machine[T], body: bytes | None) -> T:
         reply: Reply | Problem | None = None
         while True:
             try:
@@ -95,8 +111,8 @@ class Executor:
                 return await self._exchanges.claim(request, now_s)
             case Verify(presented):
                 return await self._rails[presented.rail].verify(presented, now_s)
-            case Hold(turn, spendable_minor, seen_at_s):
-                return await self._exchanges.hold(turn, spendable_minor, seen_at_s, now_s)
+            case Hold(turn, spendable_minor, seen_seq):
+                return await self._exchanges.hold(turn, spendable_minor, seen_seq, now_s)
             case Move():
                 return await self._exchanges.move(
                     effect.turn,
@@ -118,6 +134,8 @@ class Executor:
         presented = effect.presented
         rail = self._rails[presented.rail]
         task = asyncio.ensure_future(rail.settle(presented, presented.amount_minor, now_s))
+        self._settling.add(task)
+        task.add_done_callback(self._settling.discard)
         done, _ = await asyncio.wait({task}, timeout=effect.timeout_s)
         if not done:
             # The attempt goes on: stopping it half-way would only hide what it does. What it
@@ -137,6 +155,9 @@ class Executor:
         if after is None:
             return
         try:
+            # The request's own word that it gave up waiting may come after this: said here too, it
+            # cannot come too late and hide the outcome.
+            await self._exchanges.move(effect.turn, State.SETTLING, State.UNKNOWN, self.clock())
             await self._exchanges.move(
                 effect.turn,
                 State.UNKNOWN,
@@ -163,12 +184,19 @@ class Executor:
             log.exception("an event sink failed")
 
     async def close(self) -> None:
-        """Wait for the settlements that outlived their request."""
+        """Wait for the money that is under way, and for its record."""
+        if self._settling:
+            await asyncio.wait(self._settling)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(RECORD_S):
+                    await self._idle.wait()
         if self._late:
             await asyncio.wait(self._late)
 
 
 def _outcome_of(task: asyncio.Future[Outcome]) -> Outcome:
+    if task.cancelled():
+        return Outcome(Settlement.UNKNOWN, detail="settling was cut off")
     error = task.exception()
     if error is None:
         return task.result()

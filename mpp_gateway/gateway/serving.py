@@ -3,7 +3,9 @@
 import asyncio
 import fcntl
 import logging
+import math
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -24,6 +26,7 @@ from mpp_gateway.routing.table import RouteTable
 log = logging.getLogger(__name__)
 
 MAINTENANCE_S = 15
+SWEEP_MARGIN_S = 60
 
 MIGRATIONS = (EXCHANGES_SCHEMA, SUBMISSIONS_SCHEMA)
 """The schema of the store, one entry a version, forward only: never edit one that was released."""
@@ -48,6 +51,7 @@ class Serving:
     async def close(self) -> None:
         """Finish what money is under way, then let go of everything."""
         self.upkeep.cancel()
+        await asyncio.gather(self.upkeep, return_exceptions=True)
         await self.executor.close()
         for rail in self.rails.values():
             await rail.close()
@@ -72,39 +76,68 @@ async def open_serving(
     database = Database(config.store_path, MIGRATIONS)
     database.open()
     exchanges = Exchanges(database)
-    lock = await _lock(config.store_path, exchanges, clock())
-    rails = {
-        name: build_rail(
-            name,
-            settings,
+    async with AsyncExitStack() as opened:
+        opened.push_async_callback(database.close)
+        lock = opened.enter_context(await _lock(config.store_path, exchanges, clock()))
+        rails: dict[str, Rail] = {}
+        for name, settings in config.methods.items():
+            settle_s = math.ceil(config.timeouts.settle_s)
+            rails[name] = build_rail(
+                name, settings, scheme=scheme, database=database, settle_s=settle_s
+            )
+            opened.push_async_callback(rails[name].close)
+        problems: dict[str, str] = {}
+        for rail in rails.values():
+            await _look_after(rail, problems, clock(), first=True)
+        snapshot = Snapshot(
+            config=config,
+            table=table or RouteTable.build(config),
+            rails=rails,
             scheme=scheme,
-            database=database,
-            settle_s=int(config.timeouts.settle_s),
+            offers=compile_offers(config, rails),
+            prefixed=table is None,
         )
-        for name, settings in config.methods.items()
-    }
-    problems: dict[str, str] = {}
-    for rail in rails.values():
-        await _look_after(rail, problems, clock(), first=True)
-    snapshot = Snapshot(
-        config=config,
-        table=table or RouteTable.build(config),
-        rails=rails,
-        scheme=scheme,
-        offers=compile_offers(config, rails),
-        prefixed=table is None,
-    )
+        opened.pop_all()  # it is all open: from here on `Serving.close` sees to it
     executor = Executor(exchanges, rails, sink, clock)
-    upkeep = asyncio.ensure_future(_keep(rails, problems, clock))
+    upkeep = asyncio.ensure_future(_keep(config, exchanges, rails, problems, clock))
     return Serving(config, snapshot, executor, exchanges, rails, database, lock, problems, upkeep)
 
 
-async def _keep(rails: dict[str, Rail], problems: dict[str, str], clock: Callable[[], int]) -> None:
-    """Look after every rail now and then, for as long as the gateway serves."""
+async def _keep(
+    config: GatewayConfig,
+    exchanges: Exchanges,
+    rails: dict[str, Rail],
+    problems: dict[str, str],
+    clock: Callable[[], int],
+) -> None:
+    """Look after the books and every rail now and then, for as long as the gateway serves."""
     while True:
         await asyncio.sleep(MAINTENANCE_S)
+        await _sweep(exchanges, longest_settlement_s(config), clock())
         for rail in rails.values():
-            await _look_after(rail, problems, clock(), first=False)
+            looking = _look_after(rail, problems, clock(), first=False)
+            (error,) = await asyncio.gather(looking, return_exceptions=True)
+            if error is not None:
+                # One rail that fails in a new way must not end the care for all the others.
+                log.error("%s could not be looked after: %r", rail.name, error)
+                problems[rail.name] = str(error) or type(error).__name__
+
+
+def longest_settlement_s(config: GatewayConfig) -> int:
+    """Return after how many seconds no process of this configuration still settles a payment."""
+    routes = (route for service in config.services.values() for route in service.routes)
+    longest = max((route.timeouts.settle_s for route in routes), default=0)
+    return math.ceil(max(longest, config.timeouts.settle_s)) + SWEEP_MARGIN_S
+
+
+async def _sweep(exchanges: Exchanges, settle_s: int, now_s: int) -> None:
+    try:
+        found = await exchanges.sweep(now_s, settle_s)
+    except StoreUnavailable as error:
+        log.warning("the books could not be swept: %s", error)
+    else:
+        if found:
+            log.warning("%d exchanges were left open by a process that is gone", found)
 
 
 async def _look_after(rail: Rail, problems: dict[str, str], now_s: int, *, first: bool) -> None:

@@ -1,10 +1,13 @@
 """What happens to the money once the upstream has spoken, or has failed to."""
 
+import re
+
 from mpp_gateway import events
 from mpp_gateway.errors import GatewayFault, SettlementUnknown, UpstreamRefused
 from mpp_gateway.gateway.answers import problem_answer
 from mpp_gateway.gateway.exchange import Exchange
 from mpp_gateway.gateway.machine import Clock, Machine, emit, move, perform
+from mpp_gateway.gateway.refusals import refusal
 from mpp_gateway.gateway.steps import Deliver, Settle
 from mpp_gateway.ledger.exchanges import State
 from mpp_gateway.protocol.messages import Answer, Headers
@@ -15,6 +18,9 @@ from mpp_gateway.upstream.redirects import rewrite_location
 from mpp_gateway.upstream.rewriting import HookContext, RewrittenResponse, rewrite_response
 
 UNKNOWN_RETRY_S = 5
+
+_DIRECTIVE = re.compile(r'(?:[^",]|"(?:\\.|[^"\\])*"?)+')
+_SHARED = frozenset({"public", "s-maxage", "private"})
 
 
 def event[E: events.Event](kind: type[E], exchange: Exchange, at_s: int, **more: object) -> E:
@@ -49,7 +55,7 @@ def settle(exchange: Exchange, clock: Clock) -> Machine[None]:
     outcome = yield from perform(clock, Settle(presented, turn, timeout_s))
     match outcome.state:
         case Settlement.SETTLED:
-            yield from move(
+            settled = move(
                 turn,
                 State.SETTLING,
                 State.SETTLED,
@@ -57,6 +63,10 @@ def settle(exchange: Exchange, clock: Clock) -> Machine[None]:
                 reference=outcome.reference,
                 receipt=outcome.headers,
             )
+            if not (yield from _recorded(settled)):
+                # A restart took the exchange over, or the store is gone: whoever looks at it next
+                # sees a payment that was not used. Served here too, it would buy two calls.
+                raise _unknown(exchange)
             exchange.state, exchange.receipt = State.SETTLED, outcome.headers
             yield from emit(
                 event(events.PaymentSettled, exchange, clock.now_s, reference=outcome.reference)
@@ -66,28 +76,48 @@ def settle(exchange: Exchange, clock: Clock) -> Machine[None]:
             exchange.state = State.RELEASED
             raise VerificationFailed("The payment could not be settled; nothing was charged.")
         case Settlement.UNKNOWN:
-            yield from move(turn, State.SETTLING, State.UNKNOWN, clock, detail=outcome.detail)
-            exchange.state = State.UNKNOWN
+            unknown = move(turn, State.SETTLING, State.UNKNOWN, clock, detail=outcome.detail)
+            yield from _recorded(unknown)
             yield from emit(event(events.PaymentUnknown, exchange, clock.now_s))
-            raise SettlementUnknown(
-                "The payment may have been made; do not pay again.",
-                hint="Present the same credential again after the time given.",
-                retry_after_s=UNKNOWN_RETRY_S,
-            )
+            raise _unknown(exchange)
+
+
+def _recorded(moving: Machine[bool]) -> Machine[bool]:
+    """Return whether the move was ours and is written down; a store that is gone is a no."""
+    try:
+        return (yield from moving)
+    except Problem:
+        return False
+
+
+def _unknown(exchange: Exchange) -> SettlementUnknown:
+    exchange.state = State.UNKNOWN
+    return SettlementUnknown(
+        "The payment may have been made; do not pay again.",
+        hint="Present the same credential again after the time given.",
+        retry_after_s=UNKNOWN_RETRY_S,
+    )
+
+
+GIVEN_UP: dict[State, tuple[State, type[events.Event]]] = {
+    State.CLAIMED: (State.RELEASED, events.PaymentReleased),
+    State.VERIFIED: (State.RELEASED, events.PaymentReleased),
+    State.SETTLED: (State.CREDITED, events.PaymentCredited),
+}
 
 
 def release(exchange: Exchange, clock: Clock, detail: str) -> Machine[None]:
-    """Give up a proof that was claimed and not used; money that moved becomes a credit."""
-    if exchange.turn is None:
+    """Give up a proof that was claimed and not used; money that moved becomes a credit.
+
+    Raises nothing: what cannot be written down now stays as it is, for `finish` or the sweeper.
+    """
+    if exchange.turn is None or exchange.state not in GIVEN_UP:
         return
-    if exchange.state in {State.CLAIMED, State.VERIFIED}:
-        yield from move(exchange.turn, exchange.state, State.RELEASED, clock, detail=detail)
-        exchange.state = State.RELEASED
-        yield from emit(event(events.PaymentReleased, exchange, clock.now_s))
-    elif exchange.state is State.SETTLED:
-        yield from move(exchange.turn, State.SETTLED, State.CREDITED, clock, detail=detail)
-        exchange.state = State.CREDITED
-        yield from emit(event(events.PaymentCredited, exchange, clock.now_s))
+    after, kind = GIVEN_UP[exchange.state]
+    moving = move(exchange.turn, exchange.state, after, clock, detail=detail)
+    if (yield from _recorded(moving)):
+        exchange.state = after
+        yield from emit(event(kind, exchange, clock.now_s))
 
 
 def deliver(
@@ -114,10 +144,11 @@ def deliver(
         try:
             yield from settle(exchange, clock)
         except Problem as problem:
-            return problem_answer(problem)
+            return refusal(exchange, problem, clock.now_s)
+    headers = _private(rewritten.headers)
     if not 200 <= rewritten.status < 300:
-        return rewritten
-    return Deliver(rewritten.status, (*_private(rewritten.headers), *exchange.receipt))
+        return Deliver(rewritten.status, headers)
+    return Deliver(rewritten.status, (*headers, *exchange.receipt))
 
 
 def fail(exchange: Exchange, problem: Problem, now_s: int) -> Machine[Answer]:
@@ -172,17 +203,18 @@ def _rewritten(exchange: Exchange, status: int, headers: Headers) -> Deliver:
 
 def _private(headers: Headers) -> Headers:
     """Return `headers` with a Cache-Control that no shared cache may store (RFC 9111)."""
-    kept = [
+    given = [
         directive.strip()
         for name, value in headers
         if name.lower() == "cache-control"
-        for directive in value.split(",")
+        for directive in _DIRECTIVE.findall(value)
     ]
-    kept = [
-        directive
-        for directive in kept
-        if directive and directive.split("=")[0].lower() not in {"public", "s-maxage", "private"}
-    ]
-    others = tuple((n, v) for n, v in headers if n.lower() != "cache-control")
+    kept = [d for d in given if d and d.split("=")[0].strip().lower() not in _SHARED]
+    others = tuple((n, v) for n, v in headers if not _steers_caches(n.lower()))
     # A shared cache that kept a paid answer would serve it to others for nothing.
     return (*others, ("Cache-Control", ", ".join(["private", *kept])))
+
+
+def _steers_caches(name: str) -> bool:
+    # Some caches obey a field of their own before Cache-Control (RFC 9213, and nginx's).
+    return name.endswith("cache-control") or name in {"surrogate-control", "x-accel-expires"}

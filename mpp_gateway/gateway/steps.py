@@ -77,7 +77,7 @@ class Hold:
 
     turn: Turn
     spendable_minor: int | None
-    seen_at_s: int
+    seen_seq: int
 
 
 @dataclass(frozen=True, slots=True)

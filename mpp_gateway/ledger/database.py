@@ -1,6 +1,7 @@
 """One SQLite file and one writer thread: many exchanges share one fsync, none blocks the loop."""
 
 import asyncio
+import contextlib
 import queue
 import sqlite3
 import threading
@@ -54,7 +55,7 @@ class Database:
                 self._path, isolation_level=None, check_same_thread=False, timeout=5
             )
             _prepare(connection, self._migrations)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             raise StoreUnavailable(f"cannot use the store {self._path}: {error}") from error
         self._thread = threading.Thread(
             target=self._run, args=(connection,), name="store-writer", daemon=True
@@ -107,6 +108,16 @@ class Database:
                 _commit(connection, batch)
                 _deliver(batch)
         connection.close()
+        self._refuse_the_rest()
+
+    def _refuse_the_rest(self) -> None:
+        # Asked for while the store was closing: without an answer the request would hang.
+        with contextlib.suppress(queue.Empty):
+            while True:
+                job = self._jobs.get_nowait()
+                if job is not None:
+                    job.error = StoreUnavailable("the store is closed")
+                    _deliver([job])
 
 
 def _prepare(connection: sqlite3.Connection, migrations: Sequence[str]) -> None:
@@ -142,9 +153,10 @@ def _commit(connection: sqlite3.Connection, batch: list[_Job]) -> None:
         for job in batch:
             _attempt(connection, job)
         connection.execute("COMMIT")
-    except sqlite3.Error as error:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
+    except Exception as error:  # noqa: BLE001 - whatever it is, the writer must live on
+        with contextlib.suppress(sqlite3.Error):
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
         # The whole batch is gone with the transaction: nobody in it may believe it was written.
         for job in batch:
             job.error = StoreUnavailable(f"the store refused a write: {error}")

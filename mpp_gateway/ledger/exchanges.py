@@ -21,11 +21,15 @@ CREATE TABLE exchanges (
     attempt INTEGER NOT NULL DEFAULT 1,
     reference TEXT NOT NULL DEFAULT '',
     receipt TEXT NOT NULL DEFAULT '[]',
+    challenge_id TEXT,
     valid_until_s INTEGER NOT NULL,
     created_s INTEGER NOT NULL,
-    updated_s INTEGER NOT NULL
+    updated_s INTEGER NOT NULL,
+    updated_seq INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 CREATE INDEX exchanges_open ON exchanges (account, state);
+CREATE INDEX exchanges_state ON exchanges (state, updated_s);
+CREATE UNIQUE INDEX exchanges_challenge ON exchanges (challenge_id) WHERE state <> 'released';
 CREATE TABLE journal (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
     exchange_id TEXT NOT NULL REFERENCES exchanges (id),
@@ -89,6 +93,10 @@ class Claimed:
     attempt: int = 1
     reference: str = ""
     receipt: tuple[tuple[str, str], ...] = ()
+    valid_until_s: int = 0
+    """The last end of validity that any signature under this proof was shown with."""
+    seq: int = 0
+    """The journal's last entry at the time of the claim."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +123,10 @@ class ClaimRequest:
     amount_minor: int
     scope: str
     valid_until_s: int
+    challenge_id: str | None = None
+    """An id is used once: a second proof for the same challenge is refused."""
+    is_expired: bool = False
+    """The challenge cannot be paid any more: only a use of it that is under way still counts."""
 
 
 class IllegalTransition(Exception):
@@ -132,14 +144,15 @@ class Exchanges:
         return await self._database.write(lambda db: _claim(db, request, now_s))
 
     async def hold(
-        self, turn: Turn, spendable_minor: int | None, seen_at_s: int, now_s: int
+        self, turn: Turn, spendable_minor: int | None, seen_seq: int, now_s: int
     ) -> bool:
         """Move to VERIFIED if the payer's unsettled holds and this price fit `spendable_minor`.
 
-        `seen_at_s` is when the balance was read: what settled since is counted as still unpaid.
+        `seen_seq` is the journal's last entry before the balance was read: what settled after it
+        is counted as still unpaid.
         """
         return await self._database.write(
-            lambda db: _hold(db, turn, spendable_minor, seen_at_s, now_s)
+            lambda db: _hold(db, turn, spendable_minor, seen_seq, now_s)
         )
 
     async def move(
@@ -176,12 +189,52 @@ class Exchanges:
         """
         return await self._database.write(lambda db: _recover(db, now_s))
 
+    async def sweep(self, now_s: int, settle_s: int) -> int:
+        """Take up what its process left behind while others go on serving; return how many.
+
+        A settlement open for longer than `settle_s` becomes UNKNOWN; a claim whose proof can no
+        longer be settled is released.
+        """
+        return await self._database.write(lambda db: _sweep(db, now_s, settle_s))
+
 
 def _claim(db: sqlite3.Connection, request: ClaimRequest, now_s: int) -> Claimed:
+    if not request.is_expired and _insert(db, request, now_s):
+        _journal(db, request.exchange_id, "", State.CLAIMED, now_s, "")
+        return Claimed(Claim.FRESH, request.exchange_id, seq=_last_seq(db))
+    row = db.execute(
+        "SELECT id, state, scope, attempt, reference, receipt, valid_until_s FROM exchanges"
+        " WHERE proof_id = ?",
+        (request.proof_id,),
+    ).fetchone()
+    if row is None:
+        return Claimed(Claim.SPENT, "")
+    exchange_id, state, scope, attempt, reference, receipt, valid_until_s = row
+    turn = Turn(exchange_id, attempt)
+    last_s = max(valid_until_s, request.valid_until_s)
+    if scope != request.scope or state in {State.SETTLED, State.REFUNDED}:
+        return Claimed(Claim.SPENT, exchange_id)
+    if state == State.RELEASED:
+        if request.is_expired or _is_taken(db, request, exchange_id):
+            return Claimed(Claim.SPENT, exchange_id)
+        _move(db, turn, _Change(State.RELEASED, State.CLAIMED, detail="presented again"), now_s)
+        db.execute("UPDATE exchanges SET valid_until_s = ? WHERE id = ?", (last_s, exchange_id))
+        return Claimed(Claim.FRESH, exchange_id, attempt + 1, seq=_last_seq(db))
+    if state == State.CREDITED:
+        # The credit is spent by this very move: of ten parallel copies one gets the call.
+        _move(db, turn, _Change(State.CREDITED, State.SETTLED, detail="credit redeemed"), now_s)
+        headers = tuple((name, value) for name, value in json.loads(receipt))
+        return Claimed(Claim.CREDITED, exchange_id, attempt + 1, reference, headers)
+    claim = Claim.UNKNOWN if state == State.UNKNOWN else Claim.IN_PROGRESS
+    return Claimed(claim, exchange_id, attempt, valid_until_s=last_s)
+
+
+def _insert(db: sqlite3.Connection, request: ClaimRequest, now_s: int) -> bool:
+    # Atomic for the proof and for its challenge: there is no moment between a look and the claim.
     inserted = db.execute(
         "INSERT INTO exchanges (id, proof_id, rail, asset, account, amount_minor, scope, state,"
-        " valid_until_s, created_s, updated_s) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-        " ON CONFLICT (proof_id) DO NOTHING",
+        " challenge_id, valid_until_s, created_s, updated_s)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
         (
             request.exchange_id,
             request.proof_id,
@@ -191,48 +244,50 @@ def _claim(db: sqlite3.Connection, request: ClaimRequest, now_s: int) -> Claimed
             str(request.amount_minor),
             request.scope,
             State.CLAIMED,
+            request.challenge_id,
             request.valid_until_s,
             now_s,
             now_s,
         ),
     ).rowcount
-    if inserted:
-        _journal(db, request.exchange_id, "", State.CLAIMED, now_s, "")
-        return Claimed(Claim.FRESH, request.exchange_id)
-    exchange_id, state, scope, attempt, reference, receipt = db.execute(
-        "SELECT id, state, scope, attempt, reference, receipt FROM exchanges WHERE proof_id = ?",
-        (request.proof_id,),
+    return inserted == 1
+
+
+def _is_taken(db: sqlite3.Connection, request: ClaimRequest, exchange_id: str) -> bool:
+    """Tell whether another proof has taken the challenge since this one was released."""
+    found = db.execute(
+        "SELECT 1 FROM exchanges WHERE challenge_id = ? AND state <> 'released' AND id <> ?",
+        (request.challenge_id, exchange_id),
     ).fetchone()
-    turn = Turn(exchange_id, attempt)
-    if scope != request.scope or state in {State.SETTLED, State.REFUNDED}:
-        return Claimed(Claim.SPENT, exchange_id)
-    if state == State.RELEASED:
-        _move(db, turn, _Change(State.RELEASED, State.CLAIMED, detail="presented again"), now_s)
-        return Claimed(Claim.FRESH, exchange_id, attempt + 1)
-    if state == State.CREDITED:
-        # The credit is spent by this very move: of ten parallel copies one gets the call.
-        _move(db, turn, _Change(State.CREDITED, State.SETTLED, detail="credit redeemed"), now_s)
-        headers = tuple((name, value) for name, value in json.loads(receipt))
-        return Claimed(Claim.CREDITED, exchange_id, attempt + 1, reference, headers)
-    claim = Claim.UNKNOWN if state == State.UNKNOWN else Claim.IN_PROGRESS
-    return Claimed(claim, exchange_id, attempt)
+    return found is not None
+
+
+def _last_seq(db: sqlite3.Connection) -> int:
+    return int(db.execute("SELECT coalesce(max(seq), 0) FROM journal").fetchone()[0])
 
 
 def _hold(
-    db: sqlite3.Connection,
-    turn: Turn,
-    spendable_minor: int | None,
-    seen_at_s: int,
-    now_s: int,
+    db: sqlite3.Connection, turn: Turn, spendable_minor: int | None, seen_seq: int, now_s: int
 ) -> bool:
     account, amount = db.execute(
         "SELECT account, amount_minor FROM exchanges WHERE id = ?", (turn.exchange_id,)
     ).fetchone()
     amount_minor = int(amount)
+    # A proof that is out of date moves no money any more. Counted for ever, one settlement that
+    # stayed unknown would lock its payer out.
     others = db.execute(
-        "SELECT amount_minor FROM exchanges WHERE account = ? AND id <> ? AND (state IN (?, ?, ?)"
-        " OR (state IN (?, ?) AND updated_s >= ?))",
-        (account, turn.exchange_id, *HOLDING, State.SETTLED, State.CREDITED, seen_at_s),
+        "SELECT amount_minor FROM exchanges WHERE account = ? AND id <> ?"
+        " AND ((state IN (?, ?, ?) AND valid_until_s > ?)"
+        " OR (state IN (?, ?) AND updated_seq > ?))",
+        (
+            account,
+            turn.exchange_id,
+            *HOLDING,
+            now_s,
+            State.SETTLED,
+            State.CREDITED,
+            seen_seq,
+        ),
     ).fetchall()
     held_minor = sum(int(row[0]) for row in others)
     # A balance that nobody could read is known to cover this one payment and no other: without
@@ -282,11 +337,12 @@ def _move(db: sqlite3.Connection, turn: Turn, change: _Change, now_s: int) -> bo
 def _journal(
     db: sqlite3.Connection, exchange_id: str, before: str, after: str, now_s: int, detail: str
 ) -> None:
-    db.execute(
+    seq = db.execute(
         "INSERT INTO journal (exchange_id, attempt, from_state, to_state, amount_minor, at_s,"
         " detail) SELECT id, attempt, ?, ?, amount_minor, ?, ? FROM exchanges WHERE id = ?",
         (before, after, now_s, detail, exchange_id),
-    )
+    ).lastrowid
+    db.execute("UPDATE exchanges SET updated_seq = ? WHERE id = ?", (seq, exchange_id))
 
 
 def _recover(db: sqlite3.Connection, now_s: int) -> int:
@@ -294,8 +350,22 @@ def _recover(db: sqlite3.Connection, now_s: int) -> int:
         "SELECT id, attempt, state FROM exchanges WHERE state IN (?, ?, ?)",
         (State.CLAIMED, State.VERIFIED, State.SETTLING),
     ).fetchall()
+    return _take_up(db, rows, now_s, "found open at start")
+
+
+def _sweep(db: sqlite3.Connection, now_s: int, settle_s: int) -> int:
+    rows = db.execute(
+        "SELECT id, attempt, state FROM exchanges"
+        " WHERE (state = ? AND updated_s < ?) OR (state IN (?, ?) AND valid_until_s < ?)",
+        (State.SETTLING, now_s - settle_s, State.CLAIMED, State.VERIFIED, now_s),
+    ).fetchall()
+    return _take_up(db, rows, now_s, "left open by its process")
+
+
+def _take_up(
+    db: sqlite3.Connection, rows: list[tuple[str, int, str]], now_s: int, detail: str
+) -> int:
     for exchange_id, attempt, state in rows:
         after = State.UNKNOWN if state == State.SETTLING else State.RELEASED
-        change = _Change(State(state), after, detail="found open at start")
-        _move(db, Turn(exchange_id, attempt), change, now_s)
+        _move(db, Turn(exchange_id, attempt), _Change(State(state), after, detail=detail), now_s)
     return len(rows)

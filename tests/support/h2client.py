@@ -34,21 +34,21 @@ def tls_context(*alpn: str) -> ssl.SSLContext:
 
 
 class H2Client:
-    """One connection. `window` bounds what the gateway may send unasked on each stream."""
+    """One connection. With `takes_all` off each stream takes its first 64 KiB and no more."""
 
-    def __init__(self, port: int, *, timeout_s: float = 10, window: int | None = None) -> None:
+    def __init__(self, port: int, *, timeout_s: float = 10, takes_all: bool = True) -> None:
         raw = socket.create_connection(("127.0.0.1", port), timeout=timeout_s)
         self.socket = tls_context("h2").wrap_socket(raw, server_hostname="gateway.test")
         assert self.socket.selected_alpn_protocol() == "h2"
         config = h2.config.H2Configuration(client_side=True, header_encoding="latin-1")
         self.h2 = h2.connection.H2Connection(config)
-        self.auto_window = window is None
-        if window is not None:
-            self.h2.local_settings.initial_window_size = window
+        self.takes_all = takes_all
         self.streams: dict[int, Stream] = {}
         self.closed = False
         self.goaway: int | None = None
         self.h2.initiate_connection()
+        if not takes_all:
+            self.h2.increment_flow_control_window(2**24)
         self.flush()
 
     def flush(self) -> None:
@@ -131,7 +131,7 @@ class H2Client:
                         stream.fields[name] = value
             case h2.events.DataReceived():
                 stream.body += event.data
-                if self.auto_window:
+                if self.takes_all:
                     self.h2.acknowledge_received_data(
                         event.flow_controlled_length, event.stream_id
                     )

@@ -16,7 +16,7 @@ from mpp_gateway.addons.runtime import Runtime
 from mpp_gateway.config import load_text
 
 SECRET = "test-secret-test-secret-test-secret-0123"
-START_S = 15
+START_S = 5
 
 
 class Proxy:
@@ -41,7 +41,7 @@ class Proxy:
 
     def start(self) -> "Proxy":
         self._thread.start()
-        assert self._ready.wait(START_S), "the proxy did not start"
+        assert self._ready.wait(START_S), "\n".join(["the proxy did not start", *self.log[-20:]])
         if self._error:
             raise self._error
         return self

@@ -80,6 +80,12 @@ class Scene:
         self.proxy.call(self.rail.let_go)
 
     @property
+    def clients(self) -> int:
+        """How many client connections the gateway knows of."""
+        assert self.proxy.master is not None
+        return len(self.proxy.master.addons.get("proxyserver").connections)
+
+    @property
     def complaints(self) -> list[str]:
         """Log lines that speak of a crash of the host or of the engine."""
         return [line for line in self.proxy.log if "has crashed" in line]
@@ -121,6 +127,7 @@ def scene(
     upstream_ssl: Any = None,
     addons: Callable[[Runtime], Sequence[Any]] = build_addons,
     check: bool = True,
+    aim_option_at_upstream: bool = False,
     **options: Any,
 ) -> Iterator[Scene]:
     """Run everything for the length of the block, and see that nothing has crashed."""
@@ -137,6 +144,8 @@ def scene(
             store=store,
             more="\n".join(line for line in (timeouts, more) if line),
         )
+        if aim_option_at_upstream:
+            options["mode"] = f"reverse:{server.url}"
         runtime = Runtime(build_rail=rail.build)
         with running(text, runtime=runtime, addons=addons, **options) as proxy:
             play = Scene(proxy, server, rail, store)

@@ -50,7 +50,7 @@ class ToyRail:
     closed: bool = False
     released: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def build(self, name: str, *_: Any) -> "ToyRail":
+    def build(self, name: str, *_: Any, **__: Any) -> "ToyRail":
         """Return itself: the `build_rail` of a Runtime."""
         self.name = name
         return self
@@ -104,6 +104,16 @@ class ToyRail:
 
     async def look_up(self, presented: Presented, now_s: int) -> Outcome:
         return Outcome(self.look_up_as, headers=(("Payment-Receipt", RECEIPT),))
+
+    @property
+    def is_withheld(self) -> bool:
+        return False
+
+    async def self_check(self) -> None:
+        pass
+
+    async def maintain(self, now_s: int) -> int:
+        return 0
 
     async def close(self) -> None:
         self.closed = True

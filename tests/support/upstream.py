@@ -34,11 +34,11 @@ type Respond = Callable[[Seen, asyncio.StreamReader, asyncio.StreamWriter], Awai
 class Upstream:
     """Counts and keeps what arrives. `respond` writes the answer; True keeps the connection."""
 
-    def __init__(self, respond: Respond | bytes = OK, *, read_body: bool = True, ssl=None) -> None:
+    def __init__(self, respond: Respond | bytes = OK, *, read_body: bool = True, ssl=None, port: int = 0) -> None:
         self.seen: list[Seen] = []
         self.heads = 0
         self.connections = 0
-        self.port = 0
+        self.port = port
         self._respond = respond
         self._read_body = read_body
         self._ssl = ssl
@@ -64,7 +64,7 @@ class Upstream:
     async def _main(self) -> None:
         self._stop = asyncio.Event()
         self._loop = asyncio.get_running_loop()
-        server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._ssl)
+        server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, ssl=self._ssl)
         self.port = server.sockets[0].getsockname()[1]
         self._ready.set()
         await self._stop.wait()
