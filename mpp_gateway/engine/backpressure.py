@@ -6,7 +6,6 @@ from weakref import WeakKeyDictionary
 
 from mitmproxy.connection import Connection
 
-
 SETTLING = "settling"
 BACKLOG = "backlog"
 

@@ -58,6 +58,11 @@ class Gate:
         self.entropy = b""
         self.admitted = False
 
+    def fail(self, problem: Problem) -> None:
+        """Note what the upstream did wrong; nothing of its answer may be delivered any more."""
+        self.delivery = None
+        self.failure = problem
+
     def shut(self) -> None:
         """Withdraw every positive verdict."""
         self.admitted = False
@@ -88,7 +93,7 @@ def grant(connection: Connection) -> None:
 
 
 def is_granted(connection: Connection) -> bool:
-    """Whether a stream with a verdict asked for `connection`; a replay and a stock layer have not."""
+    """Whether a stream with a verdict asked for `connection`; no replay or stock layer has."""
     return connection in _granted
 
 

@@ -8,8 +8,9 @@ from mitmproxy import http
 from mitmproxy.connection import ConnectionState
 from mitmproxy.net.http import http1
 from mitmproxy.proxy import commands, events, layer
+from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers.http import _http1
-from mitmproxy.proxy.layers.http._base import ReceiveHttp
+from mitmproxy.proxy.layers.http._base import HttpEvent, ReceiveHttp
 from mitmproxy.proxy.layers.http._events import (
     ErrorCode,
     RequestData,
@@ -17,31 +18,30 @@ from mitmproxy.proxy.layers.http._events import (
     RequestHeaders,
     RequestProtocolError,
     RequestTrailers,
+    ResponseEndOfMessage,
     ResponseHeaders,
     ResponseProtocolError,
     ResponseTrailers,
 )
 
 from mpp_gateway.engine.answers import problem_bytes
+from mpp_gateway.engine.failures import CLOSED, HEAD_CUT, HEAD_TOO_LARGE, SWITCHED_PROTOCOLS
 from mpp_gateway.engine.limits import Limits
 from mpp_gateway.errors import BadTarget, HeadTimeout, HeadTooLarge
 from mpp_gateway.protocol.problems import BadRequest, Problem
 
 type Commands = layer.CommandGenerator[None]
 
-SWITCHED_PROTOCOLS = "upstream switched protocols unasked"
-HEAD_TOO_LARGE = "upstream head too large"
-HEAD_CUT = "upstream head cut short"
-CLOSED = "upstream closed the connection"
 LINE_BREAK = b"\r\n"
 
 
-class _Trailers:
+class _Trailers(_http1.Http1Connection):
     """Reads bodies for both roles; the stock reader gives up on trailers and hangs the peer."""
 
     ReceiveTrailers: type[RequestTrailers | ResponseTrailers]
 
     def read_body(self, event: events.Event) -> Commands:
+        assert self.stream_id is not None
         while True:
             try:
                 if isinstance(event, events.DataReceived):
@@ -73,6 +73,7 @@ class _Trailers:
             return
 
     def body_data(self, data: bytes) -> Commands:
+        assert self.stream_id is not None
         yield ReceiveHttp(self.ReceiveData(self.stream_id, data))
 
 
@@ -83,7 +84,7 @@ class GatewayHttp1Server(_Trailers, _http1.Http1Server):
 
     def __init__(
         self,
-        context: layer.Context,
+        context: Context,
         limits: Limits,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -116,10 +117,8 @@ class GatewayHttp1Server(_Trailers, _http1.Http1Server):
             yield from self._refuse(HeadTooLarge("The request head is too large."))
             return
         try:
-            self.request = http1.read_request_head(_plain_lines(lines))
+            self.request = _read_request_head(lines)
             size = http1.expected_http_body_size(self.request)
-            if not (self.request.is_http11 or self.request.is_http10):
-                raise ValueError("no version of HTTP/1")
         except ValueError:
             self.request = None
             yield from self._refuse(BadRequest("The request head does not parse."))
@@ -160,7 +159,7 @@ class GatewayHttp1Server(_Trailers, _http1.Http1Server):
         # Last, for it goes on to the next request where one is waiting.
         yield from super().mark_done(request=request, response=response)
 
-    def send(self, event: _http1.HttpEvent) -> Commands:
+    def send(self, event: HttpEvent) -> Commands:
         if isinstance(event, ResponseTrailers):
             self._chunked_end = _last_chunk(event.trailers)
             return
@@ -172,7 +171,7 @@ class GatewayHttp1Server(_Trailers, _http1.Http1Server):
             if self.conn.state & ConnectionState.CAN_WRITE:
                 yield commands.CloseConnection(self.conn)
             return
-        if self._chunked_end is not None and isinstance(event, _http1.ResponseEndOfMessage):
+        if self._chunked_end is not None and isinstance(event, ResponseEndOfMessage):
             assert self.response is not None
             if "chunked" in self.response.headers.get("transfer-encoding", "").lower():
                 yield commands.SendData(self.conn, self._chunked_end)
@@ -196,11 +195,11 @@ class GatewayHttp1Client(_Trailers, _http1.Http1Client):
 
     ReceiveTrailers = ResponseTrailers
 
-    def __init__(self, context: layer.Context, limits: Limits) -> None:
+    def __init__(self, context: Context, limits: Limits) -> None:
         super().__init__(context)
         self.limits = limits
 
-    def send(self, event: _http1.HttpEvent) -> Commands:
+    def send(self, event: HttpEvent) -> Commands:
         if isinstance(event, RequestTrailers):
             assert self.request is not None
             if "chunked" in self.request.headers.get("transfer-encoding", "").lower():
@@ -248,6 +247,7 @@ class GatewayHttp1Client(_Trailers, _http1.Http1Client):
                 return False
             if status >= 200:
                 break
+        assert self.stream_id is not None
         yield ReceiveHttp(ResponseHeaders(self.stream_id, self.response, size == 0))
         self.body_reader = _http1.make_body_reader(size)
         return True
@@ -265,11 +265,19 @@ class GatewayHttp1Client(_Trailers, _http1.Http1Client):
         )
 
     def _fail(self, message: str) -> Commands:
+        assert self.stream_id is not None
         yield commands.CloseConnection(self.conn)
         yield ReceiveHttp(
             ResponseProtocolError(self.stream_id, message, ErrorCode.GENERIC_SERVER_ERROR)
         )
         self.state = self.done
+
+
+def _read_request_head(lines: list[bytearray]) -> http.Request:
+    request = http1.read_request_head(_plain_lines(lines))
+    if not (request.is_http11 or request.is_http10):
+        raise ValueError("no version of HTTP/1")
+    return request
 
 
 def _plain_lines(lines: list[bytearray]) -> list[bytes]:

@@ -7,6 +7,7 @@ import h2.events
 import h2.settings
 import h2.stream
 from mitmproxy.proxy import commands, events, layer
+from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers.http import _http2
 from mitmproxy.proxy.layers.http._base import ReceiveHttp
 from mitmproxy.proxy.layers.http._events import RequestData, ResponseEndOfMessage
@@ -23,7 +24,7 @@ class GatewayHttp2Server(_http2.Http2Server):
 
     def __init__(
         self,
-        context: layer.Context,
+        context: Context,
         limits: Limits,
         takes_no_data: Callable[[int], bool] = lambda _: False,
     ) -> None:

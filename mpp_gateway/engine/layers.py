@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from mitmproxy.connection import Connection, ConnectionState, Server
 from mitmproxy.proxy import commands, events, layer, tunnel
+from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers import http as stock
 from mitmproxy.proxy.layers import modes, tls
 from mitmproxy.proxy.layers.http._base import HttpConnection
@@ -26,7 +27,7 @@ class GatewayLayer(stock.HttpLayer):
 
     streams: dict[int, GatewayStream]  # type: ignore[assignment]
 
-    def __init__(self, context: layer.Context, engine: Engine) -> None:
+    def __init__(self, context: Context, engine: Engine) -> None:
         super().__init__(context, stock.HTTPMode.transparent)
         self.engine = engine
         self._upstreams: dict[Server, _UpstreamConnection] = {}
@@ -112,10 +113,16 @@ class GatewayLayer(stock.HttpLayer):
             )
 
     def _idle(self, event: stock.GetHttpConnection) -> Server | None:
-        """Return an open upstream connection that carries no request at the moment."""
+        """Return an open upstream connection that carries no request at the moment.
+
+        One whose answer is complete may still be held for a settlement: its stream has it until
+        the stream ends.
+        """
+        taken = {stream.context.server for stream in self.streams.values()}
         for connection, upstream in self._upstreams.items():
             if (
                 upstream.is_idle
+                and connection not in taken
                 and event.connection_spec_matches(connection)
                 and connection.state is ConnectionState.OPEN
             ):
@@ -202,7 +209,7 @@ class GatewayLayer(stock.HttpLayer):
 class _UpstreamConnection(layer.Layer):
     """Opens one upstream connection and speaks our HTTP/1 over it."""
 
-    def __init__(self, context: layer.Context, engine: Engine) -> None:
+    def __init__(self, context: Context, engine: Engine) -> None:
         super().__init__(context)
         self.engine = engine
         self._client: GatewayHttp1Client | None = None
@@ -219,7 +226,7 @@ class _UpstreamConnection(layer.Layer):
             self._handle_event = child.handle_event  # type: ignore[method-assign]
             yield from child.handle_event(event)
         else:
-            self._handle_event = self._done  # type: ignore[method-assign]
+            self._handle_event = self._done  # type: ignore[method-assign,assignment]
         yield stock.RegisterHttpConnection(self.context.server, error)
 
     def _done(self, _: events.Event) -> Commands:
@@ -229,7 +236,7 @@ class _UpstreamConnection(layer.Layer):
 class GuardedClientTLSLayer(tls.ClientTLSLayer):
     """TLS from the client, with an end to the patience for its handshake."""
 
-    def __init__(self, context: layer.Context, engine: Engine) -> None:
+    def __init__(self, context: Context, engine: Engine) -> None:
         super().__init__(context)
         self.engine = engine
         self._alarm: commands.RequestWakeup | None = None

@@ -12,6 +12,7 @@ from mitmproxy import flow, http
 from mitmproxy.connection import ConnectionState
 from mitmproxy.net.http.validate import validate_headers
 from mitmproxy.proxy import events, layer
+from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers import http as stock
 from mitmproxy.proxy.layers.http._events import (
     ErrorCode,
@@ -36,11 +37,11 @@ from mitmproxy.proxy.layers.http._hooks import (
 )
 
 from mpp_gateway import errors
-from mpp_gateway.engine import framing
+from mpp_gateway.engine import failures, framing
 from mpp_gateway.engine.answers import response_of
 from mpp_gateway.engine.context import Engine
 from mpp_gateway.engine.gate import Gate, install
-from mpp_gateway.engine.http1 import CLOSED, HEAD_CUT, SWITCHED_PROTOCOLS
+from mpp_gateway.engine.record import BodyRecord
 from mpp_gateway.gateway.answers import problem_answer
 from mpp_gateway.gateway.steps import Forward
 from mpp_gateway.protocol.messages import Answer
@@ -62,7 +63,7 @@ class DeadlineReached(HttpEvent):
 class GatewayStream(stock.HttpStream):
     """See the module. `gate` holds the verdicts; the addons reach it through the live flow only."""
 
-    def __init__(self, context: layer.Context, stream_id: int, engine: Engine) -> None:
+    def __init__(self, context: Context, stream_id: int, engine: Engine) -> None:
         super().__init__(context, stream_id)
         self.engine = engine
         self.gate = Gate()
@@ -75,8 +76,7 @@ class GatewayStream(stock.HttpStream):
         self._counted_body = False
         self._request_ended = False
         self._body_sent = False
-        self._recorded = bytearray()
-        self._recorded_whole = True
+        self._record = BodyRecord(engine.limits.inspected_body_bytes)
 
     # The verdicts. Nothing below reaches the upstream or the client but through these two.
 
@@ -220,19 +220,11 @@ class GatewayStream(stock.HttpStream):
             yield from self._abandon()
             return False
         if error:
-            yield from self._upstream_failed(self._connect_problem(error))
+            yield from self._upstream_failed(failures.of_connecting(error, self._timed_out))
             return False
         assert connection is not None
         self.context.server = self.flow.server_conn = connection
         return True
-
-    def _connect_problem(self, error: str) -> Problem:
-        if self._timed_out:
-            return errors.UpstreamTimedOut("The upstream could not be reached in time.")
-        # The text of `error` names the upstream's address: it never leaves this function.
-        if any(word in error.lower() for word in ("tls", "certificate", "handshake", "ssl")):
-            return errors.UpstreamTlsFailed("No secure connection to the upstream.")
-        return errors.UpstreamRefused("The upstream cannot be reached.")
 
     def _send_request_head(self) -> Commands:
         forward = self.verdict()
@@ -241,9 +233,7 @@ class GatewayStream(stock.HttpStream):
             forward, self.flow.request, self.gate.body, ends=self._request_ended
         )
         self._await_upstream(forward.deadlines.first_byte_s)
-        yield from self._to_upstream(
-            RequestHeaders(self.stream_id, request, self._request_ended)
-        )
+        yield from self._to_upstream(RequestHeaders(self.stream_id, request, self._request_ended))
 
     def _to_upstream(self, event: HttpEvent) -> Commands:
         # It may be gone already, with the news of it waiting in line behind this event.
@@ -259,7 +249,7 @@ class GatewayStream(stock.HttpStream):
     def state_stream_request_body(self, event: events.Event) -> Commands:
         if isinstance(event, RequestData):
             self._body_sent = True
-            self._record(event.data)
+            self._record.add(event.data)
             yield from self._to_upstream(event)
         elif isinstance(event, RequestTrailers):
             trailers = framing.safe_trailers(event.trailers)
@@ -269,7 +259,7 @@ class GatewayStream(stock.HttpStream):
         elif isinstance(event, RequestEndOfMessage):
             self._request_ended = True
             self.client_state = self.state_done
-            self.flow.request.data.content = self._take_record()
+            self.flow.request.data.content = self._record.take()
             self.flow.request.timestamp_end = time.time()
             yield from self._to_upstream(event)
             yield HttpRequestHook(self.flow)
@@ -321,13 +311,13 @@ class GatewayStream(stock.HttpStream):
         assert self.flow.response is not None
         self._await_upstream(self._idle_s())
         if isinstance(event, ResponseData):
-            self._record(event.data)
+            self._record.add(event.data)
             yield stock.SendHttp(event, self.context.client)
         elif isinstance(event, ResponseTrailers):
             self.flow.response.trailers = framing.safe_trailers(event.trailers)
         elif isinstance(event, ResponseEndOfMessage):
             self.deadline_s = None
-            self.flow.response.data.content = self._take_record()
+            self.flow.response.data.content = self._record.take()
             self.flow.response.timestamp_end = time.time()
             yield HttpResponseHook(self.flow)
             trailers = self.flow.response.trailers
@@ -398,7 +388,7 @@ class GatewayStream(stock.HttpStream):
             if self._may_retry(event):
                 yield from self._retry()
             else:
-                yield from self._upstream_failed(_upstream_problem(event))
+                yield from self._upstream_failed(failures.of_answering(event.message))
         elif self.server_state == self.state_stream_response_body:
             yield from self._cut()
 
@@ -407,7 +397,7 @@ class GatewayStream(stock.HttpStream):
         # may have seen this request and hung up on it: sending it twice could run it twice.
         return (
             not self._retried
-            and event.message == CLOSED
+            and event.message == failures.CLOSED
             and self.context.server in self.engine.used
             and self.flow.request.method in IDEMPOTENT_METHODS
             and self._request_ended
@@ -446,8 +436,7 @@ class GatewayStream(stock.HttpStream):
     def _upstream_failed(self, problem: Problem) -> Commands:
         """Answer for an upstream that gave nothing usable; the addons release the money first."""
         self.server_state = self.state_errored
-        self.gate.delivery = None
-        self.gate.failure = problem
+        self.gate.fail(problem)
         self.flow.error = flow.Error(problem.title)
         self.flow.response = response_of(problem_answer(problem))
         yield HttpErrorHook(self.flow)
@@ -502,23 +491,3 @@ class GatewayStream(stock.HttpStream):
         if self._counted_body:
             self._counted_body = False
             self.engine.release_body()
-
-    def _record(self, data: bytes) -> None:
-        if len(self._recorded) + len(data) <= self.engine.limits.inspected_body_bytes:
-            self._recorded += data
-        else:
-            self._recorded_whole = False
-
-    def _take_record(self) -> bytes | None:
-        whole, record = self._recorded_whole, bytes(self._recorded)
-        self._recorded.clear()
-        self._recorded_whole = True
-        return record if whole else None
-
-
-def _upstream_problem(event: ResponseProtocolError) -> Problem:
-    if event.message == SWITCHED_PROTOCOLS:
-        return errors.UpstreamSwitchedProtocols("The upstream switched protocols unasked.")
-    if event.message in {CLOSED, HEAD_CUT}:
-        return errors.UpstreamCut("The upstream closed the connection without an answer.")
-    return errors.UpstreamMalformed("The upstream's answer does not parse.")

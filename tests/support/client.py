@@ -1,6 +1,7 @@
 """A client that sees every byte."""
 
 import socket
+from typing import Self
 
 
 class RawClient:
@@ -82,7 +83,7 @@ class RawClient:
     def close(self) -> None:
         self.socket.close()
 
-    def __enter__(self) -> "RawClient":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

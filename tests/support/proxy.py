@@ -65,7 +65,7 @@ class Proxy:
     def _main(self) -> None:
         try:
             asyncio.run(self._run())
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - told to whoever starts the proxy
             self._error = error
             self._ready.set()
 

@@ -22,10 +22,15 @@ PREFIX = "Bearer toy-"
 FOREVER_S = 2**40
 RECEIPT = "toy-receipt"
 
+CAPABILITIES = Capabilities(
+    settles_at="headers", can_verify_without_moving_money=True, gives_change=True
+)
+
 TOY_METHOD = """  toy:
     kind: evm
     chain_id: 84532
-    token: {address: "0x036CbD53842c5426634e7929541eC2318f3dCF7e", name: USDC, version: "2", decimals: 6}
+    token: {address: "0x036CbD53842c5426634e7929541eC2318f3dCF7e",
+            name: USDC, version: "2", decimals: 6}
     recipient: "0x0000000000000000000000000000000000000001"
     submit: {facilitator: "http://127.0.0.1:9"}"""
 
@@ -36,9 +41,7 @@ class ToyRail:
 
     name: str = "toy"
     kind: str = "toy"
-    capabilities: Capabilities = Capabilities(
-        settles_at="headers", can_verify_without_moving_money=True, gives_change=True
-    )
+    capabilities: Capabilities = CAPABILITIES
     verify_refuses: bool = False
     settle_as: str = "settled"
     look_up_as: Settlement = Settlement.UNKNOWN

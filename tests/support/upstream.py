@@ -6,10 +6,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-OK = (
-    b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 11\r\n\r\n"
-    + b'{"ok":true}'
-)
+OK = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 11\r\n\r\n{"ok":true}'
 START_S = 10
 
 
@@ -34,7 +31,9 @@ type Respond = Callable[[Seen, asyncio.StreamReader, asyncio.StreamWriter], Awai
 class Upstream:
     """Counts and keeps what arrives. `respond` writes the answer; True keeps the connection."""
 
-    def __init__(self, respond: Respond | bytes = OK, *, read_body: bool = True, ssl=None, port: int = 0) -> None:
+    def __init__(
+        self, respond: Respond | bytes = OK, *, read_body: bool = True, ssl=None, port: int = 0
+    ) -> None:
         self.seen: list[Seen] = []
         self.heads = 0
         self.connections = 0

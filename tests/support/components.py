@@ -1,0 +1,32 @@
+"""What a test needs that Python's own packages do not bring."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PEERS = ROOT / "tests" / "peers"
+PYMPP_PYTHON = PEERS / ".venv" / "bin" / "python"
+
+_SET_UP = "./scripts/test installs it"
+
+
+def need(component: str) -> None:
+    """Go on if `component` (node, mppx, pympp) is there; else skip and say what to install.
+
+    Under CI=true a missing component is a failure: a check that never runs checks nothing.
+    """
+    if component == "mppx":
+        need("node")
+    here, remedy = {
+        "node": (shutil.which("node"), "install Node.js 20 or newer"),
+        "mppx": ((PEERS / "node_modules" / "mppx").is_dir(), _SET_UP),
+        "pympp": (PYMPP_PYTHON.exists(), _SET_UP),
+    }[component]
+    if here:
+        return
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"{component} is missing: {remedy}", pytrace=False)
+    pytest.skip(f"{component} is missing: {remedy}")
