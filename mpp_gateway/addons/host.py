@@ -36,6 +36,8 @@ from mpp_gateway.routing.table import RouteTable
 log = logging.getLogger(__name__)
 
 UPSTREAM_CONNECTIONS_MAX = 256
+TCP_TIMEOUT_S = 600
+TCP_MARGIN_S = 60
 
 # What the gateway relies on; set here, these win over the user's own flags.
 OPTIONS: dict[str, Any] = {
@@ -95,6 +97,14 @@ class Host:
                 raise SystemExit(1) from None
             raise exceptions.OptionsError(f"gateway: {error}") from error
 
+    def _outwait_the_slowest_route(self) -> None:
+        """Keep mitmproxy from closing a connection, mute, while a slow upstream may yet answer."""
+        config = self.runtime.config
+        routes = [r for s in config.services.values() for r in s.routes] if config else []
+        waits_s = (max(r.timeouts.first_byte_s, r.timeouts.idle_s) for r in routes)
+        slowest_s = max(waits_s, default=0)
+        ctx.options.update(tcp_timeout=max(TCP_TIMEOUT_S, int(slowest_s) + TCP_MARGIN_S))
+
     def _configure_one_host(self) -> None:
         options = ctx.options
         self._upstream = takeover.reverse_target(options.mode) or self._upstream
@@ -124,8 +134,9 @@ class Host:
         if self.runtime.config is None:
             log.error("nothing to sell: --set gateway_config=FILE, or gateway_charge=…")
             return
+        self._outwait_the_slowest_route()
         try:
-            await takeover.take_over()
+            await takeover.take_over(None if self.runtime.mount else self.runtime.config.listen)
         except takeover.TakeoverFailed:
             log.exception("the gateway stays closed")
             return

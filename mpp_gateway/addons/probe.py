@@ -11,7 +11,7 @@ FOUND = range(200, 300)
 
 
 async def missing_documents(base: BaseUrl, paths: tuple[str, ...]) -> frozenset[str]:
-    """Return those of `paths` that the upstream does not answer with 2xx; nobody pays for asking."""
+    """Return those of `paths` that the upstream does not answer with 2xx; nobody pays for it."""
     timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
     async with aiohttp.ClientSession(timeout=timeout) as session:
         found = await asyncio.gather(*(_has(session, f"{base}{path}") for path in paths))

@@ -7,6 +7,8 @@ from typing import Any
 from mitmproxy import ctx
 from mitmproxy.proxy import mode_specs
 
+from mpp_gateway.config.model import Listen
+
 log = logging.getLogger(__name__)
 
 NOWHERE = "reverse:http://127.0.0.1:1"
@@ -35,13 +37,17 @@ def reverse_target(modes: list[str]) -> str | None:
     return None
 
 
-async def take_over() -> None:
+async def take_over(listen: Listen | None = None) -> None:
     """Replace the mode, wait until the servers themselves show it, cut what came in before.
+
+    `listen` is where to listen if the user named no port of mitmproxy's.
 
     Changing the option alone says nothing: the old listener may still accept connections that
     lead straight to the upstream, unpaid.
     """
-    wanted = [_nowhere(mode_specs.ProxyMode.parse(text)) for text in ctx.options.mode]
+    elsewhere = listen if ctx.options.listen_port is None else None
+    modes = [mode_specs.ProxyMode.parse(text) for text in ctx.options.mode]
+    wanted = [_nowhere(mode, elsewhere) for mode in modes]
     if wanted != list(ctx.options.mode):
         ctx.options.update(mode=wanted)
     for _ in range(int(PATIENCE_S / POLL_S)):
@@ -55,8 +61,10 @@ async def take_over() -> None:
         _cut(handler)
 
 
-def _nowhere(mode: mode_specs.ProxyMode) -> str:
+def _nowhere(mode: mode_specs.ProxyMode, listen: Listen | None) -> str:
     host, port = mode.custom_listen_host, mode.custom_listen_port
+    if port is None and listen is not None:
+        host, port = listen.host, listen.port
     if port is None:
         return NOWHERE
     return f"{NOWHERE}@{host}:{port}" if host else f"{NOWHERE}@{port}"

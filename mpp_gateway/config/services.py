@@ -20,8 +20,8 @@ from mpp_gateway.errors import Mistake
 SERVICE_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}\Z")
 RESERVED_IDS = frozenset(
     {
-        ".well-known", "admin", "all", "all.md", "discover", "discover.md", "favicon.ico", "healthz", "livez",
-        "llms.txt", "metrics", "openapi.json", "readyz", "robots.txt",
+        ".well-known", "admin", "all", "all.md", "discover", "discover.md", "favicon.ico",
+        "healthz", "livez", "llms.txt", "metrics", "openapi.json", "readyz", "robots.txt",
     }
 )  # fmt: skip
 """Paths that the gateway serves itself, now or later."""
