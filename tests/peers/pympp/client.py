@@ -1,0 +1,71 @@
+"""One buyer, two verbs; prints a JSON list of what came back. Runs in tests/peers/.venv.
+
+client.py pay METHOD BODY URL...          calls each URL and pays whatever it asks
+client.py present METHOD BODY URL URL...  pays the first URL's challenge, and presents that one
+                                          credential at each of the other URLs in turn
+"""
+
+import asyncio
+import json
+import os
+import sys
+
+import httpx
+from eth_account import Account
+from mpp import Challenge, Receipt
+from mpp.client import Mpp
+from mpp.methods.evm import client as evm
+from mpp.runtime import CredentialParams
+
+
+def shown(response: httpx.Response) -> dict:
+    encoded = response.headers.get("payment-receipt")
+    receipt = None if encoded is None else Receipt.from_payment_receipt(encoded)
+    asked = response.headers.get_list("www-authenticate") if response.status_code == 402 else []
+    return {
+        "body": response.text,
+        "challenges": len([Challenge.from_www_authenticate(text) for text in asked]),
+        "receipt": receipt
+        and {
+            "method": receipt.method,
+            "reference": receipt.reference,
+            "status": receipt.status,
+            **(receipt.extensions or {}),
+        },
+        "status": response.status_code,
+    }
+
+
+async def pay(method, request: dict, urls: list[str]) -> list[dict]:
+    async with Mpp(methods=[method]) as client:
+        return [shown(await client.fetch(url, **request)) for url in urls]
+
+
+async def present(method, request: dict, urls: list[str]) -> list[dict]:
+    async with httpx.AsyncClient() as client:
+        unpaid = await client.request(url=urls[0], **request)
+        challenge = Challenge.from_www_authenticate(unpaid.headers["www-authenticate"])
+        credential = await method.create_credential(CredentialParams(challenge=challenge))
+        request["headers"]["Authorization"] = credential
+        return [shown(await client.request(url=url, **request)) for url in urls[1:]]
+
+
+def main() -> None:
+    wallet = json.loads(os.environ["PEER_WALLET"])
+    method = evm.charge(
+        account=Account.from_key(wallet["private_key"]),
+        authorization={"name": wallet["name"], "version": wallet["version"]},
+        chain_id=wallet["chain_id"],
+        currency=wallet["token"],
+        decimals=wallet["decimals"],
+        max_amount=wallet["max_amount"],
+    )
+    verb, http_method, body, *urls = sys.argv[1:]
+    request = {"method": http_method, "headers": {}}
+    if body:
+        request |= {"content": body, "headers": {"Content-Type": "application/json"}}
+    answers = asyncio.run({"pay": pay, "present": present}[verb](method, request, urls))
+    print(json.dumps(answers))
+
+
+main()
