@@ -8,10 +8,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 try:
     from mpp_gateway.addons import sentinel
     from mpp_gateway.addons.build import build_addons
+    from mpp_gateway.addons.chain import Chain
 
     # Before anything else can fail: mitmproxy goes on without a script that did not load, as a
     # plain proxy that lets everybody through.
     sentinel.post()
-    addons = build_addons()
+    addons = [Chain(build_addons())]
 except Exception as error:
     sys.exit(f"gateway: the script cannot be loaded: {error!r}")

@@ -26,11 +26,11 @@ class Inspection:
         """Offer the content view."""
         contentviews.add(PaymentView())
 
-    def response(self, flow: http.HTTPFlow) -> None:
+    async def response(self, flow: http.HTTPFlow) -> None:
         """Say what became of the call."""
         self._comment(flow)
 
-    def error(self, flow: http.HTTPFlow) -> None:
+    async def error(self, flow: http.HTTPFlow) -> None:
         """Say what became of the call."""
         self._comment(flow)
 

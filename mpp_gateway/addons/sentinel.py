@@ -65,7 +65,7 @@ class Sentinel:
 def _host_is_live() -> bool:
     # A script that failed half-way is still looked up by name; only the chain says who is called.
     live = addonmanager.traverse(ctx.master.addons.chain)
-    return any(type(addon).__name__ == "Host" for addon in live)
+    return any(type(addon).__name__ in {"Chain", "Host"} for addon in live)
 
 
 def post() -> None:

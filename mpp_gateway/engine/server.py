@@ -14,8 +14,10 @@ from mitmproxy.addons import core, next_layer, proxyserver, tlsconfig
 from mitmproxy.master import Master
 
 from mpp_gateway.addons.build import build_addons
+from mpp_gateway.addons.chain import Chain
 from mpp_gateway.addons.runtime import Runtime
 from mpp_gateway.config.model import GatewayConfig, Tls
+from mpp_gateway.engine.hooktable import HookTable
 
 NOWHERE = "reverse:http://127.0.0.1:1"
 """The mode of every gateway: nothing listens there, so what is not aimed goes nowhere."""
@@ -82,12 +84,13 @@ class Server:
     def _build(self, folder: Path) -> Master:
         listen = self.config.listen
         master = Master(options.Options())
+        master.addons = HookTable(master)
         chain = [
             core.Core(),
             proxyserver.Proxyserver(),
             next_layer.NextLayer(),
             tlsconfig.TlsConfig(),
-            *build_addons(self.runtime),  # last: they set options that the others declare
+            Chain(build_addons(self.runtime)),  # last: it sets options that the others declare
         ]
         master.addons.add(*chain)
         more: dict[str, Any] = {}

@@ -44,6 +44,7 @@ BROAD_EXCEPTS = {
     "mpp_gateway/gateway/executor.py": "a sink must not decide about money",
     "mpp_gateway/engine/gate.py": "an escape would let the request through unpaid",
     "mpp_gateway/addons/settlement.py": "an escape would leave money without an owner",
+    "mpp_gateway/engine/hooktable.py": "hands the exception to mitmproxy, which logs it",
     "mpp_gateway/addons/runtime.py": "a gateway that cannot open refuses and says why",
 }
 
