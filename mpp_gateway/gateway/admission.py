@@ -174,7 +174,10 @@ def _read(
         admission.expired = expired
         expires = Credential.parse(credential_tokens(head)[0]).challenge.expires
         assert expires is not None
-        return rail.read(head, offers, binding, parse_rfc3339(expires) - 1)
+        try:
+            return rail.read(head, offers, binding, parse_rfc3339(expires) - 1)
+        except Problem:
+            raise expired from None
 
 
 def _no_credential(exchange: Exchange) -> Problem:

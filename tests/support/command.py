@@ -44,7 +44,7 @@ def run(*arguments: str | Path, home: Path, cwd: Path = ROOT, **more: str) -> Do
 
 
 def run_on_terminal(*arguments: str | Path, home: Path, **more: str) -> tuple[int, str]:
-    """Run `mpp-gateway` with a terminal for stdout and stderr; return exit code and what it shows."""
+    """Run `mpp-gateway` on a terminal; return its exit code and what it shows."""
     ours, theirs = pty.openpty()
     child = subprocess.Popen(
         [COMMAND, *map(str, arguments)],

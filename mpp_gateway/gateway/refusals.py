@@ -1,0 +1,35 @@
+"""The answer to a request that was refused: a 402 carries offers that can be paid, others none."""
+
+import hashlib
+
+from mpp_gateway.errors import RailUnavailable
+from mpp_gateway.gateway.answers import problem_answer
+from mpp_gateway.gateway.exchange import Exchange
+from mpp_gateway.protocol.messages import Answer
+from mpp_gateway.protocol.negotiation import rank
+from mpp_gateway.protocol.problems import PaymentRequired, Problem
+from mpp_gateway.rails.base import Binding
+
+RAIL_RETRY_S = 30
+
+
+def refusal(exchange: Exchange, problem: Problem, now_s: int) -> Answer:
+    """Return the answer to a refused request; a 402 carries fresh offers, nothing else does."""
+    challenges: list[tuple[str, str]] = []
+    if problem.status == PaymentRequired.status and exchange.binding is not None:
+        challenges = _challenges(exchange, exchange.binding, now_s)
+        if not challenges:  # a 402 that nobody can pay is forbidden by the draft, section 1.2
+            problem = RailUnavailable("No payment can be taken now.", retry_after_s=RAIL_RETRY_S)
+    return problem_answer(problem, challenges)
+
+
+def _challenges(exchange: Exchange, binding: Binding, now_s: int) -> list[tuple[str, str]]:
+    # What is withheld is no choice: a buyer who likes it best is shown the rest.
+    offers = [o for o in exchange.offers if not exchange.snapshot.rails[o.rail].is_withheld]
+    wanted = exchange.head.get("accept-payment")
+    fields: list[tuple[str, str]] = []
+    for place in rank([(o.method, o.intent) for o in offers], wanted):
+        salt = hashlib.sha256(exchange.entropy + place.to_bytes(2)).digest()[:16]
+        rail = exchange.snapshot.rails[offers[place].rail]
+        fields.extend(rail.challenge(offers[place], binding, now_s, salt))
+    return fields

@@ -1,0 +1,168 @@
+"""After `kill -9` at any point the books say what to ask; two processes share them and no proof."""
+
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.support.client import RawClient
+from tests.support.evm import now
+from tests.support.paid import (
+    PRICE,
+    PURSE_MINOR,
+    Paid,
+    at_once,
+    own_chain,
+    paid_parts,
+    receipt_of,
+    refused,
+    wait_until,
+)
+from tests.support.process import BIN, Process, free_port, process
+
+
+@contextmanager
+def serving(gateway: Paid, tmp_path: Path) -> Iterator[tuple[Process, int]]:
+    """Run `mpp-gateway serve` on the test's store."""
+    port = free_port()
+    config = tmp_path / f"gateway-{port}.yaml"
+    config.write_text(gateway.config + f"\nlisten: 127.0.0.1:{port}\n")
+    with process(str(BIN / "mpp-gateway"), "serve", "--config", str(config)) as running:
+        running.wait_for_text("serving on")
+        gateway._port = port
+        yield running, port
+
+
+def kill(running: Process) -> None:
+    running.popen.kill()
+    running.popen.wait(10)
+
+
+def leave_pending(gateway: Paid, credential) -> RawClient:
+    client = RawClient(gateway.port)
+    lines = ["GET /api/paid HTTP/1.1", "Host: x", f"Authorization: {credential.format()}", "", ""]
+    client.send("\r\n".join(lines).encode())
+    return client
+
+
+def hold_at(gateway: Paid, state: str) -> None:
+    if state == "claimed":
+        gateway.node.faults["eth_call"] = "hang"
+    elif state == "verified":
+        gateway.keeper.opened.clear()
+    else:
+        gateway.node.faults["eth_getTransactionReceipt"] = "500"
+
+
+@pytest.mark.parametrize("state", ["claimed", "verified", "settling"])
+def test_a_payment_that_a_kill_cut_off_is_served_once_and_charged_once(tmp_path, state):
+    with paid_parts(tmp_path) as gateway:
+        with serving(gateway, tmp_path) as (running, _):
+            credential = gateway.buy()
+            hold_at(gateway, state)
+            client = leave_pending(gateway, credential)
+            gateway.reaches(**{state: 1})
+            if state == "settling":
+                asked = gateway.node.calls
+                wait_until(lambda: "eth_getTransactionReceipt" in asked, "the transfer is sent")
+            kill(running)
+            client.close()
+        assert gateway.states() == {state: 1}
+        gateway.node.faults.clear()
+        gateway.keeper.opened.set()
+        hits = gateway.hits
+        with serving(gateway, tmp_path) as (running, _):
+            after = "unknown" if state == "settling" else "released"
+            assert gateway.states() == {after: 1}
+            answer = wait_until(lambda: _served(gateway.send(credential)), "it is served")
+            assert gateway.chain.transaction(receipt_of(answer).reference)["status"] == "0x1"
+            assert (gateway.hits, gateway.balance()) == (hits + 1, PRICE)
+            assert gateway.purse() == PURSE_MINOR - PRICE
+            refused(gateway.send(credential), "invalid-challenge")
+            kill(running)
+        if state == "settling":
+            with serving(gateway, tmp_path):
+                refused(gateway.send(credential), "invalid-challenge")
+        assert (gateway.hits, gateway.balance()) == (hits + 1, PRICE)
+        assert gateway.states() == {"settled": 1}
+
+
+def test_a_settlement_cut_off_before_it_was_sent_is_neither_charged_nor_asked_for_again(tmp_path):
+    """Until the chain can say that it never will be: then, and only then, it is released."""
+    with own_chain() as thread, paid_parts(tmp_path, thread=thread) as gateway:
+        with serving(gateway, tmp_path) as (running, _):
+            credential = gateway.buy()
+            gateway.node.faults["eth_estimateGas"] = "hang"
+            client = leave_pending(gateway, credential)
+            gateway.reaches(settling=1)
+            kill(running)
+            client.close()
+        gateway.node.faults.clear()
+        with serving(gateway, tmp_path):
+            refused(gateway.send(credential), "settlement-unknown", 503)
+            thread.advance(int(credential.payload["validBefore"]) - now() + 1)
+            assert gateway.send(credential)[0] == 402
+        assert (gateway.balance(), gateway.states()) == (0, {"released": 1})
+
+
+def _served(answer):
+    assert answer[0] in (200, 503), answer
+    return answer if answer[0] == 200 else None
+
+
+def test_two_gateways_on_one_store_accept_a_payment_once(tmp_path):
+    with (
+        paid_parts(tmp_path) as gateway,
+        serving(gateway, tmp_path) as (_, first),
+        serving(gateway, tmp_path) as (_, second),
+    ):
+        credential = gateway.buy()
+
+        def send(port: int):
+            with RawClient(port) as client:
+                lines = [
+                    "GET /api/paid HTTP/1.1",
+                    "Host: x",
+                    f"Authorization: {credential.format()}",
+                ]
+                client.send("\r\n".join([*lines, "", ""]).encode())
+                return client.response()
+
+        calls = [lambda port=port: send(port) for port in (first, second) * 10]
+        statuses = Counter(answer[0] for answer in at_once(calls))
+        assert statuses.pop(200) == 1
+        assert set(statuses) <= {402, 409}
+        assert (gateway.hits, gateway.balance(), gateway.states()) == (1, PRICE, {"settled": 1})
+
+
+def test_a_second_gateway_leaves_the_claims_of_the_first_alone(tmp_path):
+    with paid_parts(tmp_path) as gateway, serving(gateway, tmp_path):
+        gateway.keeper.opened.clear()
+        client = leave_pending(gateway, gateway.buy())
+        gateway.reaches(verified=1)
+        with serving(gateway, tmp_path) as (second, _):
+            assert gateway.states() == {"verified": 1}
+            # Nor does its end, however sudden.
+            kill(second)
+        assert gateway.states() == {"verified": 1}
+        threading.Timer(0, gateway.keeper.opened.set).start()
+        assert client.response()[0] == 200
+        client.close()
+        assert (gateway.hits, gateway.balance(), gateway.states()) == (1, PRICE, {"settled": 1})
+
+
+def test_a_stop_waits_for_the_money_that_is_under_way(tmp_path):
+    with paid_parts(tmp_path) as gateway, serving(gateway, tmp_path) as (running, _):
+        credential = gateway.buy()
+        gateway.node.faults["eth_getTransactionReceipt"] = "500"
+        client = leave_pending(gateway, credential)
+        gateway.reaches(settling=1)
+        running.popen.terminate()
+        gateway.node.faults.clear()
+        assert client.response()[0] == 200
+        client.close()
+        assert running.popen.wait(20) == 0
+        assert (gateway.balance(), gateway.states()) == (PRICE, {"settled": 1})

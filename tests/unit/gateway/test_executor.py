@@ -1,0 +1,199 @@
+"""Settlements that come late, fail in the rail, or are cut off: none is lost, none counts twice."""
+
+import asyncio
+
+import pytest
+
+from mpp_gateway.gateway.steps import Deliver, Settle
+from mpp_gateway.ledger.exchanges import State
+from mpp_gateway.protocol.messages import Answer, RequestHead
+from mpp_gateway.rails.base import Settlement
+from mpp_gateway.rails.evm.request import Attempt
+from tests.support.evm import until
+from tests.support.machine import Stage, head_with
+
+QUICK = "timeouts: {settle_s: 0.05}"
+
+
+def play(tmp_path, story, **more) -> None:
+    async def run() -> None:
+        stage = Stage(tmp_path, **more)
+        try:
+            await story(stage)
+        finally:
+            await stage.close()
+
+    asyncio.run(run())
+
+
+async def verified(stage: Stage):
+    credential = await stage.buy()
+    exchange, answer = await stage.admit(head_with(credential))
+    assert (answer, exchange.state) == (None, State.VERIFIED)
+    return credential, exchange
+
+
+def slug(answer) -> str:
+    assert isinstance(answer, Answer)
+    return answer.body.decode().split('"type": "')[1].split('"')[0].rsplit(":", 1)[1]
+
+
+@pytest.mark.parametrize(
+    ("state", "after"),
+    [(Settlement.SETTLED, State.CREDITED), (Settlement.REFUSED, State.RELEASED)],
+)
+def test_a_settlement_that_comes_late_is_written_down(tmp_path, state, after):
+    async def story(stage: Stage) -> None:
+        stage.settler.hold = asyncio.Event()
+        stage.settler.attempt = Attempt(state, "0xlate")
+        _, exchange = await verified(stage)
+        answer = await stage.deliver(exchange)
+        assert (answer.status, slug(answer)) == (503, "settlement-unknown")
+        assert await stage.exchanges.state(exchange.turn.exchange_id) is State.UNKNOWN
+        stage.settler.hold.set()
+        await stage.executor.close()
+        assert await stage.exchanges.state(exchange.turn.exchange_id) is after
+
+    play(tmp_path, story, more=QUICK)
+
+
+def test_a_late_settlement_is_not_lost_when_it_overtakes_the_word_that_it_is_late(tmp_path):
+    async def story(stage: Stage) -> None:
+        _, exchange = await verified(stage)
+        turn = exchange.turn
+        await stage.exchanges.move(turn, State.VERIFIED, State.SETTLING, stage.now_s)
+        stage.settler.hold = asyncio.Event()
+        outcome = await stage.executor._settle(Settle(exchange.presented, turn, 0.01), stage.now_s)
+        assert outcome.state is Settlement.UNKNOWN
+        # The request has not written UNKNOWN yet, and the rail is done.
+        stage.settler.hold.set()
+        await stage.executor.close()
+        assert await stage.exchanges.state(turn.exchange_id) is State.CREDITED
+        assert not await stage.exchanges.move(turn, State.SETTLING, State.UNKNOWN, stage.now_s)
+
+    play(tmp_path, story)
+
+
+def test_a_late_credit_buys_one_call_and_no_second_settlement(tmp_path):
+    async def story(stage: Stage) -> None:
+        stage.settler.hold = asyncio.Event()
+        credential, exchange = await verified(stage)
+        await stage.deliver(exchange)
+        stage.settler.hold.set()
+        await stage.executor.close()
+        again, answer = await stage.admit(head_with(credential), b"2" * 32)
+        assert (answer, again.paid) == (None, True)
+        delivery = await stage.deliver(again)
+        assert isinstance(delivery, Deliver)
+        assert "Payment-Receipt" in dict(delivery.headers)
+        assert len(stage.settler.settled) == 1
+        _, answer = await stage.admit(head_with(credential), b"3" * 32)
+        assert answer.status == 402
+
+    play(tmp_path, story, more=QUICK)
+
+
+def test_a_fault_in_the_rail_says_nothing_about_the_money(tmp_path):
+    async def story(stage: Stage) -> None:
+        stage.settler.fault = RuntimeError("marked")
+        _, exchange = await verified(stage)
+        answer = await stage.deliver(exchange)
+        assert (answer.status, slug(answer)) == (503, "settlement-unknown")
+        assert b"marked" not in answer.body
+        assert await stage.exchanges.state(exchange.turn.exchange_id) is State.UNKNOWN
+
+    play(tmp_path, story)
+
+
+def test_a_settlement_that_is_cut_off_by_a_stop_is_unknown_and_no_crash(tmp_path):
+    async def story(stage: Stage) -> None:
+        stage.settler.fault = asyncio.CancelledError()
+        _, exchange = await verified(stage)
+        answer = await stage.deliver(exchange)
+        assert (answer.status, slug(answer)) == (503, "settlement-unknown")
+
+    play(tmp_path, story)
+
+
+def test_a_stop_waits_for_a_settlement_and_its_record(tmp_path):
+    async def story(stage: Stage) -> None:
+        stage.settler.hold = asyncio.Event()
+        _, exchange = await verified(stage)
+        delivery = asyncio.ensure_future(stage.deliver(exchange))
+        await until(lambda: stage.settler.settled, "the settlement begins")
+        closing = asyncio.ensure_future(stage.close())
+        await asyncio.sleep(0)
+        assert not closing.done()
+        stage.settler.hold.set()
+        assert isinstance(await delivery, Deliver)
+        await closing
+
+    play(tmp_path, story)
+
+
+def test_a_store_that_is_closed_refuses_with_a_date_to_come_back(tmp_path):
+    async def story(stage: Stage) -> None:
+        credential = await stage.buy()
+        await stage.database.close()
+        exchange, answer = await stage.admit(head_with(credential))
+        assert (answer.status, slug(answer)) == (503, "not-ready")
+        assert "Retry-After" in dict(answer.headers)
+        assert exchange.turn is None
+
+    play(tmp_path, story)
+
+
+@pytest.mark.parametrize("after", ["hold", "settle"])
+def test_a_store_that_closes_on_the_way_refuses_and_does_not_crash(tmp_path, after):
+    async def story(stage: Stage) -> None:
+        if after == "settle":
+            _, exchange = await verified(stage)
+            await stage.database.close()
+            answer = await stage.deliver(exchange)
+            assert stage.settler.settled == []
+        else:
+            credential = await stage.buy()
+
+            async def check(payment, now_s):
+                await stage.database.close()
+
+            stage.settler.check = check
+            _, answer = await stage.admit(head_with(credential))
+        assert (answer.status, slug(answer)) == (503, "not-ready")
+        assert "WWW-Authenticate" not in dict(answer.headers)
+
+    play(tmp_path, story)
+
+
+def test_a_sink_that_fails_decides_nothing(tmp_path):
+    async def story(stage: Stage) -> None:
+        def sink(_):
+            raise ValueError("sink")
+
+        stage.executor.sink = sink
+        _, exchange = await verified(stage)
+        assert isinstance(await stage.deliver(exchange), Deliver)
+
+    play(tmp_path, story)
+
+
+def test_a_settlement_that_fails_is_a_402_that_can_be_paid(tmp_path):
+    async def story(stage: Stage) -> None:
+        stage.settler.attempt = Attempt(Settlement.REFUSED, detail="no")
+        _, exchange = await verified(stage)
+        answer = await stage.deliver(exchange)
+        assert answer.status == 402
+        assert "WWW-Authenticate" in dict(answer.headers)
+        assert exchange.state is State.RELEASED
+
+    play(tmp_path, story)
+
+
+def test_without_a_rail_that_takes_money_a_402_becomes_a_503(tmp_path):
+    async def story(stage: Stage) -> None:
+        stage.settler.is_withheld = True
+        _, answer = await stage.admit(RequestHead("GET", "/api/paid", ()))
+        assert (answer.status, slug(answer)) == (503, "rail-unavailable")
+        assert "WWW-Authenticate" not in dict(answer.headers)
+
+    play(tmp_path, story)
