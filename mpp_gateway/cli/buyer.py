@@ -32,7 +32,13 @@ from mpp_gateway.protocol.receipt import Receipt
 from mpp_gateway.rails.evm.payer import PaymentDeclined, Purse
 from mpp_gateway.rails.evm.payer import pay as sign_payment
 from mpp_gateway.rails.evm.request import Terms
-from mpp_gateway.rails.evm.tokens import TokenUnknown, domain_from_chain, known_domain
+from mpp_gateway.rails.evm.tokens import (
+    KNOWN_DECIMALS,
+    TokenUnknown,
+    decimals_from_chain,
+    domain_from_chain,
+    known_domain,
+)
 
 KEY_VARIABLE = "MPP_PRIVATE_KEY"
 PAYMENT_REQUIRED = 402
@@ -80,6 +86,7 @@ async def pay(options: argparse.Namespace) -> int:
                 if response.status != PAYMENT_REQUIRED:
                     return await _show(response)
                 deal = _choose(response.headers.getall("WWW-Authenticate", []))
+            await _check_decimals(deal, options)
             _show_deal(deal, options)
             if options.dry_run:
                 return OK
@@ -114,6 +121,27 @@ def _choose(fields: Sequence[str]) -> Deal:
             return Deal(challenge, terms, decimals)
     offered = ", ".join(f"{c.method}/{c.intent}" for c in challenges) or "nothing"
     raise CommandFailed(f"no offer that this command can pay (offered: {offered})", NOT_PAID)
+
+
+async def _check_decimals(deal: Deal, options: argparse.Namespace) -> None:
+    """Refuse a challenge that counts the token in other units than the token does itself."""
+    terms = deal.terms
+    if known_domain(terms.chain_id, terms.token) is not None:
+        decimals = KNOWN_DECIMALS
+    elif options.rpc_url:
+        try:
+            decimals = await decimals_from_chain(options.rpc_url, terms.token)
+        except TokenUnknown as error:
+            raise CommandFailed(f"{error}; nothing was paid", NOT_PAID) from None
+    else:
+        return  # only shown: what cannot be asked is not paid either
+    if decimals != deal.decimals:
+        # `--max` is in whole units: with decimals of the seller's choice any price is below it.
+        raise CommandFailed(
+            f"the seller counts {deal.decimals} decimals, the token has {decimals};"
+            " nothing was paid",
+            NOT_PAID,
+        )
 
 
 def _show_deal(deal: Deal, options: argparse.Namespace) -> None:

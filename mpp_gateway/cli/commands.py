@@ -65,9 +65,10 @@ async def explain(options: argparse.Namespace) -> int:
 
 async def serve(options: argparse.Namespace) -> int:
     """Serve until told to stop."""
-    from mpp_gateway.engine.server import Server, StartFailed  # noqa: PLC0415 - heavy
-
     config = _listening(read_config(options.config), options)
+    # Heavy, so a file with mistakes is refused first.
+    from mpp_gateway.engine.server import Server, StartFailed  # noqa: PLC0415
+
     host = f"[{config.listen.host}]" if ":" in config.listen.host else config.listen.host
 
     def started(port: int) -> None:

@@ -133,7 +133,12 @@ def _pay(verbs: Verbs) -> None:
     verb.add_argument(
         "-H", "--header", action="append", default=[], metavar="NAME: VALUE", help="may be repeated"
     )
-    verb.add_argument("--max", default="0.10", metavar="AMOUNT", help="the most to pay, in units")
+    verb.add_argument(
+        "--max",
+        default="0.10",
+        metavar="AMOUNT",
+        help="the most to pay, in whole units of the token (default: 0.10)",
+    )
     verb.add_argument("--dry-run", action="store_true", help="show the price, pay nothing")
     verb.add_argument(
         "--rpc-url", metavar="URL", help="node that names a token which this command does not know"

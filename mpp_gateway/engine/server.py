@@ -96,6 +96,9 @@ class Server:
         more: dict[str, Any] = {}
         if self.config.tls is not None:
             more["certs"] = [f"*={_combined(self.config.tls, folder)}"]
+        gateway = chain[-1]
+        # First to be asked: else the stock TLS layer gets in under ours, and ours never learns.
+        master.addons.chain = [gateway, *(a for a in master.addons.chain if a is not gateway)]
         master.options.update(
             confdir=str(folder),
             mode=[NOWHERE],

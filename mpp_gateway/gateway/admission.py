@@ -50,6 +50,7 @@ from mpp_gateway.upstream.hygiene import request_headers
 from mpp_gateway.upstream.rewriting import HookContext, RewrittenRequest, rewrite_request
 
 UNKNOWN_RETRY_S = 5
+ALREADY_PAID = 1 << 256
 IN_PROGRESS_RETRY_S = 1
 
 
@@ -286,8 +287,10 @@ def _verify_and_hold(admission: Admission) -> Generator[Effect, Reply]:
         return
     assert exchange.turn is not None
     verified: Verified = yield from perform(admission.clock, Verify(presented))
+    # Money that has moved already needs no balance to cover it; settling will find it there.
+    spendable_minor = ALREADY_PAID if verified.is_paid else verified.spendable_minor
     held = yield from perform(
-        admission.clock, Hold(exchange.turn, verified.spendable_minor, exchange.seen_seq)
+        admission.clock, Hold(exchange.turn, spendable_minor, exchange.seen_seq)
     )
     if not held:
         raise PaymentInsufficient(

@@ -68,6 +68,8 @@ class Verified:
     """The proof holds. `spendable_minor` is what the account holds, or None if unknown."""
 
     spendable_minor: int | None
+    is_paid: bool = False
+    """The rail shows that this very proof has moved the money already, by whoever's hand."""
 
 
 class Settlement(enum.Enum):

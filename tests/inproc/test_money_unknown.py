@@ -272,7 +272,6 @@ def test_somebody_else_who_submits_the_payment_first_pays_it_for_the_buyer(tmp_p
         refused(gateway.send(credential), "invalid-challenge")
 
 
-@pytest.mark.xfail(strict=True, reason="`EvmRail.verify` refuses a used nonce without a look")
 def test_a_payment_that_was_submitted_before_it_was_shown_is_not_asked_for_again(tmp_path):
     """The transfer for this very challenge is on the chain: the payee has the money."""
     with paid_gateway(tmp_path) as gateway:
@@ -280,6 +279,8 @@ def test_a_payment_that_was_submitted_before_it_was_shown_is_not_asked_for_again
         gateway.chain.run(_submit(gateway, credential))
         assert gateway.balance() == PRICE
         assert gateway.send(credential)[0] == 200
+        refused(gateway.send(credential), "invalid-challenge")
+        assert (gateway.balance(), gateway.states()) == (PRICE, {"settled": 1})
 
 
 async def _submit(gateway: Paid, credential) -> None:

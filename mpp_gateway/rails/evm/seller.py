@@ -15,7 +15,15 @@ from mpp_gateway.protocol.problems import (
     VerificationFailed,
 )
 from mpp_gateway.protocol.timestamps import parse_rfc3339
-from mpp_gateway.rails.base import Binding, Capabilities, Offer, Outcome, Presented, Verified
+from mpp_gateway.rails.base import (
+    Binding,
+    Capabilities,
+    Offer,
+    Outcome,
+    Presented,
+    RailMisconfigured,
+    Verified,
+)
 from mpp_gateway.rails.base import Settlement as State
 from mpp_gateway.rails.evm.abi import Transfer
 from mpp_gateway.rails.evm.chain import ChainClient, RpcFailed, RpcRefused, gathered
@@ -36,10 +44,6 @@ from mpp_gateway.rails.payment_scheme import PaymentScheme
 
 LIFETIME_MAX_S = 3600
 """An authorization may outlive its challenge, but not for longer than this from now."""
-
-
-class RailMisconfigured(Exception):
-    """What the configuration says about the token or the chain is not what the chain says."""
 
 
 class EvmRail:
@@ -127,9 +131,25 @@ class EvmRail:
                 private=f"chain {self._settings.chain_id}: {error}",
                 retry_after_s=self._settings.retry_after_s,
             ) from error
+        except (VerificationFailed, PaymentInsufficient):
+            # Somebody may have submitted the signature before it was shown to us. Then the payee
+            # has the money, and refusing would make an honest buyer pay a second time.
+            if await self._is_paid(presented):
+                return Verified(None, is_paid=True)
+            raise
         if used:
+            if await self._is_paid(presented):
+                return Verified(None, is_paid=True)
             raise VerificationFailed("This authorization was used already.")
         return Verified(balance)
+
+    async def _is_paid(self, presented: Presented) -> bool:
+        assert self._inspector is not None
+        payment = self._payment(presented)
+        attempt = await self._inspector.trace(
+            payment.key, payment.transfer, presented.valid_until_s
+        )
+        return attempt.state is State.SETTLED
 
     async def settle(self, presented: Presented, amount_minor: int, now_s: int) -> Outcome:
         """Move exactly the authorized amount; see `rails.base.Rail.settle`."""
@@ -230,10 +250,10 @@ class EvmRail:
 
     @staticmethod
     def _check_times(credential: Credential, signed: Authorization, now_s: int) -> None:
+        # Whether it lives long enough is asked once it is claimed: an earlier attempt with it may
+        # have an outcome that is not known yet, and its buyer must not be told to pay again.
         if signed.valid_after > now_s:
             raise VerificationFailed("The authorization is not valid yet.")
-        if signed.valid_before <= now_s:
-            raise VerificationFailed("The authorization has expired.")
         expires = credential.challenge.expires
         challenge_ends = parse_rfc3339(expires) if expires is not None else now_s
         # An outcome that cannot be known stays open until the authorization dies.

@@ -10,6 +10,7 @@ from mpp_gateway.rails.evm import abi
 
 NAME = abi.selector("name()")
 VERSION = abi.selector("version()")
+DECIMALS = abi.selector("decimals()")
 RPC_S = 10
 
 # Name and version as the contracts sign, which is not always what they are called: USDC is
@@ -23,6 +24,8 @@ _USDC = {
     (84532, "0x036CbD53842c5426634e7929541eC2318f3dCF7e"): ("USDC", "2"),
 }
 KNOWN = {(chain, parse_address(token)): names for (chain, token), names in _USDC.items()}
+KNOWN_DECIMALS = 6
+"""Every token of the table has as many."""
 
 
 class TokenUnknown(Exception):
@@ -54,6 +57,19 @@ async def domain_from_chain(rpc_url: str, chain_id: int, token: bytes) -> Eip712
     if domain.separator != separator:
         raise TokenUnknown("the token signs under a domain of a form that is not known here")
     return domain
+
+
+async def decimals_from_chain(rpc_url: str, token: bytes) -> int:
+    """Ask the token how many decimals one unit of it has; the seller's word is no proof.
+
+    Errors: `TokenUnknown`.
+    """
+    timeout = aiohttp.ClientTimeout(total=RPC_S)
+    async with aiohttp.ClientSession(timeout=timeout) as session:
+        try:
+            return int.from_bytes(await _call(session, rpc_url, token, DECIMALS))
+        except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError) as error:
+            raise TokenUnknown(f"the token cannot be asked at {rpc_url}: {error}") from error
 
 
 async def _call(session: aiohttp.ClientSession, url: str, token: bytes, data: bytes) -> bytes:

@@ -1,0 +1,132 @@
+"""The scripts a newcomer runs first, as they stand."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.process import ROOT, free_port
+
+WAIT_S = 110
+BASH = shutil.which("bash")
+OLD_PYTHON = '#!/bin/sh\n[ "$1" = --version ] && echo "Python 3.9.1"\nexit 1\n'
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """The parts of a clone that a script reads, with this environment as its set-up `.venv`."""
+    folder = tmp_path / "clone"
+    (folder / ".venv").mkdir(parents=True)
+    for name in ("requirements.lock", "pyproject.toml", ".python-version"):
+        shutil.copy(ROOT / name, folder)
+    shutil.copytree(ROOT / "scripts", folder / "scripts")
+    (folder / ".venv" / "bin").symlink_to(Path(sys.executable).parent)
+    stamp = "cat requirements.lock pyproject.toml .python-version | cksum"
+    done = subprocess.run([BASH, "-c", stamp], cwd=folder, capture_output=True, check=True)
+    (folder / ".venv" / ".installed").write_bytes(done.stdout)
+    return folder
+
+
+def test_the_demo_pays_once_and_its_balances_add_up(clone, tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+    kept = {n: v for n, v in os.environ.items() if n in {"PATH", "TMPDIR", "LANG"}}
+
+    done = subprocess.run(
+        [clone / "scripts" / "demo", "--once", "--port", str(free_port())],
+        cwd=tmp_path,
+        env={**kept, "HOME": str(home)},
+        capture_output=True,
+        text=True,
+        timeout=WAIT_S,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = re.findall(r"(\w+): +(\d+\.\d+) -> +(\d+\.\d+)  \(([+-]\d+\.\d+)\)", done.stdout)
+    moved = {name: (_units(old), _units(new), _units(by)) for name, old, new, by in found}
+    assert moved.keys() == {"buyer", "payee"}
+    assert all(old + by == new for old, new, by in moved.values())
+    assert (moved["buyer"][2], moved["payee"][2]) == (-10_000, 10_000)
+    assert "The payee got exactly 0.01." in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+    assert list(home.iterdir()) == []
+
+
+def _units(text: str) -> int:
+    return int(text.replace(".", ""))
+
+
+@pytest.fixture
+def tools(tmp_path):
+    """A PATH with what setup.sh needs, and an old `python3` before everything else."""
+    folder = tmp_path / "tools"
+    folder.mkdir()
+    for tool in ("dirname", "cat"):
+        (folder / tool).symlink_to(shutil.which(tool))
+    _executable(folder / "python3", OLD_PYTHON)
+    _executable(folder / "python", OLD_PYTHON)
+    return folder
+
+
+def _executable(path: Path, text: str) -> None:
+    path.write_text(text)
+    path.chmod(0o755)
+
+
+def found_python(path: str, **more: str) -> str:
+    done = subprocess.run(
+        [BASH, "-c", "source scripts/setup.sh; find_python"],
+        cwd=ROOT,
+        env={"PATH": path, "HOME": "/nonexistent", **more},
+        capture_output=True,
+        text=True,
+        timeout=WAIT_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_an_old_python3_on_the_path_is_passed_over(tools, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "python3.13").symlink_to(sys.executable)
+
+    assert found_python(f"{tools}:{other}") == str(other / "python3.13")
+
+
+def test_a_python_of_pyenv_is_found_when_the_path_has_an_old_one_only(tools, tmp_path):
+    python = tmp_path / "pyenv" / "versions" / "3.13.9" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.symlink_to(sys.executable)
+
+    found = found_python(str(tools), PYENV_ROOT=str(tmp_path / "pyenv"))
+
+    assert found == str(python)
+
+
+def test_the_python_that_the_user_names_comes_first_unless_it_is_too_old(tools, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "python3.13").symlink_to(sys.executable)
+    path = f"{tools}:{other}"
+
+    assert found_python(path, PYTHON=sys.executable) == sys.executable
+    assert found_python(path, PYTHON=str(tools / "python3")) == str(other / "python3.13")
+
+
+SCRIPTS = sorted(path for path in (ROOT / "scripts").iterdir() if path.is_file())
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_a_script_is_read_by_its_interpreter_without_a_mistake(script):
+    first = script.read_text(errors="replace").split("\n", 1)[0]
+    if "bash" in first or script.suffix == ".sh":
+        subprocess.run([BASH, "-n", script], check=True, timeout=WAIT_S)
+    else:
+        compile(script.read_text(), str(script), "exec")
