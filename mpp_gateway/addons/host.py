@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import sys
+import tempfile
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from mpp_gateway.addons import sentinel, takeover
 from mpp_gateway.addons.probe import missing_documents
 from mpp_gateway.addons.runtime import Runtime
 from mpp_gateway.config import load
-from mpp_gateway.config.model import GatewayConfig
+from mpp_gateway.config.model import GatewayConfig, Tls
 from mpp_gateway.config.zero import (
     DEFAULT_NETWORK,
     DOCUMENTS,
@@ -71,6 +72,7 @@ class Host:
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
         self._upstream: str | None = None
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
         self.opening: asyncio.Task[None] | None = None
 
     def load(self, loader: Loader) -> None:
@@ -136,20 +138,33 @@ class Host:
             return
         self._outwait_the_slowest_route()
         try:
+            self._present_certificate(self.runtime.config.tls)
             await takeover.take_over(None if self.runtime.mount else self.runtime.config.listen)
-        except takeover.TakeoverFailed:
-            log.exception("the gateway stays closed")
+        except (takeover.TakeoverFailed, OSError, exceptions.OptionsError) as error:
+            self.runtime.failure = str(error)
+            log.error("the gateway stays closed: %s", error)  # noqa: TRY400 - the text says it
             return
         if self.runtime.mount:
             base = self.runtime.config.services[SERVICE].base_url
             self.runtime.root_documents = await missing_documents(base, DOCUMENTS)
         await self.runtime.open()
+        if self.runtime.failure is not None:
+            log.error("the gateway cannot open: %s", self.runtime.failure)
         if self.runtime.serving is not None and self.runtime.mount:
             _announce(self.runtime.config, ctx.options.gateway_network)
+
+    def _present_certificate(self, tls: Tls | None) -> None:
+        if tls is None or self.runtime.engine.requires_tls:
+            return
+        self._folder = tempfile.TemporaryDirectory(prefix="mpp-gateway-")
+        takeover.present_certificate(tls, Path(self._folder.name))
+        self.runtime.engine.requires_tls = True
 
     def done(self) -> None:
         """Stop serving."""
         self.runtime.close()
+        if self._folder is not None:
+            self._folder.cleanup()
 
     def next_layer(self, next_layer: layer.NextLayer) -> None:
         """Put our layer under every connection."""

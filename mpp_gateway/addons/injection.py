@@ -12,14 +12,15 @@ class AuthInjection:
     @fail_closed
     async def requestheaders(self, flow: http.HTTPFlow, gate: Gate) -> None:
         """Aim a request that was admitted on its head."""
-        self._aim(gate)
+        await self._aim(gate)
 
     @fail_closed
     async def request(self, flow: http.HTTPFlow, gate: Gate) -> None:
         """Aim a request that was admitted on its body."""
         if gate.forward is None:
-            self._aim(gate)
+            await self._aim(gate)
 
-    def _aim(self, gate: Gate) -> None:
+    async def _aim(self, gate: Gate) -> None:
         if gate.admitted:
-            gate.forward = admission.aim(gate.exchange)
+            executor = gate.serving.executor
+            gate.forward = await executor.run(admission.forward(gate.exchange, executor.clock()))

@@ -10,7 +10,9 @@ from mpp_gateway.engine.limits import Limits
 from mpp_gateway.events import Event
 from mpp_gateway.gateway.executor import Sink
 from mpp_gateway.gateway.serving import Serving, open_serving
+from mpp_gateway.ledger.database import StoreTooNew, StoreUnavailable
 from mpp_gateway.rails import registry
+from mpp_gateway.rails.base import RailMisconfigured
 from mpp_gateway.routing.table import RouteTable
 
 log = logging.getLogger(__name__)
@@ -70,13 +72,16 @@ class Runtime:
             self.idle.set()
 
     async def open(self) -> None:
-        """Open the store and the rails; on failure stay closed and say why in the log."""
+        """Open the store and the rails; on failure stay closed and keep the reason in `failure`."""
         if self.config is None or self.serving is not None:
             return
         try:
             self.serving = await open_serving(
                 self.config, self._sink, build_rail=self._build_rail, table=self.table
             )
+        except (StoreUnavailable, StoreTooNew, RailMisconfigured) as error:
+            self.failure = str(error)
+            return
         except Exception as error:
             self.failure = str(error)
             log.exception("the gateway cannot open; every request is refused")

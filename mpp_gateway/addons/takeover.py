@@ -2,12 +2,13 @@
 
 import asyncio
 import logging
+from pathlib import Path
 from typing import Any
 
 from mitmproxy import ctx
 from mitmproxy.proxy import mode_specs
 
-from mpp_gateway.config.model import Listen
+from mpp_gateway.config.model import Listen, Tls
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,18 @@ def reverse_target(modes: list[str]) -> str | None:
             host, port = mode.address[:2]
             return f"{mode.scheme}://{host}:{port}"
     return None
+
+
+def present_certificate(tls: Tls, folder: Path) -> None:
+    """Have mitmproxy show the file's certificate instead of one of its own making.
+
+    mitmproxy wants key and chain in one file and reads it again at every change of an option: it
+    is put into `folder`, which must live as long. Errors: OSError, `OptionsError`.
+    """
+    combined = folder / "listener.pem"
+    combined.touch(mode=0o600)
+    combined.write_bytes(tls.key.read_bytes() + b"\n" + tls.cert.read_bytes())
+    ctx.options.update(certs=[f"*={combined}"])
 
 
 async def take_over(listen: Listen | None = None) -> None:

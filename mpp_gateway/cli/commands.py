@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import logging
 import os
 import sys
 from pathlib import Path
@@ -24,9 +23,6 @@ from mpp_gateway.config import load
 from mpp_gateway.config.model import GatewayConfig
 from mpp_gateway.config.values import is_loopback
 from mpp_gateway.gateway.explanation import explain as explain_request
-
-EXPLAINED = frozenset({"StoreUnavailable", "StoreTooNew", "RailMisconfigured"})
-"""Exceptions whose text says all there is to say; a traceback would bury it."""
 
 
 def read_config(path: Path) -> GatewayConfig:
@@ -78,7 +74,6 @@ async def serve(options: argparse.Namespace) -> int:
         scheme = "https" if config.tls else "http"
         say(f"\nserving on {scheme}://{host}:{port}{config.base_path} (Ctrl-C stops)")
 
-    logging.getLogger("mpp_gateway.addons.runtime").addFilter(_is_unexplained)
     try:
         await Server(config).run(started)
     except StartFailed as error:
@@ -100,11 +95,6 @@ def _listening(config: GatewayConfig, options: argparse.Namespace) -> GatewayCon
     port = config.listen.port if options.port is None else options.port
     listen = dataclasses.replace(config.listen, host=host, port=port)
     return dataclasses.replace(config, listen=listen)
-
-
-def _is_unexplained(record: logging.LogRecord) -> bool:
-    error = record.exc_info[1] if record.exc_info else None
-    return type(error).__name__ not in EXPLAINED
 
 
 async def pay(options: argparse.Namespace) -> int:

@@ -114,9 +114,6 @@ nothing.
 Every event has these fields; times are unix seconds, durations milliseconds:
 """
 
-NOT_EMITTED = frozenset({"PaymentRequired", "RequestForwarded"})
-"""Events that are declared and that nothing emits yet."""
-
 
 def problem_classes() -> list[type[Problem]]:
     """Return every problem that has a slug, by status and slug."""
@@ -191,10 +188,7 @@ def options_page() -> str:
     parts += ["\n| Event | Meaning | More fields |\n|---|---|---|\n"]
     for kind in event_classes():
         more = [f"`{f.name}`" for f in dataclasses.fields(kind) if f.name not in shared]
-        meaning = _sentence(kind)
-        if kind.__name__ in NOT_EMITTED:
-            meaning += " Not emitted yet."
-        parts.append(f"| `{kind.__name__}` | {meaning} | {', '.join(more)} |\n")
+        parts.append(f"| `{kind.__name__}` | {_sentence(kind)} | {', '.join(more)} |\n")
     return "".join(parts)
 
 

@@ -60,7 +60,11 @@ class LimitSettings(Strict):
     """What is taken from a caller before anything is paid."""
 
     request_body_bytes: Bytes = Field(
-        default=1_048_576, description="Longest request body, unless a route says otherwise."
+        default=1_048_576,
+        description=(
+            "Longest request body that is held while a verdict waits for it (`digest` routes),"
+            " unless a route says otherwise. Other bodies stream and have no limit."
+        ),
     )
     unpaid_bodies: Annotated[Count, Field(ge=1, le=65_536)] = Field(
         default=64, description="Bodies read at the same time from callers that have not paid."
@@ -178,7 +182,8 @@ class RouteSettings(Strict):
         description="Status codes besides 2xx that count as delivered, such as `[404]`.",
     )
     body_limit_bytes: Bytes | None = Field(
-        default=None, description="Longest request body; overrides `limits.request_body_bytes`."
+        default=None,
+        description=("Longest body of a `digest` route; overrides `limits.request_body_bytes`."),
     )
     title: ShortText | None = Field(default=None, description="For the discovery documents.")
     description: Text | None = Field(
@@ -273,7 +278,11 @@ class RootSettings(Strict):
     )
     tls: TlsSettings | None = Field(default=None, description="Serve HTTPS with these files.")
     trusted_proxies: tuple[Network, ...] = Field(
-        default=(), description="Networks of front proxies whose `Forwarded` fields are believed."
+        default=(),
+        description=(
+            "Networks of the front proxies that end TLS before this listener. Naming them says"
+            " that clear text here is meant; no field that they send is read."
+        ),
     )
     allow_insecure: Flag = Field(
         default=False,

@@ -19,6 +19,8 @@ class Engine:
         self.clock = clock
         self.used: WeakSet[Connection] = WeakSet()
         """Upstream connections that have served a request: only these can be stale."""
+        self.requires_tls = False
+        """Whether clear text is turned away: a challenge must not travel in it (draft, 1.12)."""
         self._unpaid_bodies = 0
 
     def admit_body(self) -> bool:

@@ -12,7 +12,7 @@ class HookTable(AddonManager):
     """mitmproxy asks every addon for every hook of every request; few of them have it."""
 
     def __init__(self, master: Any) -> None:
-        super().__init__(master)
+        super().__init__(master)  # type: ignore[no-untyped-call]
         self._chain: list[Any] = []
         self._table: dict[str, tuple[Callable[..., Any], ...]] = {}
 

@@ -11,11 +11,13 @@ from mitmproxy.proxy.layers.http._base import HttpConnection
 from mitmproxy.proxy.layers.http._events import RequestData, ResponseData
 
 from mpp_gateway.engine import backpressure
+from mpp_gateway.engine.answers import problem_bytes
 from mpp_gateway.engine.context import Engine
 from mpp_gateway.engine.gate import grant
 from mpp_gateway.engine.http1 import GatewayHttp1Client, GatewayHttp1Server
 from mpp_gateway.engine.http2 import GatewayHttp2Server
 from mpp_gateway.engine.stream import DeadlineReached, GatewayStream
+from mpp_gateway.protocol.problems import BadRequest
 
 type Commands = layer.CommandGenerator[None]
 
@@ -252,6 +254,20 @@ class GuardedClientTLSLayer(tls.ClientTLSLayer):
         yield from super()._handle_event(event)
 
 
+class ClearTextLayer(layer.Layer):
+    """Says once that this listener speaks TLS, and hangs up."""
+
+    def _handle_event(self, event: events.Event) -> Commands:
+        if isinstance(event, events.DataReceived):
+            refusal = BadRequest("This listener speaks TLS: ask with https.")
+            yield commands.SendData(self.context.client, problem_bytes(refusal))
+            yield commands.CloseConnection(self.context.client)
+            self._handle_event = self._done  # type: ignore[method-assign,assignment]
+
+    def _done(self, _: events.Event) -> Commands:
+        yield from ()
+
+
 def claim(next_layer: layer.NextLayer, engine: Engine) -> None:
     """Put our layer under every TCP connection of the reverse proxy, whatever its first bytes are.
 
@@ -268,5 +284,7 @@ def claim(next_layer: layer.NextLayer, engine: Engine) -> None:
     data = next_layer.data_client()
     if not under_tls and data[:1] and data[0] == TLS_RECORD:
         next_layer.layer = GuardedClientTLSLayer(context, engine)
+    elif not under_tls and engine.requires_tls:
+        next_layer.layer = ClearTextLayer(context)
     else:
         next_layer.layer = GatewayLayer(context, engine)

@@ -9,14 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mitmproxy import options
-from mitmproxy.addons import core, next_layer, proxyserver, tlsconfig
+from mitmproxy import exceptions, options
+from mitmproxy.addons import core, proxyserver, tlsconfig
 from mitmproxy.master import Master
 
+from mpp_gateway.addons import takeover
 from mpp_gateway.addons.build import build_addons
 from mpp_gateway.addons.chain import Chain
 from mpp_gateway.addons.runtime import Runtime
-from mpp_gateway.config.model import GatewayConfig, Tls
+from mpp_gateway.config.model import GatewayConfig
 from mpp_gateway.engine.hooktable import HookTable
 
 NOWHERE = "reverse:http://127.0.0.1:1"
@@ -88,23 +89,21 @@ class Server:
         chain = [
             core.Core(),
             proxyserver.Proxyserver(),
-            next_layer.NextLayer(),
             tlsconfig.TlsConfig(),
             Chain(build_addons(self.runtime)),  # last: it sets options that the others declare
         ]
-        master.addons.add(*chain)
-        more: dict[str, Any] = {}
+        master.addons.add(*chain)  # type: ignore[no-untyped-call]
         if self.config.tls is not None:
-            more["certs"] = [f"*={_combined(self.config.tls, folder)}"]
-        gateway = chain[-1]
-        # First to be asked: else the stock TLS layer gets in under ours, and ours never learns.
-        master.addons.chain = [gateway, *(a for a in master.addons.chain if a is not gateway)]
+            try:
+                takeover.present_certificate(self.config.tls, folder)
+            except (OSError, exceptions.OptionsError) as error:
+                raise StartFailed(f"tls: {error}") from error
+            self.runtime.engine.requires_tls = True
         master.options.update(
             confdir=str(folder),
             mode=[NOWHERE],
             listen_host=listen.host,
             listen_port=listen.port,
-            **more,
         )
         return master
 
@@ -138,13 +137,3 @@ def _check_address(host: str, port: int) -> None:
             probe.bind((host, port))
     except OSError as error:
         raise StartFailed(f"cannot listen on {host}:{port}: {error.strerror}") from error
-
-
-def _combined(tls: Tls, folder: Path) -> Path:
-    combined = folder / "listener.pem"
-    combined.touch(mode=0o600)
-    try:
-        combined.write_bytes(tls.key.read_bytes() + b"\n" + tls.cert.read_bytes())
-    except OSError as error:
-        raise StartFailed(f"cannot read the certificate: {error}") from error
-    return combined

@@ -1,8 +1,7 @@
 """One request and its answer, from the client's head to the last byte: the gate's own HttpStream.
 
-The stock stream answers only after the whole body is read, says 100 Continue to anybody, passes
-interim answers on as final and shows the upstream's address in its error pages. This one keeps the
-same hooks, so that addons and mitmweb see ordinary flows, and changes what happens between them.
+The stock stream reads a whole body before it answers, says 100 Continue to anybody and shows the
+upstream's address in its errors. This one keeps the hooks, so that mitmweb sees ordinary flows.
 """
 
 import time
@@ -70,6 +69,7 @@ class GatewayStream(stock.HttpStream):
         self.deadline_s: float | None = None
         self.connecting: stock.GetHttpConnection | None = None
         self._timed_out = False
+        self._started_s = 0.0
         self._retried = False
         self._framing_is_sound = True
         self._finished = False
@@ -191,6 +191,7 @@ class GatewayStream(stock.HttpStream):
             return
         if not self._request_ended and self.gate.body is None:
             yield from self._continue_100()
+        self._started_s = self.engine.clock()
         if not (yield from self._connect()):
             return
         yield from self._send_request_head()
@@ -232,7 +233,7 @@ class GatewayStream(stock.HttpStream):
         request = framing.upstream_request(
             forward, self.flow.request, self.gate.body, ends=self._request_ended
         )
-        self._await_upstream(forward.deadlines.first_byte_s)
+        self._await_answer(forward)
         yield from self._to_upstream(RequestHeaders(self.stream_id, request, self._request_ended))
 
     def _to_upstream(self, event: HttpEvent) -> Commands:
@@ -265,7 +266,7 @@ class GatewayStream(stock.HttpStream):
             yield HttpRequestHook(self.flow)
         forward = self.verdict()
         if forward and self.server_state == self.state_wait_for_response_headers:
-            self._await_upstream(forward.deadlines.first_byte_s)
+            self._await_answer(forward)
 
     # Response
 
@@ -479,6 +480,12 @@ class GatewayStream(stock.HttpStream):
         return any(isinstance(e, RequestProtocolError) for e in self._paused_event_queue)
 
     # Small print
+
+    def _await_answer(self, forward: Forward) -> None:
+        self._await_upstream(forward.deadlines.first_byte_s)
+        if forward.deadlines.answer_s is not None and self.deadline_s is not None:
+            # A slow upload must not outlive the payment: the upstream would work for nothing.
+            self.deadline_s = min(self.deadline_s, self._started_s + forward.deadlines.answer_s)
 
     def _await_upstream(self, seconds: float) -> None:
         self.deadline_s = self.engine.clock() + seconds

@@ -102,6 +102,9 @@ def admit(exchange: Exchange, now_s: int, entropy: bytes) -> Machine[Answer | No
     try:
         for step in ADMISSION:
             yield from step(admission)
+    except PaymentRequired as problem:
+        yield from emit(settlement.event(events.PaymentRequired, exchange, admission.clock.now_s))
+        return refusal(exchange, problem, admission.clock.now_s)
     except Problem as problem:
         yield from settlement.release(exchange, admission.clock, problem.slug)
         yield from emit(
@@ -339,6 +342,20 @@ ADMISSION: tuple[AdmissionStep, ...] = (
 # --- aim -----------------------------------------------------------------------------------------
 
 
+def forward(exchange: Exchange, now_s: int) -> Machine[Forward]:
+    """Aim an admitted request; the one verdict that lets it out of the gateway."""
+    aimed = aim(exchange)
+    yield from emit(settlement.event(events.RequestForwarded, exchange, now_s))
+    return aimed
+
+
+def _answer_s(exchange: Exchange) -> float | None:
+    """Return how long a payment that settles on the answer was found to live, at the least."""
+    if exchange.turn is None or exchange.state is State.SETTLED:
+        return None
+    return exchange.route.timeouts.connect_s + exchange.route.timeouts.first_byte_s
+
+
 def aim(exchange: Exchange) -> Forward:
     """Return the request for the upstream. Where it goes comes from the configuration alone."""
     service, route = exchange.service, exchange.route
@@ -367,6 +384,8 @@ def aim(exchange: Exchange) -> Forward:
             ("Host", base.authority),
             *((n, v) for n, v in rewritten.headers if n.lower() not in replaced),
         ),
-        deadlines=Deadlines(timeouts.connect_s, timeouts.first_byte_s, timeouts.idle_s),
+        deadlines=Deadlines(
+            timeouts.connect_s, timeouts.first_byte_s, timeouts.idle_s, _answer_s(exchange)
+        ),
         secrets=secrets,
     )

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from mpp_gateway.errors import NotReady
@@ -16,6 +16,7 @@ from mpp_gateway.gateway.steps import (
     Emit,
     Hold,
     LookUp,
+    MarkDelivered,
     Move,
     NeedBody,
     Reply,
@@ -95,6 +96,9 @@ class Executor:
             return Reply(None, effect.event.at_s)
         if isinstance(effect, NeedBody):
             return Reply(body or b"", self.clock())
+        if isinstance(effect, MarkDelivered):
+            self._later(self._mark_delivered(effect))
+            return Reply(None, self.clock())
         try:
             value = await self._perform(effect)
         except Problem as problem:
@@ -140,11 +144,22 @@ class Executor:
         if not done:
             # The attempt goes on: stopping it half-way would only hide what it does. What it
             # comes to is written down when it is known, and the buyer's retry finds it there.
-            late = asyncio.ensure_future(self._settled_late(effect, task))
-            self._late.add(late)
-            late.add_done_callback(self._late.discard)
+            self._later(self._settled_late(effect, task))
             return Outcome(Settlement.UNKNOWN, detail="the rail did not answer in time")
         return _outcome_of(task)
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        """Let `work` run on its own; `close` waits for it."""
+        task = asyncio.ensure_future(work)
+        self._late.add(task)
+        task.add_done_callback(self._late.discard)
+
+    async def _mark_delivered(self, effect: MarkDelivered) -> None:
+        try:
+            await self._exchanges.mark_delivered(effect.turn)
+        except StoreUnavailable:
+            # A restart takes the call for undelivered and serves it once more: ours to bear.
+            log.exception("the delivery of %s was not recorded", effect.turn.exchange_id)
 
     async def _settled_late(self, effect: Settle, task: asyncio.Future[Outcome]) -> None:
         await asyncio.wait({task})

@@ -8,7 +8,7 @@ from mpp_gateway.gateway.answers import problem_answer
 from mpp_gateway.gateway.exchange import Exchange
 from mpp_gateway.gateway.machine import Clock, Machine, emit, move, perform
 from mpp_gateway.gateway.refusals import refusal
-from mpp_gateway.gateway.steps import Deliver, Settle
+from mpp_gateway.gateway.steps import Deliver, MarkDelivered, Settle
 from mpp_gateway.ledger.exchanges import State
 from mpp_gateway.protocol.messages import Answer, Headers
 from mpp_gateway.protocol.problems import Problem, VerificationFailed
@@ -145,6 +145,7 @@ def deliver(
             yield from settle(exchange, clock)
         except Problem as problem:
             return refusal(exchange, problem, clock.now_s)
+    yield from perform(clock, MarkDelivered(exchange.turn))
     headers = _private(rewritten.headers)
     if not 200 <= rewritten.status < 300:
         return Deliver(rewritten.status, headers)

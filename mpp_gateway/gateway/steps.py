@@ -16,6 +16,8 @@ class Deadlines:
     connect_s: float
     first_byte_s: float
     idle_s: float
+    answer_s: float | None = None
+    """From the verdict to the upstream's head, uploads included; None where nothing runs out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,13 @@ class Move:
 
 
 @dataclass(frozen=True, slots=True)
+class MarkDelivered:
+    """Note in the store, without waiting for it, that a paid answer is on its way."""
+
+    turn: Turn
+
+
+@dataclass(frozen=True, slots=True)
 class Settle:
     """Have the rail move the money. Result: `rails.base.Outcome`."""
 
@@ -108,7 +117,7 @@ class LookUp:
     presented: Presented
 
 
-type Effect = Emit | ClaimProof | Verify | Hold | Move | Settle | LookUp | NeedBody
+type Effect = Emit | ClaimProof | Verify | Hold | Move | MarkDelivered | Settle | LookUp | NeedBody
 type Step = Effect | Answer | Forward | Deliver
 
 

@@ -21,6 +21,7 @@ CREATE TABLE exchanges (
     attempt INTEGER NOT NULL DEFAULT 1,
     reference TEXT NOT NULL DEFAULT '',
     receipt TEXT NOT NULL DEFAULT '[]',
+    delivered INTEGER NOT NULL DEFAULT 0,
     challenge_id TEXT,
     valid_until_s INTEGER NOT NULL,
     created_s INTEGER NOT NULL,
@@ -30,6 +31,7 @@ CREATE TABLE exchanges (
 CREATE INDEX exchanges_open ON exchanges (account, state);
 CREATE INDEX exchanges_state ON exchanges (state, updated_s);
 CREATE UNIQUE INDEX exchanges_challenge ON exchanges (challenge_id) WHERE state <> 'released';
+CREATE INDEX exchanges_undelivered ON exchanges (id) WHERE state = 'settled' AND delivered = 0;
 CREATE TABLE journal (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
     exchange_id TEXT NOT NULL REFERENCES exchanges (id),
@@ -68,6 +70,14 @@ TRANSITIONS: dict[State, frozenset[State]] = {
     State.CREDITED: frozenset({State.SETTLED}),
     State.REFUNDED: frozenset(),
 }
+
+LEFT_OPEN = {
+    State.CLAIMED: State.RELEASED,
+    State.VERIFIED: State.RELEASED,
+    State.SETTLING: State.UNKNOWN,
+    State.SETTLED: State.CREDITED,
+}
+"""What becomes of an exchange whose process is gone: only the rail knows about a settlement."""
 
 HOLDING = (State.VERIFIED, State.SETTLING, State.UNKNOWN)
 
@@ -188,6 +198,15 @@ class Exchanges:
         An exchange that had begun to settle becomes UNKNOWN, so that only the rail can resolve it.
         """
         return await self._database.write(lambda db: _recover(db, now_s))
+
+    async def mark_delivered(self, turn: Turn) -> None:
+        """Note that the answer which `turn` paid for was handed over for sending."""
+        await self._database.write(
+            lambda db: db.execute(
+                "UPDATE exchanges SET delivered = 1 WHERE id = ? AND attempt = ? AND state = ?",
+                (turn.exchange_id, turn.attempt, State.SETTLED),
+            )
+        )
 
     async def sweep(self, now_s: int, settle_s: int) -> int:
         """Take up what its process left behind while others go on serving; return how many.
@@ -315,7 +334,7 @@ def _move(db: sqlite3.Connection, turn: Turn, change: _Change, now_s: int) -> bo
     if change.after not in TRANSITIONS[change.before]:
         raise IllegalTransition(f"{turn.exchange_id}: {change.before} -> {change.after}")
     moved = db.execute(
-        "UPDATE exchanges SET state = ?, updated_s = ?, attempt = attempt + ?,"
+        "UPDATE exchanges SET state = ?, updated_s = ?, attempt = attempt + ?, delivered = 0,"
         " reference = coalesce(?, reference), receipt = coalesce(?, receipt)"
         " WHERE id = ? AND attempt = ? AND state = ?",
         (
@@ -346,9 +365,12 @@ def _journal(
 
 
 def _recover(db: sqlite3.Connection, now_s: int) -> int:
+    # Paid, and no answer was handed over: killed in between. Without this row the buyer's money
+    # would have bought nothing, and the same credential would be called used.
     rows = db.execute(
-        "SELECT id, attempt, state FROM exchanges WHERE state IN (?, ?, ?)",
-        (State.CLAIMED, State.VERIFIED, State.SETTLING),
+        "SELECT id, attempt, state FROM exchanges WHERE state IN (?, ?, ?)"
+        " OR (state = ? AND delivered = 0)",
+        (State.CLAIMED, State.VERIFIED, State.SETTLING, State.SETTLED),
     ).fetchall()
     return _take_up(db, rows, now_s, "found open at start")
 
@@ -366,6 +388,6 @@ def _take_up(
     db: sqlite3.Connection, rows: list[tuple[str, int, str]], now_s: int, detail: str
 ) -> int:
     for exchange_id, attempt, state in rows:
-        after = State.UNKNOWN if state == State.SETTLING else State.RELEASED
+        after = LEFT_OPEN[State(state)]
         _move(db, Turn(exchange_id, attempt), _Change(State(state), after, detail=detail), now_s)
     return len(rows)

@@ -79,14 +79,13 @@ def test_every_option_has_a_row():
         assert f"\n| `{name}` | `" in text
 
 
-def test_every_event_has_a_row_that_says_whether_it_is_emitted():
+def test_every_event_has_a_row_and_is_emitted_somewhere():
     text = page("options")
 
     assert len(reference.event_classes()) > 10
     for kind in reference.event_classes():
-        row = next(line for line in text.split("\n") if line.startswith(f"| `{kind.__name__}` |"))
-        is_used = re.search(rf"events\.{kind.__name__}\b", SOURCES) is not None
-        assert is_used != ("Not emitted yet" in row), row
+        assert f"\n| `{kind.__name__}` |" in text
+        assert re.search(rf"events\.{kind.__name__}\b", SOURCES) is not None, kind
 
 
 @pytest.mark.parametrize("model", [RootSettings, ServiceSettings, RouteSettings, *KINDS.values()])

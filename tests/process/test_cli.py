@@ -391,11 +391,6 @@ def test_a_listener_for_the_world_needs_the_files_word_for_it(shop, tmp_path):
     assert "clear text" in done.err
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=(ssl.SSLError, OSError),
-    reason="the stock NextLayer in engine/server.py puts a TLS layer of its own under ours first",
-)
 def test_tls_is_served_with_the_files_certificate(shop, tmp_path):
     self_signed(tmp_path)
     files = f"{{cert: {tmp_path / 'upstream.pem'}, key: {tmp_path / 'upstream.key'}}}"

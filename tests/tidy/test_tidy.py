@@ -163,7 +163,7 @@ def test_no_drawer_names():
 
 
 def test_no_script_shadows_a_module():
-    """mitmproxy leaves the scripts' folder on sys.path: `http.py` there would replace the real one."""
+    """mitmproxy leaves the scripts' folder on sys.path: an `http.py` hides the real one."""
     taken = set(sys.stdlib_module_names) | set(packages_distributions())
     scripts = {path.stem for path in (ROOT / "addons").glob("*.py")}
     assert scripts

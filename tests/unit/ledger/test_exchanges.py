@@ -319,9 +319,25 @@ def test_after_a_restart_nothing_is_left_that_nobody_owns(books, state):
         State.CLAIMED: State.RELEASED,
         State.VERIFIED: State.RELEASED,
         State.SETTLING: State.UNKNOWN,
+        State.SETTLED: State.CREDITED,
     }.get(state, state)
     assert (found, books.state()) == (int(after is not state), after)
     assert books.ask(books.exchanges.recover(NOW_S)) == 0
+
+
+def test_a_call_that_was_handed_over_is_no_credit_after_a_restart(books):
+    books.at(State.SETTLED)
+    books.ask(books.exchanges.mark_delivered(Turn("x1", 1)))
+    assert books.ask(books.exchanges.recover(NOW_S)) == 0
+    assert books.state() is State.SETTLED
+
+
+def test_a_delivery_of_an_earlier_attempt_says_nothing_about_a_later_one(books):
+    books.at(State.CREDITED)
+    again = books.claim("p", 2)
+    books.ask(books.exchanges.mark_delivered(Turn("x1", again.attempt - 1)))
+    assert books.ask(books.exchanges.recover(NOW_S)) == 1
+    assert books.state() is State.CREDITED
 
 
 def test_the_sweeper_takes_only_what_no_living_process_can_still_own(books):
