@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from tests.support.client import RawClient
 from tests.support.evm import now
 from tests.support.paid import (
     PRICE,
@@ -266,3 +267,32 @@ def test_a_released_payment_is_not_good_after_its_challenge_has_expired(tmp_path
         gateway.proxy.runtime.serving.executor.clock = lambda: later_s
         refused(gateway.send(credential), "payment-expired")
         assert (gateway.hits, gateway.balance(), gateway.states()) == (1, 0, {"released": 1})
+
+
+def test_an_upload_that_drips_on_does_not_outlive_the_payment(tmp_path):
+    """Each byte proves that the client is alive; it must not buy more of the upstream's time."""
+    times = "connect_s: 0.1, first_byte_s: 0.3, idle_s: 1, settle_s: 5"
+    with paid_gateway(tmp_path, timeouts=times) as gateway:
+        credential = gateway.sign(gateway.challenge("/api/paid", method="POST", body=b"x"))
+        lines = [
+            "POST /api/paid HTTP/1.1",
+            "Host: gateway.test",
+            "Content-Length: 100000",
+            f"Authorization: {credential.format()}",
+        ]
+        with RawClient(gateway.port) as client:
+            client.send("\r\n".join([*lines, "", ""]).encode())
+            client.socket.settimeout(0.02)
+            for _ in range(500):
+                client.send(b"x")
+                try:
+                    client.buffer += client.socket.recv(1)
+                    break
+                except TimeoutError:
+                    continue
+            client.socket.settimeout(10)
+            status, _, body = client.response()
+        assert status == 504
+        assert json.loads(body)["payment"] == "released"
+        assert (gateway.balance(), gateway.hits) == (0, 0)
+        gateway.reaches(released=1)
