@@ -1,44 +1,21 @@
 """mitmweb shows every paid flow; asked through its own API."""
 
-import asyncio
 import json
-import threading
 import urllib.request
 
 import pytest
 
-from mpp_gateway.demo.chain import TOKEN_NAME, TOKEN_VERSION, DemoChain
+from mpp_gateway.demo.chain import TOKEN_NAME, TOKEN_VERSION
 from mpp_gateway.protocol.challenge import Challenge
 from mpp_gateway.rails.evm.payer import Purse, pay
 from tests.support.client import get
-from tests.support.evm import GAS_KEY, PAYEE, PAYER, PURSE_MINOR, address, now, settings_of
+from tests.support.evm import GAS_KEY, PAYEE, PAYER, PURSE_MINOR, now, settings_of
 from tests.support.process import free_port, process
 from tests.support.proxy import config_text
 from tests.support.upstream import upstream
 
 PASSWORD = "inspect"
 MARKED = "marked-upstream-secret-0123456789"
-
-
-@pytest.fixture
-def chain():
-    """A chain in a thread of its own."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
-
-    def run(coroutine):
-        return asyncio.run_coroutine_threadsafe(coroutine, loop).result(30)
-
-    chain = DemoChain()
-    run(chain.start())
-    run(chain.mint(address(PAYER), PURSE_MINOR))
-    run(chain.fund_gas(address(GAS_KEY)))
-    yield chain
-    run(chain.close())
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join(10)
-    loop.close()
 
 
 @pytest.fixture
@@ -50,8 +27,8 @@ def web(chain, tmp_path):
             '      "GET /free": free\n      "GET /paid": {charge: "0.01"}\n'
         )
         method = (
-            f"  evm: {{chain_id: {chain.chain_id}, rpc_url: '{chain.rpc_url}', token: {{address:"
-            f" '{chain.token_address}', name: {TOKEN_NAME}, version: '{TOKEN_VERSION}',"
+            f"  evm: {{chain_id: {chain.demo.chain_id}, rpc_url: '{chain.demo.rpc_url}',"
+            f" token: {{address: '{chain.demo.token_address}', name: {TOKEN_NAME}, version: '{TOKEN_VERSION}',"
             f" decimals: 6}}, recipient: '{PAYEE}', submit: {{private_key:"
             f" '0x{GAS_KEY.hex()}'}}}}\n"
         )
@@ -93,7 +70,7 @@ def test_mitmweb_shows_price_state_challenge_credential_and_receipt(web, chain):
     status, fields, _ = get(port, "/api/paid")
     assert status == 402
     challenge = Challenge.parse(fields["www-authenticate"])
-    credential = pay(challenge, Purse(settings_of(chain).domain, PURSE_MINOR), PAYER, now())
+    credential = pay(challenge, Purse(settings_of(chain.demo).domain, PURSE_MINOR), PAYER, now())
     status, fields, _ = get(port, "/api/paid", f"Authorization: {credential.format()}")
     assert status == 200
     assert get(port, "/api/free")[0] == 200

@@ -1,17 +1,14 @@
 """One command sells one host: no file, no prefix, and no way past the gate while it starts."""
 
-import asyncio
 import stat
-import threading
 
 import pytest
 
 from mpp_gateway.config.zero import GAS_KEY_VARIABLE
-from mpp_gateway.demo.chain import DemoChain
 from mpp_gateway.protocol.challenge import Challenge
 from mpp_gateway.rails.evm.payer import Purse, pay
 from tests.support.client import get
-from tests.support.evm import GAS_KEY, PAYEE, PAYER, PURSE_MINOR, address, now, settings_of
+from tests.support.evm import GAS_KEY, PAYEE, PAYER, PURSE_MINOR, now, settings_of
 from tests.support.process import free_port, process
 from tests.support.upstream import OK, upstream
 
@@ -20,27 +17,6 @@ ENVIRON = {GAS_KEY_VARIABLE: f"0x{GAS_KEY.hex()}"}
 OWN_DOCUMENT = (
     b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{"own":1}'
 )
-
-
-@pytest.fixture
-def chain():
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
-
-    def run(coroutine):
-        return asyncio.run_coroutine_threadsafe(coroutine, loop).result(30)
-
-    chain = DemoChain()
-    run(chain.start())
-    run(chain.mint(address(PAYER), PURSE_MINOR))
-    run(chain.fund_gas(address(GAS_KEY)))
-    chain.ask = run
-    yield chain
-    run(chain.close())
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join(10)
-    loop.close()
 
 
 async def _documented(seen, _, writer):
@@ -56,7 +32,7 @@ def command(api, chain, port, tmp_path, *doubled, **changed):
         "charge": "0.01",
         "recipient": PAYEE,
         "network": "demo",
-        "rpc_url": chain.rpc_url,
+        "rpc_url": chain.demo.rpc_url,
         "store": tmp_path / "gateway.db",
     } | changed
     sets = [part for k, v in options.items() for part in ("--set", f"gateway_{k}={v}")]
@@ -85,14 +61,14 @@ def test_one_host_is_sold_as_it_stands(shop, chain, tmp_path):
     assert status == 402
     challenge = Challenge.parse(fields["www-authenticate"])
     assert challenge.request_object["amount"] == "10000"
-    credential = pay(challenge, Purse(settings_of(chain).domain, PURSE_MINOR), PAYER, now())
-    before = chain.ask(chain.balance_of(PAYEE))
+    credential = pay(challenge, Purse(settings_of(chain.demo).domain, PURSE_MINOR), PAYER, now())
+    before = chain.balance(PAYEE)
 
     status, fields, body = get(port, "/any/path?q=1", f"Authorization: {credential.format()}")
 
     assert (status, body) == (200, b'{"ok":true}')
     assert "payment-receipt" in fields
-    assert chain.ask(chain.balance_of(PAYEE)) - before == 10_000
+    assert chain.balance(PAYEE) - before == 10_000
     assert [seen.target for seen in api.seen[served_at_start:]] == ["/any/path?q=1"]
     assert f"selling {api.url}" in started.output()
     assert "Traceback" not in started.output()
