@@ -28,8 +28,8 @@ def web(chain, tmp_path):
         )
         method = (
             f"  evm: {{chain_id: {chain.demo.chain_id}, rpc_url: '{chain.demo.rpc_url}',"
-            f" token: {{address: '{chain.demo.token_address}', name: {TOKEN_NAME}, version: '{TOKEN_VERSION}',"
-            f" decimals: 6}}, recipient: '{PAYEE}', submit: {{private_key:"
+            f" token: {{address: '{chain.demo.token_address}', name: {TOKEN_NAME},"
+            f" version: '{TOKEN_VERSION}', decimals: 6}}, recipient: '{PAYEE}', submit: {{private_key:"
             f" '0x{GAS_KEY.hex()}'}}}}\n"
         )
         config = tmp_path / "gateway.yaml"
