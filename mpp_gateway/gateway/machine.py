@@ -48,9 +48,6 @@ def move(
     return moved
 
 
-type Step = Effect | Answer | Forward | None
-
-
 class Pending[T]:
     """A stage that waits for an effect: `begin` starts it, `resume` goes on with the reply.
 

@@ -29,8 +29,8 @@ def web(chain, tmp_path):
         method = (
             f"  evm: {{chain_id: {chain.demo.chain_id}, rpc_url: '{chain.demo.rpc_url}',"
             f" token: {{address: '{chain.demo.token_address}', name: {TOKEN_NAME},"
-            f" version: '{TOKEN_VERSION}', decimals: 6}}, recipient: '{PAYEE}', submit: {{private_key:"
-            f" '0x{GAS_KEY.hex()}'}}}}\n"
+            f" version: '{TOKEN_VERSION}', decimals: 6}}, recipient: '{PAYEE}',"
+            f" submit: {{private_key: '0x{GAS_KEY.hex()}'}}}}\n"
         )
         config = tmp_path / "gateway.yaml"
         config.write_text(config_text(services, method, store=tmp_path / "gateway.db"))
