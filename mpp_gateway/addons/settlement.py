@@ -50,6 +50,12 @@ class Settlement:
     async def response(self, flow: http.HTTPFlow) -> None:
         """Close the books after the last byte, or after an answer of our own."""
         await self._finish(flow)
+        gate = gate_of(flow)
+        if gate and gate.delivered and gate.exchange.settles_at_end and flow.response:
+            # The head is long gone: a receipt of what was used can only follow the body.
+            fields = [(k.encode("latin-1"), v.encode("latin-1")) for k, v in gate.exchange.receipt]
+            own = flow.response.trailers.fields if flow.response.trailers else ()
+            flow.response.trailers = http.Headers([*own, *fields])
 
     async def error(self, flow: http.HTTPFlow) -> None:
         """Give the money back for an upstream that failed, keep the paid call for a lost client."""

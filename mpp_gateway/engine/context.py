@@ -2,11 +2,20 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from weakref import WeakSet
 
 from mitmproxy.connection import Connection
+from mitmproxy.proxy.layers.http._events import HttpEvent
 
 from mpp_gateway.engine.limits import Limits
+
+
+@dataclass
+class DeadlineReached(HttpEvent):
+    """The layer's clock has passed some deadline of a stream."""
+
+    now_s: float
 
 
 class Engine:

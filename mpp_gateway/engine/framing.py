@@ -49,7 +49,9 @@ def upstream_request(
     )
 
 
-def set_delivered_head(flow: http.HTTPFlow, delivery: Deliver, *, ends: bool) -> None:
+def set_delivered_head(
+    flow: http.HTTPFlow, delivery: Deliver, ends: bool, keeps_length: bool
+) -> None:
     """Turn the upstream's head on `flow` into the one that the client gets."""
     response = flow.response
     assert response is not None
@@ -60,7 +62,7 @@ def set_delivered_head(flow: http.HTTPFlow, delivery: Deliver, *, ends: bool) ->
         [(k.encode("latin-1"), v.encode("latin-1")) for k, v in delivery.headers]
     )
     response.headers.pop("content-length", None)
-    if length is not None and delivery.status != 204:
+    if length is not None and keeps_length and delivery.status != 204:
         response.headers["Content-Length"] = length
     elif ends or flow.request.method == "HEAD" or delivery.status in NO_CONTENT_STATUSES:
         if ends and flow.request.method != "HEAD" and delivery.status not in NO_CONTENT_STATUSES:

@@ -12,11 +12,11 @@ from mitmproxy.proxy.layers.http._events import RequestData, ResponseData
 
 from mpp_gateway.engine import backpressure
 from mpp_gateway.engine.answers import problem_bytes
-from mpp_gateway.engine.context import Engine
+from mpp_gateway.engine.context import DeadlineReached, Engine
 from mpp_gateway.engine.gate import grant
 from mpp_gateway.engine.http1 import GatewayHttp1Client, GatewayHttp1Server
 from mpp_gateway.engine.http2 import GatewayHttp2Server
-from mpp_gateway.engine.stream import DeadlineReached, GatewayStream
+from mpp_gateway.engine.stream import GatewayStream
 from mpp_gateway.protocol.problems import BadRequest
 
 type Commands = layer.CommandGenerator[None]

@@ -5,7 +5,6 @@ upstream's address in its errors. This one keeps the hooks, so that mitmweb sees
 """
 
 import time
-from dataclasses import dataclass
 
 from mitmproxy import flow, http
 from mitmproxy.connection import ConnectionState
@@ -36,9 +35,9 @@ from mitmproxy.proxy.layers.http._hooks import (
 )
 
 from mpp_gateway import errors
-from mpp_gateway.engine import failures, framing
+from mpp_gateway.engine import failures, framing, modules
 from mpp_gateway.engine.answers import response_of
-from mpp_gateway.engine.context import Engine
+from mpp_gateway.engine.context import DeadlineReached, Engine
 from mpp_gateway.engine.gate import Gate, install
 from mpp_gateway.engine.record import BodyRecord
 from mpp_gateway.gateway.answers import problem_answer
@@ -50,13 +49,6 @@ type Commands = layer.CommandGenerator[None]
 
 IDEMPOTENT_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 CLIENT_GONE = "Client disconnected."
-
-
-@dataclass
-class DeadlineReached(HttpEvent):
-    """The layer's clock has passed some deadline of this stream."""
-
-    now_s: float
 
 
 class GatewayStream(stock.HttpStream):
@@ -299,36 +291,46 @@ class GatewayStream(stock.HttpStream):
             self.flow.response = response_of(delivery)
             yield from self._answer()
         else:
-            framing.set_delivered_head(self.flow, delivery, ends=event.end_stream)
+            framing.set_delivered_head(
+                self.flow, delivery, event.end_stream, modules.keeps_length(self.gate)
+            )
             self._await_upstream(self._idle_s())
             self.server_state = self.state_stream_response_body
             self.gate.delivered = True
-            yield stock.SendHttp(
-                ResponseHeaders(self.stream_id, self.flow.response, event.end_stream),
-                self.context.client,
-            )
+            head = ResponseHeaders(self.stream_id, self.flow.response, event.end_stream)
+            yield stock.SendHttp(head, self.context.client)
 
     def state_stream_response_body(self, event: events.Event) -> Commands:
         assert self.flow.response is not None
         self._await_upstream(self._idle_s())
         if isinstance(event, ResponseData):
-            self._record.add(event.data)
-            yield stock.SendHttp(event, self.context.client)
+            yield from self._pass_on(event.data)
         elif isinstance(event, ResponseTrailers):
             self.flow.response.trailers = framing.safe_trailers(event.trailers)
         elif isinstance(event, ResponseEndOfMessage):
+            yield from self._pass_on(b"")
+            if self._finished:
+                return
             self.deadline_s = None
             self.flow.response.data.content = self._record.take()
             self.flow.response.timestamp_end = time.time()
             yield HttpResponseHook(self.flow)
             trailers = self.flow.response.trailers
             if trailers is not None and trailers.fields:
-                yield stock.SendHttp(
-                    ResponseTrailers(self.stream_id, trailers), self.context.client
-                )
+                last = ResponseTrailers(self.stream_id, trailers)
+                yield stock.SendHttp(last, self.context.client)
             if not self._request_ended:
                 yield from self._close_upstream()
             yield from self._finish()
+
+    def _pass_on(self, data: bytes) -> Commands:
+        passed = modules.through(self.gate, data)
+        if passed is None:
+            yield from self._close_upstream()
+            yield from self._cut()
+        elif passed:
+            self._record.add(passed)
+            yield stock.SendHttp(ResponseData(self.stream_id, passed), self.context.client)
 
     # Answers of our own
 
@@ -351,9 +353,8 @@ class GatewayStream(stock.HttpStream):
         response = self.flow.response
         assert response is not None
         content = b"" if self.flow.request.method == "HEAD" else response.raw_content
-        yield stock.SendHttp(
-            ResponseHeaders(self.stream_id, response, not content), self.context.client
-        )
+        head = ResponseHeaders(self.stream_id, response, not content)
+        yield stock.SendHttp(head, self.context.client)
         if content:
             yield stock.SendHttp(ResponseData(self.stream_id, content), self.context.client)
         yield from self._finish()
@@ -472,9 +473,8 @@ class GatewayStream(stock.HttpStream):
         yield stock.DropStream(self.stream_id)
 
     def _close_upstream(self) -> Commands:
-        yield from self._to_upstream(
-            RequestProtocolError(self.stream_id, "given up", ErrorCode.CANCEL)
-        )
+        gone = RequestProtocolError(self.stream_id, "given up", ErrorCode.CANCEL)
+        yield from self._to_upstream(gone)
 
     def _client_left(self) -> bool:
         return any(isinstance(e, RequestProtocolError) for e in self._paused_event_queue)

@@ -17,7 +17,6 @@ from mpp_gateway.gateway import settlement
 from mpp_gateway.gateway.answers import problem_answer
 from mpp_gateway.gateway.exchange import Exchange
 from mpp_gateway.gateway.machine import Clock, Machine, emit, move, perform
-from mpp_gateway.gateway.refusals import refusal
 from mpp_gateway.gateway.snapshot import Snapshot
 from mpp_gateway.gateway.steps import (
     ClaimProof,
@@ -104,7 +103,7 @@ def admit(exchange: Exchange, now_s: int, entropy: bytes) -> Machine[Answer | No
             yield from step(admission)
     except PaymentRequired as problem:
         yield from emit(settlement.event(events.PaymentRequired, exchange, admission.clock.now_s))
-        return refusal(exchange, problem, admission.clock.now_s)
+        return settlement.refused(exchange, problem, admission.clock.now_s)
     except Problem as problem:
         yield from settlement.release(exchange, admission.clock, problem.slug)
         yield from emit(
@@ -117,8 +116,14 @@ def admit(exchange: Exchange, now_s: int, entropy: bytes) -> Machine[Answer | No
                 status=problem.status,
             )
         )
-        return refusal(exchange, problem, admission.clock.now_s)
+        return settlement.refused(exchange, problem, admission.clock.now_s)
     return None
+
+
+def _run_modules(admission: Admission) -> Generator[Effect, Reply]:
+    """Let the `pre` modules look at the request."""
+    for module in admission.exchange.snapshot.slots.pre:
+        yield from module(admission.exchange, admission.clock)
 
 
 def _bind(admission: Admission) -> Generator[Effect, Reply]:
@@ -322,13 +327,8 @@ def _settles_before(exchange: Exchange) -> bool:
     )
 
 
-# Slots for modules: what runs before the money is looked at, on the stream, and on every answer.
-PRE: tuple[AdmissionStep, ...] = ()
-STREAM: tuple[Callable[[Exchange, bytes], bytes], ...] = ()
-POST: tuple[Callable[[Exchange, Answer], Answer], ...] = ()
-
 ADMISSION: tuple[AdmissionStep, ...] = (
-    *PRE,
+    _run_modules,
     _bind,
     _read_credential,
     _claim,

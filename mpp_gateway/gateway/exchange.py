@@ -33,6 +33,8 @@ class Exchange:
     balance that `verify` reads."""
     paid: bool = False
     """The money moved in an earlier attempt that was not delivered: settle nothing now."""
+    used_minor: int | None = None
+    """What a stream module counted, for a rail that settles at the end; None: the whole price."""
     receipt: Headers = ()
     finished: bool = False
     """Every step that touches money has been taken; nothing may follow."""
@@ -41,6 +43,21 @@ class Exchange:
     def service(self) -> Service:
         """The service this request is for."""
         return self.match.service
+
+    @property
+    def settles_at_end(self) -> bool:
+        """Whether the amount is known, and settled, only when the answer is complete."""
+        return self.rail is not None and self.rail.capabilities.settles_at == "end"
+
+    @property
+    def owed_minor(self) -> int:
+        """What this exchange settles: never more than was presented, less only with change."""
+        assert self.rail is not None
+        assert self.presented is not None
+        most_minor = self.presented.amount_minor
+        if self.used_minor is None or not self.rail.capabilities.gives_change:
+            return most_minor
+        return min(self.used_minor, most_minor)
 
     @property
     def route(self) -> Route:

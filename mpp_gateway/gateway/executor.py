@@ -137,7 +137,7 @@ class Executor:
     async def _settle(self, effect: Settle, now_s: int) -> Outcome:
         presented = effect.presented
         rail = self._rails[presented.rail]
-        task = asyncio.ensure_future(rail.settle(presented, presented.amount_minor, now_s))
+        task = asyncio.ensure_future(rail.settle(presented, effect.amount_minor, now_s))
         self._settling.add(task)
         task.add_done_callback(self._settling.discard)
         done, _ = await asyncio.wait({task}, timeout=effect.timeout_s)

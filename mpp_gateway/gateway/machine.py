@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from mpp_gateway.events import Event
-from mpp_gateway.gateway.steps import Effect, Emit, Forward, Move, Reply
+from mpp_gateway.gateway.steps import Effect, Emit, Move, Reply
 from mpp_gateway.ledger.exchanges import State, Turn
-from mpp_gateway.protocol.messages import Answer, Headers
+from mpp_gateway.protocol.messages import Headers
 from mpp_gateway.protocol.problems import Problem
 
 type Machine[T] = Generator[Effect, Reply, T]

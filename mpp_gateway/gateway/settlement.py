@@ -52,7 +52,7 @@ def settle(exchange: Exchange, clock: Clock) -> Machine[None]:
         raise GatewayFault(private=f"{turn.exchange_id} was not ours to settle")
     exchange.state = State.SETTLING
     timeout_s = exchange.route.timeouts.settle_s
-    outcome = yield from perform(clock, Settle(presented, turn, timeout_s))
+    outcome = yield from perform(clock, Settle(presented, turn, exchange.owed_minor, timeout_s))
     match outcome.state:
         case Settlement.SETTLED:
             settled = move(
@@ -62,6 +62,7 @@ def settle(exchange: Exchange, clock: Clock) -> Machine[None]:
                 clock,
                 reference=outcome.reference,
                 receipt=outcome.headers,
+                detail=f"change {outcome.change_minor}" if outcome.change_minor else "",
             )
             if not (yield from _recorded(settled)):
                 # A restart took the exchange over, or the store is gone: whoever looks at it next
@@ -120,6 +121,13 @@ def release(exchange: Exchange, clock: Clock, detail: str) -> Machine[None]:
         yield from emit(event(kind, exchange, clock.now_s))
 
 
+def refused(exchange: Exchange, problem: Problem, now_s: int) -> Answer:
+    """Return the refusal of a matched request, as the modules let it go."""
+    answer = exchange.snapshot.slots.posted(exchange, refusal(exchange, problem, now_s))
+    assert isinstance(answer, Answer)
+    return answer
+
+
 def deliver(
     exchange: Exchange, status: int, headers: Headers, now_s: int
 ) -> Machine[Deliver | Answer]:
@@ -127,19 +135,28 @@ def deliver(
 
     Nothing of the upstream's answer is sent before this returns `Deliver`.
     """
+    verdict = yield from _deliver(exchange, status, headers, now_s)
+    return exchange.snapshot.slots.posted(exchange, verdict)
+
+
+def _deliver(
+    exchange: Exchange, status: int, headers: Headers, now_s: int
+) -> Machine[Deliver | Answer]:
     clock = Clock(now_s)
     yield from emit(event(events.UpstreamAnswered, exchange, now_s, status=status))
     if status == VerificationFailed.status:
         # The upstream wants money of the seller. A 402 from us must carry an offer of ours, and
         # the buyer can mend nothing here.
         problem = UpstreamRefused("The upstream asks the gateway itself for payment.")
-        return (yield from fail(exchange, problem, clock.now_s))
+        return (yield from _fail(exchange, problem, clock))
     rewritten = _rewritten(exchange, status, headers)
     if exchange.turn is None:
         return rewritten
     if not exchange.route.is_delivered(status):
         yield from release(exchange, clock, f"upstream answered {status}")
         return rewritten
+    if exchange.settles_at_end and exchange.state is State.VERIFIED:
+        return Deliver(rewritten.status, _private(rewritten.headers))
     if exchange.state is not State.SETTLED:
         try:
             yield from settle(exchange, clock)
@@ -152,10 +169,14 @@ def deliver(
     return Deliver(rewritten.status, (*headers, *exchange.receipt))
 
 
-def fail(exchange: Exchange, problem: Problem, now_s: int) -> Machine[Answer]:
+def fail(exchange: Exchange, problem: Problem, now_s: int) -> Machine[Deliver | Answer]:
     """Give the money back for an upstream that gave nothing, and say so."""
-    clock = Clock(now_s)
-    yield from emit(event(events.UpstreamFailed, exchange, now_s, slug=problem.slug))
+    answer = yield from _fail(exchange, problem, Clock(now_s))
+    return exchange.snapshot.slots.posted(exchange, answer)
+
+
+def _fail(exchange: Exchange, problem: Problem, clock: Clock) -> Machine[Answer]:
+    yield from emit(event(events.UpstreamFailed, exchange, clock.now_s, slug=problem.slug))
     yield from release(exchange, clock, problem.slug)
     if exchange.state in {State.RELEASED, State.CREDITED} and exchange.turn is not None:
         problem.extra = {**problem.extra, "payment": exchange.state.value}
@@ -177,9 +198,22 @@ def finish(
     clock = Clock(now_s)
     if not delivered:
         yield from release(exchange, clock, "not delivered")
+    elif exchange.settles_at_end and exchange.state is State.VERIFIED:
+        yield from _settle_at_end(exchange, clock)
     yield from emit(
         event(events.ExchangeFinished, exchange, now_s, status=status, duration_ms=duration_ms)
     )
+
+
+def _settle_at_end(exchange: Exchange, clock: Clock) -> Machine[None]:
+    """Settle what was delivered, now that its amount is known; the hold covers it."""
+    try:
+        yield from settle(exchange, clock)
+    except Problem:
+        # The answer is out already: a rail that settles at the end lets the seller bear this.
+        return
+    assert exchange.turn is not None
+    yield from perform(clock, MarkDelivered(exchange.turn))
 
 
 def _rewritten(exchange: Exchange, status: int, headers: Headers) -> Deliver:

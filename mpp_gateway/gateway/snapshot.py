@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mpp_gateway.config.model import GatewayConfig, Route, Service
+from mpp_gateway.gateway.slots import NO_MODULES, Slots
 from mpp_gateway.protocol.money import Amount
 from mpp_gateway.rails.base import Offer, Rail
 from mpp_gateway.rails.payment_scheme import PaymentScheme
@@ -20,6 +21,7 @@ class Snapshot:
     scheme: PaymentScheme
     offers: Mapping[tuple[str, str], tuple[Offer, ...]]
     """By service id and route key, in the order of the configuration; empty for a free route."""
+    slots: Slots = NO_MODULES
     prefixed: bool = True
     """Whether services are mounted under their ids; a single one may stand at the root."""
 

@@ -107,6 +107,7 @@ class Settle:
 
     presented: Presented
     turn: Turn
+    amount_minor: int
     timeout_s: float
 
 

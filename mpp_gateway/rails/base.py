@@ -15,7 +15,6 @@ class Capabilities:
 
     settles_at: Literal["before", "headers", "end"]
     can_verify_without_moving_money: bool
-    can_refund: bool = False
     gives_change: bool = False
 
 

@@ -50,6 +50,7 @@ class ToyRail:
     hold_settle: bool = False
     verified: list[str] = field(default_factory=list)
     settled: list[str] = field(default_factory=list)
+    amounts: list[int] = field(default_factory=list)
     closed: bool = False
     released: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -92,6 +93,7 @@ class ToyRail:
 
     async def settle(self, presented: Presented, amount_minor: int, now_s: int) -> Outcome:
         self.settled.append(presented.proof_id)
+        self.amounts.append(amount_minor)
         if self.hold_settle:
             await self.released.wait()
         match self.settle_as:
@@ -102,7 +104,10 @@ class ToyRail:
             case "refused":
                 return Outcome(Settlement.REFUSED, detail="no")
         return Outcome(
-            Settlement.SETTLED, f"ref-{presented.proof_id}", (("Payment-Receipt", RECEIPT),)
+            Settlement.SETTLED,
+            f"ref-{presented.proof_id}",
+            (("Payment-Receipt", RECEIPT),),
+            change_minor=presented.amount_minor - amount_minor,
         )
 
     async def look_up(self, presented: Presented, now_s: int) -> Outcome:

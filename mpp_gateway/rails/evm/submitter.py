@@ -269,7 +269,8 @@ class OwnKeySettler:
                     receipt = await self._receipt_of(submission)
                     if receipt is not None:
                         return await self._conclude(payment, submission, receipt)
-                    await asyncio.sleep(next(polls, POLL_LAST_MS) / 1000)
+                    wait_ms = next(polls, POLL_LAST_MS)
+                    await asyncio.sleep(wait_ms / 1000)
                     elapsed = (started_ms - deadline.left_ms()) // 1000
                     if elapsed >= BUMP_AFTER_S * (bumps + 1):
                         bumps += 1

@@ -63,7 +63,9 @@ def test_a_late_settlement_is_not_lost_when_it_overtakes_the_word_that_it_is_lat
         turn = exchange.turn
         await stage.exchanges.move(turn, State.VERIFIED, State.SETTLING, stage.now_s)
         stage.settler.hold = asyncio.Event()
-        outcome = await stage.executor._settle(Settle(exchange.presented, turn, 0.01), stage.now_s)
+        outcome = await stage.executor._settle(
+            Settle(exchange.presented, turn, exchange.owed_minor, 0.01), stage.now_s
+        )
         assert outcome.state is Settlement.UNKNOWN
         # The request has not written UNKNOWN yet, and the rail is done.
         stage.settler.hold.set()
