@@ -3,6 +3,8 @@
 import sys
 from pathlib import Path
 
+# Into a pipe or a file too: whoever watches a service's log must see it open, and see it fail.
+sys.stdout.reconfigure(line_buffering=True)
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 try:

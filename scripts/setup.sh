@@ -1,5 +1,6 @@
 # Sourced by the other scripts: a Python 3.13 environment in .venv, as requirements.lock has it.
-# Needs Python 3.13 and the package registries; nothing else, and nothing of yours is touched.
+# Needs Python 3.13 and the package registries. Outside of the folder nothing is touched, but for one
+# case: root on Debian without npm, who runs the tests, gets Debian's nodejs and npm.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -26,6 +27,17 @@ find_python() {
     return 1
 }
 
+# An empty environment; Debian splits off the part of Python that fills it with pip.
+make_venv() {
+    local python=$1 folder=$2
+    if ! "$python" -c 'import ensurepip' 2>/dev/null; then
+        say "$python cannot make an environment: ensurepip is missing."
+        say "On Debian and Ubuntu: apt-get install python3-venv (for another Python: python3.13-venv)."
+        return 1
+    fi
+    "$python" -m venv --clear "$folder"
+}
+
 # The venv of a clone is made anew when the lock changes, and reused otherwise.
 set_up_python() {
     local stamp=.venv/.installed wanted
@@ -36,11 +48,26 @@ set_up_python() {
     local python
     python=$(find_python)
     say "Setting up .venv with $("$python" --version) (about half a minute) ..."
-    [ -x .venv/bin/python ] && is_python_313 .venv/bin/python || "$python" -m venv --clear .venv
+    [ -x .venv/bin/python ] && is_python_313 .venv/bin/python || make_venv "$python" .venv
     export PIP_DISABLE_PIP_VERSION_CHECK=1
     .venv/bin/python -m pip install --quiet --require-hashes --requirement requirements.lock
     .venv/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
     printf '%s\n' "$wanted" >"$stamp"
+}
+
+# npm, from Debian where we are root there. CI fails without; at home only the peer tests are skipped.
+have_npm() {
+    command -v npm >/dev/null && return
+    if command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
+        say "npm was not found: installing Debian's nodejs and npm ..."
+        apt-get update -qq >&2 || true
+        DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-recommends \
+            nodejs npm >&2 || true
+        hash -r
+        command -v npm >/dev/null && return
+    fi
+    say "npm was not found; install Node.js 20 or newer (Debian's packages: nodejs, npm)."
+    return 1
 }
 
 # Node packages of one folder, as its package-lock.json has them.
@@ -51,8 +78,8 @@ set_up_node() {
     if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
         return
     fi
-    if ! command -v npm >/dev/null; then
-        say "npm was not found; install Node.js 20 or newer for the peer tests in $folder."
+    if ! have_npm; then
+        say "Without it the tests in $folder are skipped."
         [ "${CI:-}" != true ]
         return
     fi
@@ -70,7 +97,9 @@ set_up_pympp() {
         return
     fi
     say "Installing the Python packages of $folder ..."
-    "$(find_python)" -m venv --clear "$folder/.venv"
+    local python
+    python=$(find_python)
+    make_venv "$python" "$folder/.venv"
     PIP_DISABLE_PIP_VERSION_CHECK=1 "$folder/.venv/bin/python" -m pip install --quiet \
         --require-hashes --requirement "$folder/pympp.lock"
     printf '%s\n' "$wanted" >"$stamp"

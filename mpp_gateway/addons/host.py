@@ -30,7 +30,10 @@ from mpp_gateway.config.zero import (
 )
 from mpp_gateway.engine import backpressure
 from mpp_gateway.engine.layers import claim
-from mpp_gateway.errors import ConfigError
+from mpp_gateway.errors import ConfigError, NotFound
+from mpp_gateway.gateway.exchange import Exchange
+from mpp_gateway.gateway.machine import Clock, Machine
+from mpp_gateway.gateway.slots import Slots
 from mpp_gateway.protocol.money import format_minor
 from mpp_gateway.routing.table import RouteTable
 
@@ -50,6 +53,9 @@ OPTIONS: dict[str, Any] = {
     "validate_inbound_headers": True,
     "stream_large_bodies": None,  # a refused upload would hang its client
     "body_size_limit": None,
+    "proxy_debug": False,  # it logs what is sent upstream, and with it the secret
+    "tls_version_client_min": "TLS1_2",  # mitmproxy's default, and not for `--set` to lower
+    "tls_version_server_min": "TLS1_2",
 }
 
 
@@ -79,8 +85,11 @@ class Host:
         """Declare our options and set mitmproxy's."""
         for name, (default, text) in GATEWAY_OPTIONS.items():
             loader.add_option(name, str, default, text)
-        known = {name: value for name, value in OPTIONS.items() if name in ctx.options}
-        ctx.options.update(**known)
+        # What stands already is left alone: some OpenSSL builds make mitmproxy's check of a TLS
+        # version raise, even for its own default.
+        options = ctx.options
+        known = {name: value for name, value in OPTIONS.items() if name in options}
+        options.update(**{n: v for n, v in known.items() if getattr(options, n) != v})
         sentinel.post()
 
     def configure(self, updated: set[str]) -> None:
@@ -125,7 +134,9 @@ class Host:
             ),
             os.environ,
         )
-        self.runtime.configure(config, RouteTable.single(config.services[SERVICE]), MOUNT)
+        table = RouteTable.single(config.services[SERVICE])
+        slots = Slots(pre=(documents_take_no_query,))
+        self.runtime.configure(config, table, MOUNT, slots)
 
     def running(self) -> None:
         """Open the gateway. A reload calls this outside the loop's reach: hence a task."""
@@ -176,7 +187,9 @@ class Host:
         if handler is not None:
             handler.max_conns = defaultdict(lambda: asyncio.Semaphore(UPSTREAM_CONNECTIONS_MAX))
             io = handler.transports[client]
-            io.reader = backpressure.install(client, io.reader)
+            reader = io.reader = backpressure.install(client, io.reader)
+            patience_s = self.runtime.engine.limits.head_s
+            asyncio.get_running_loop().call_later(patience_s, _drop_if_silent, handler, reader)
 
     def server_connected(self, data: server_hooks.ServerConnectionHookData) -> None:
         """Put a gate before the upstream's bytes."""
@@ -189,6 +202,23 @@ class Host:
         # The one reach into mitmproxy that has no public door; a host test pins it.
         proxyserver = ctx.master.addons.get("proxyserver")
         return proxyserver.connections.get(client.id) if proxyserver else None
+
+
+def _drop_if_silent(handler: Any, reader: backpressure.GatedReader) -> None:
+    """Give up a connection that has sent nothing: a thousand of them would be all we can hold."""
+    io = handler.transports.get(handler.client)
+    if not reader.has_read and io is not None and io.handler is not None:
+        handler.close_connection(handler.client)
+
+
+def documents_take_no_query(exchange: Exchange, _: Clock) -> Machine[None]:
+    """Keep the free documents of one sold host to themselves.
+
+    An upstream with one front controller answers any path by its query: `/llms.txt?page=paid`.
+    """
+    if exchange.route.free and exchange.match.query is not None:
+        raise NotFound("This document takes no query.")
+    yield from ()
 
 
 def _announce(config: GatewayConfig, network: str) -> None:

@@ -1,6 +1,7 @@
 """What mitmproxy's own tools show of a payment: a comment on each flow, a view of each message."""
 
 import json
+import re
 from typing import Any
 
 from mitmproxy import contentviews, http
@@ -8,6 +9,7 @@ from mitmproxy.addonmanager import Loader
 
 from mpp_gateway.addons.translation import headers_of
 from mpp_gateway.engine.gate import gate_of
+from mpp_gateway.gateway.answers import PROBLEM_JSON
 from mpp_gateway.gateway.exchange import Exchange
 from mpp_gateway.protocol.challenge import Challenge
 from mpp_gateway.protocol.credential import Credential, payment_tokens
@@ -37,10 +39,13 @@ class Inspection:
     @staticmethod
     def _comment(flow: http.HTTPFlow) -> None:
         gate = gate_of(flow)
-        if gate is None or not isinstance(gate.exchange, Exchange):
+        if gate is None:
             return
-        status = flow.response.status_code if flow.response else 0
-        flow.comment = comment_on(gate.exchange, status)
+        if isinstance(gate.exchange, Exchange):
+            status = flow.response.status_code if flow.response else 0
+            flow.comment = comment_on(gate.exchange, status)
+        elif flow.response:
+            flow.comment = comment_on_own(flow.response)
 
 
 def comment_on(exchange: Exchange, status: int) -> str:
@@ -58,6 +63,26 @@ def comment_on(exchange: Exchange, status: int) -> str:
         parts += [" ".join(dict.fromkeys(offer.rail for offer in offers))] if offers else []
         parts.append(_state(exchange, status))
     return SEPARATOR.join(part for part in parts if part)
+
+
+def comment_on_own(response: http.Response) -> str:
+    """Say what the gateway answered to a request that matched no route."""
+    if response.status_code == 204:
+        return "preflight"
+    if response.status_code < 400:
+        return "document"
+    return SEPARATOR.join(("refused", _slug(response) or str(response.status_code)))
+
+
+def _slug(response: http.Response) -> str:
+    """Return the slug of a problem document, or nothing: HEAD gets none, a fault may have none."""
+    if response.headers.get("content-type") != PROBLEM_JSON:
+        return ""
+    try:
+        kind = json.loads(response.content or b"")["type"]
+    except (ValueError, KeyError, TypeError):
+        return ""
+    return re.split("[/:]", str(kind))[-1]
 
 
 def _state(exchange: Exchange, status: int) -> str:

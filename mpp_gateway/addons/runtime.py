@@ -10,12 +10,17 @@ from mpp_gateway.engine.limits import Limits
 from mpp_gateway.events import Event
 from mpp_gateway.gateway.executor import Sink
 from mpp_gateway.gateway.serving import Serving, open_serving
+from mpp_gateway.gateway.slots import NO_MODULES, Slots
 from mpp_gateway.ledger.database import StoreTooNew, StoreUnavailable
 from mpp_gateway.rails import registry
 from mpp_gateway.rails.base import RailMisconfigured
 from mpp_gateway.routing.table import RouteTable
 
 log = logging.getLogger(__name__)
+
+
+CLOSING: set[asyncio.Future[None]] = set()
+"""What is being closed in this process; the last addon waits for it before the loop ends."""
 
 
 def quiet(_: Event) -> None:
@@ -31,6 +36,7 @@ class Runtime:
         self.config: GatewayConfig | None = None
         self.table: RouteTable | None = None
         self.mount = ""
+        self.slots = NO_MODULES
         self.root_documents: frozenset[str] = frozenset()
         """Documents that we serve at the root too, since the upstream has none of that name."""
         self.serving: Serving | None = None
@@ -45,13 +51,17 @@ class Runtime:
         self._build_rail = build_rail
 
     def configure(
-        self, config: GatewayConfig, table: RouteTable | None = None, mount: str = ""
+        self,
+        config: GatewayConfig,
+        table: RouteTable | None = None,
+        mount: str = "",
+        slots: Slots = NO_MODULES,
     ) -> None:
         """Take a checked configuration; it is opened when the proxy runs.
 
         With a `table` of its own one service stands at the root and our documents below `mount`.
         """
-        self.config, self.table, self.mount = config, table, mount
+        self.config, self.table, self.mount, self.slots = config, table, mount, slots
         limits = config.limits
         self.engine.limits = Limits(
             head_bytes=limits.head_bytes,
@@ -77,7 +87,11 @@ class Runtime:
             return
         try:
             self.serving = await open_serving(
-                self.config, self._sink, build_rail=self._build_rail, table=self.table
+                self.config,
+                self._sink,
+                build_rail=self._build_rail,
+                table=self.table,
+                slots=self.slots,
             )
         except (StoreUnavailable, StoreTooNew, RailMisconfigured) as error:
             self.failure = str(error)
@@ -93,6 +107,8 @@ class Runtime:
         serving, self.serving = self.serving, None
         if serving is not None:
             self._closing = asyncio.ensure_future(serving.close())
+            CLOSING.add(self._closing)
+            self._closing.add_done_callback(CLOSING.discard)
 
     async def closed(self) -> None:
         """Wait until everything is written down and let go of."""

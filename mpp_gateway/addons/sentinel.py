@@ -1,10 +1,12 @@
 """Two guards that outlive the script they came with: a broken reload leaves them standing."""
 
+import asyncio
 import sys
 
 from mitmproxy import addonmanager, ctx, http
 from mitmproxy.proxy import layer, server_hooks
 
+from mpp_gateway.addons.runtime import CLOSING
 from mpp_gateway.engine.answers import response_of
 from mpp_gateway.engine.context import Engine
 from mpp_gateway.engine.gate import Gate, fail_closed, is_granted
@@ -37,6 +39,10 @@ class Sentinel:
         if not _host_is_live():
             print("gateway: the script was not loaded; see above", file=sys.stderr, flush=True)
             raise SystemExit(1)
+
+    async def done(self) -> None:
+        """Let the process end only when the books are closed; a reload never calls this."""
+        await asyncio.gather(*CLOSING, return_exceptions=True)
 
     @fail_closed
     async def requestheaders(self, flow: http.HTTPFlow, gate: Gate) -> None:

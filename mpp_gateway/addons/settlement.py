@@ -8,7 +8,7 @@ from mitmproxy import http
 from mpp_gateway.addons.runtime import Runtime
 from mpp_gateway.addons.translation import headers_of
 from mpp_gateway.engine import backpressure
-from mpp_gateway.engine.gate import gate_of
+from mpp_gateway.engine.gate import gate_of, is_granted
 from mpp_gateway.errors import GatewayFault
 from mpp_gateway.gateway import settlement
 from mpp_gateway.gateway.answers import problem_answer
@@ -49,7 +49,7 @@ class Settlement:
 
     async def response(self, flow: http.HTTPFlow) -> None:
         """Close the books after the last byte, or after an answer of our own."""
-        await self._finish(flow)
+        await self._finish(flow, abandoned=False)
         gate = gate_of(flow)
         if gate and gate.delivered and gate.exchange.settles_at_end and flow.response:
             # The head is long gone: a receipt of what was used can only follow the body.
@@ -68,9 +68,9 @@ class Settlement:
                 )
             except Exception:
                 log.exception("giving the money back failed; the store has the exchange")
-        await self._finish(flow)
+        await self._finish(flow, abandoned=gate is not None and gate.failure is None)
 
-    async def _finish(self, flow: http.HTTPFlow) -> None:
+    async def _finish(self, flow: http.HTTPFlow, abandoned: bool) -> None:
         gate = gate_of(flow)
         if gate is None or gate.exchange is None:
             return
@@ -80,7 +80,12 @@ class Settlement:
             executor = gate.serving.executor
             await executor.run(
                 settlement.finish(
-                    gate.exchange, status, gate.delivered, executor.clock(), duration_ms
+                    gate.exchange,
+                    status,
+                    gate.delivered,
+                    abandoned and is_granted(flow.server_conn),
+                    executor.clock(),
+                    duration_ms,
                 )
             )
         except Exception:

@@ -188,14 +188,15 @@ async def _sign(deal: Deal, options: argparse.Namespace) -> str:
 
 async def _show(response: aiohttp.ClientResponse) -> int:
     say(styled(f"HTTP {response.status} {response.reason}", "bold", sys.stderr))
+    # Before the body: whoever cuts that short, as `| head` does, has paid and keeps the receipt.
+    receipt = response.headers.get("Payment-Receipt")
+    if receipt is not None:
+        _show_receipt(receipt)
     async for chunk in response.content.iter_chunked(CHUNK):
         sys.stdout.buffer.write(chunk)
         sys.stdout.buffer.flush()
     if for_people():
         say()
-    receipt = response.headers.get("Payment-Receipt")
-    if receipt is not None:
-        _show_receipt(receipt)
     return OK if response.status < 400 else FAILED
 
 

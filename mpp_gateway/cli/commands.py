@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from mpp_gateway.cli import catalogue
+from mpp_gateway.cli.documents import explain_document
 from mpp_gateway.cli.output import (
     BAD_CONFIG,
     CANNOT_START,
@@ -19,6 +20,7 @@ from mpp_gateway.cli.output import (
     say,
     styled,
 )
+from mpp_gateway.cli.sales import sales_log
 from mpp_gateway.config import load
 from mpp_gateway.config.model import GatewayConfig
 from mpp_gateway.config.values import is_loopback
@@ -49,9 +51,9 @@ async def check(options: argparse.Namespace) -> int:
 
 async def explain(options: argparse.Namespace) -> int:
     """Say what would happen to one request."""
-    explanation = explain_request(
-        read_config(options.config), options.method.upper(), options.target
-    )
+    config = read_config(options.config)
+    request = (options.method, options.target)
+    explanation = explain_document(config, *request) or explain_request(config, *request)
     if options.json or not for_people():
         emit_json(dataclasses.asdict(explanation))
     else:
@@ -63,6 +65,7 @@ async def serve(options: argparse.Namespace) -> int:
     """Serve until told to stop."""
     config = _listening(read_config(options.config), options)
     # Heavy, so a file with mistakes is refused first.
+    from mpp_gateway.addons.runtime import Runtime  # noqa: PLC0415
     from mpp_gateway.engine.server import Server, StartFailed  # noqa: PLC0415
 
     host = f"[{config.listen.host}]" if ":" in config.listen.host else config.listen.host
@@ -75,7 +78,7 @@ async def serve(options: argparse.Namespace) -> int:
         say(f"\nserving on {scheme}://{host}:{port}{config.base_path} (Ctrl-C stops)")
 
     try:
-        await Server(config).run(started)
+        await Server(config, Runtime(sales_log(config, say))).run(started)
     except StartFailed as error:
         raise CommandFailed(str(error), CANNOT_START) from None
     return OK

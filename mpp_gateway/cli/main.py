@@ -2,6 +2,8 @@
 
 import argparse
 import asyncio
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +15,7 @@ from mpp_gateway.errors import ConfigError
 
 DEFAULT_CONFIG = Path("gateway.yaml")
 PORT_MAX = 65_535
+BROKEN_PIPE = 128 + signal.SIGPIPE
 
 EXAMPLES = """\
 examples:
@@ -109,7 +112,7 @@ def _explain(verbs: Verbs) -> None:
         "GET /weather/v1/forecast --config gateway.yaml",
         "POST '/openai/v1/chat/completions?stream=1'",
     )
-    verb.add_argument("method", metavar="METHOD", help="for instance GET")
+    verb.add_argument("method", metavar="METHOD", help="for instance GET; case matters")
     verb.add_argument("target", metavar="PATH", help="for instance /openai/v1/models?limit=2")
     _config_argument(verb)
     verb.add_argument("--json", action="store_true", help="print JSON, also on a terminal")
@@ -174,6 +177,19 @@ def _port(text: str) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
+    try:
+        try:
+            return _run(arguments)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read our output has seen enough, as `head` does. What is left must go somewhere,
+        # or the interpreter complains when it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     options = parser().parse_args(arguments)
     try:
         code: int = asyncio.run(options.run(options))

@@ -66,7 +66,8 @@ Every refusal and failure of the gateway is an `application/problem+json` docume
 - `payment`, on an upstream's failure, is `released` or `credited`: the same credential may be
   presented again, for the same request. See [How the money moves](../concepts/money.md).
 - A 402 carries a fresh challenge for every way to pay; no other status carries any.
-- A seller who can take no payment at the moment answers 503 `rail-unavailable` instead of 402.
+- A payment that cannot be checked at the moment is answered with 503 `rail-unavailable`; so is a
+  call for which every offer is withheld, for instance because the gas key is empty.
 - Every problem says `Cache-Control: no-store`.
 - What has a seller's secret, an upstream's address or a credential in it is in no document.
 """

@@ -3,6 +3,9 @@
 import asyncio
 import json
 import secrets
+import shlex
+import shutil
+import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -164,8 +167,17 @@ def _invite(stage: Stage) -> None:
     print(f"   curl -i {stage.url}{PATH}               # 402 and what to pay")
     print(f"   curl {stage.url}/llms.txt                       # what is for sale")
     print(f"   export MPP_PRIVATE_KEY=0x{BUYER_KEY.hex()}")
-    print(f"   mpp-gateway pay {stage.url}/weather/stream --rpc-url {stage.chain.rpc_url}")
+    print(f"   {_command()} pay {stage.url}/weather/stream --rpc-url {stage.chain.rpc_url}")
     print(flush=True)
+
+
+def _command() -> str:
+    """Return what runs `mpp-gateway` as it is printed, in a shell that stands where we do."""
+    if shutil.which("mpp-gateway"):
+        return "mpp-gateway"
+    script = Path(sys.executable).with_name("mpp-gateway")
+    here = Path.cwd()
+    return shlex.quote(str(script.relative_to(here) if script.is_relative_to(here) else script))
 
 
 async def _balances(stage: Stage) -> tuple[int, int]:

@@ -27,6 +27,8 @@ class GatedReader:
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
         self._reasons: set[str] = set()
+        self.has_read = False
+        """Whether the peer has sent anything yet."""
         self._open = asyncio.Event()
         self._open.set()
 
@@ -34,7 +36,9 @@ class GatedReader:
         """Wait for the gate, then read."""
         if not self._open.is_set():
             await self._open.wait()
-        return await self._reader.read(n)
+        data = await self._reader.read(n)
+        self.has_read = True
+        return data
 
     def pause(self, reason: str = SETTLING) -> None:
         """Take nothing more from the peer until every reason that was given is gone."""

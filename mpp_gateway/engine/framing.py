@@ -28,9 +28,15 @@ def upstream_request(
     if body is not None:
         if body or "content-length" in client_request.headers:
             headers["Content-Length"] = str(len(body))
+    elif ends:
+        # Nothing follows this head, whatever length the client wrote into it: the upstream would
+        # take the head of the next request for the body, and what it cut off for a request of its
+        # own, with our secret in it.
+        if client_request.headers.get("content-length") == "0":
+            headers["Content-Length"] = "0"
     elif "content-length" in client_request.headers:
         headers["Content-Length"] = client_request.headers["content-length"]
-    elif not ends:
+    else:
         headers["Transfer-Encoding"] = "chunked"
     now = time.time()
     return http.Request(
@@ -82,6 +88,12 @@ def set_answer_head(flow: http.HTTPFlow, keeps_connection: bool) -> None:
         response.reason = reason_phrase(response.status_code)
     if not keeps_connection and not flow.request.is_http2:
         response.headers["Connection"] = "close"
+
+
+def is_unsound(headers: http.Headers, ends: bool) -> bool:
+    """Whether nobody can say where the request ends: a foreign coding, or content announced by a
+    head that ends its message (RFC 9113 section 8.1.1)."""
+    return has_foreign_coding(headers) or (ends and headers.get("content-length", "0") != "0")
 
 
 def has_foreign_coding(headers: http.Headers) -> bool:

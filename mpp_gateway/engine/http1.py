@@ -18,6 +18,7 @@ from mitmproxy.proxy.layers.http._events import (
     RequestHeaders,
     RequestProtocolError,
     RequestTrailers,
+    ResponseData,
     ResponseEndOfMessage,
     ResponseHeaders,
     ResponseProtocolError,
@@ -25,6 +26,8 @@ from mitmproxy.proxy.layers.http._events import (
 )
 
 from mpp_gateway.engine.answers import problem_bytes
+from mpp_gateway.engine.authority import is_authority
+from mpp_gateway.engine.context import DeadlineReached
 from mpp_gateway.engine.failures import CLOSED, HEAD_CUT, HEAD_TOO_LARGE, SWITCHED_PROTOCOLS
 from mpp_gateway.engine.limits import Limits
 from mpp_gateway.errors import BadTarget, HeadTimeout, HeadTooLarge
@@ -91,17 +94,26 @@ class GatewayHttp1Server(_Trailers, _http1.Http1Server):
         super().__init__(context)
         self.limits = limits
         self.clock = clock
-        self.deadline_s: float | None = None
-        """When to give up on what the client is sending: a head, or a body that nobody wants."""
+        self.deadline_s: float | None = clock() + limits.keep_alive_s
+        """When to give up on the client: on its next request, a head, a body that nobody wants."""
+        self._head_begun = False
         self._discarded_bytes = 0
         self._chunked_end: bytes | None = None
+
+    def _handle_event(self, event: events.Event) -> Commands:
+        if isinstance(event, DeadlineReached):
+            if self.deadline_s is not None and self.deadline_s <= event.now_s:
+                yield from self._give_up()
+            return
+        yield from super()._handle_event(event)
 
     def read_headers(self, event: events.ConnectionEvent) -> Commands:
         if not isinstance(event, events.DataReceived):
             # Not the stock way: it logs the half of a head, and with it a credential.
             yield commands.CloseConnection(self.conn)
             return
-        if self.buf and self.deadline_s is None:
+        if self.buf and not self._head_begun:
+            self._head_begun = True
             self.deadline_s = self.clock() + self.limits.head_s
         lines = self.buf.maybe_extract_lines()
         while lines is not None and not lines:
@@ -112,6 +124,7 @@ class GatewayHttp1Server(_Trailers, _http1.Http1Server):
             if len(self.buf) > self.limits.head_bytes:
                 yield from self._refuse(HeadTooLarge("The request head is too large."))
             return
+        self._head_begun = False
         self.deadline_s = None
         if sum(map(len, lines)) + 2 * len(lines) > self.limits.head_bytes:
             yield from self._refuse(HeadTooLarge("The request head is too large."))
@@ -123,9 +136,12 @@ class GatewayHttp1Server(_Trailers, _http1.Http1Server):
             self.request = None
             yield from self._refuse(BadRequest("The request head does not parse."))
             return
-        hosts = self.request.headers.get_all("host")
+        hosts = [value for name, value in self.request.headers.fields if name.lower() == b"host"]
         if len(hosts) > 1 or (self.request.is_http11 and not hosts):
             yield from self._refuse(BadTarget("Send exactly one Host field."))
+            return
+        if not all(map(is_authority, hosts)):
+            yield from self._refuse(BadTarget("The Host field is no host and port."))
             return
         yield ReceiveHttp(RequestHeaders(self.stream_id, self.request, size == 0))
         self.body_reader = _http1.make_body_reader(size)
@@ -142,13 +158,13 @@ class GatewayHttp1Server(_Trailers, _http1.Http1Server):
         if self._discarded_bytes > self.limits.discard_bytes:
             yield from self._hang_up()
 
-    def deadline_reached(self) -> Commands:
-        """Give up on a head that never ends, or on a body that nobody wants."""
+    def _give_up(self) -> Commands:
+        """Give up on a head that never ends or never begins, or on a body that nobody wants."""
         self.deadline_s = None
-        if self.response_done:
-            yield from self._hang_up()
-        elif self.request is None and self.state == self.read_headers:
+        if self._head_begun:
             yield from self._refuse(HeadTimeout("The request head took too long."))
+        else:
+            yield from self._hang_up()
 
     def mark_done(self, *, request: bool = False, response: bool = False) -> Commands:
         if response and not self.request_done:
@@ -158,8 +174,13 @@ class GatewayHttp1Server(_Trailers, _http1.Http1Server):
             self.deadline_s = None
         # Last, for it goes on to the next request where one is waiting.
         yield from super().mark_done(request=request, response=response)
+        if self.state == self.read_headers and not self._head_begun:
+            self.deadline_s = self.clock() + self.limits.keep_alive_s
 
     def send(self, event: HttpEvent) -> Commands:
+        goes_on = isinstance(event, ResponseData | ResponseTrailers | ResponseEndOfMessage)
+        if goes_on and (self.response is None or self.response.status_code < 200):
+            return  # the rest of an answer whose head had nobody to go to any more
         if isinstance(event, ResponseTrailers):
             self._chunked_end = _last_chunk(event.trailers)
             return
@@ -180,13 +201,13 @@ class GatewayHttp1Server(_Trailers, _http1.Http1Server):
         yield from super().send(event)
 
     def _refuse(self, problem: Problem) -> Commands:
-        self.deadline_s = None
         yield commands.SendData(self.conn, problem_bytes(problem))
         yield from self._hang_up()
 
     def _hang_up(self) -> Commands:
         self.state = self.done
         self.deadline_s = None
+        self._head_begun = False
         yield commands.CloseConnection(self.conn)
 
 

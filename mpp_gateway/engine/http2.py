@@ -1,22 +1,52 @@
 """HTTP/2 from the client: bounded heads and bodies, and an end to uploads answered already."""
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 
 import h2.errors
 import h2.events
 import h2.settings
 import h2.stream
+import hpack
 from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers.http import _http2
 from mitmproxy.proxy.layers.http._base import ReceiveHttp
 from mitmproxy.proxy.layers.http._events import RequestData, ResponseEndOfMessage
 
+from mpp_gateway.engine.authority import is_authority, without_empty_port
+from mpp_gateway.engine.context import DeadlineReached
 from mpp_gateway.engine.limits import Limits
+from mpp_gateway.errors import BadTarget
+from mpp_gateway.gateway.answers import problem_answer
+from mpp_gateway.protocol.problems import Problem
 
 type Commands = layer.CommandGenerator[None]
 
 STREAMS_MAX = 100
+HEAD_FRAMES = frozenset({0x1, 0x9})
+"""HEADERS and CONTINUATION."""
+TYPE_AT = 3
+HOST_FIELDS = frozenset({b":authority", b"host"})
+SCHEMES = frozenset({b"http", b"https"})
+
+
+class _Decoder(hpack.Decoder):
+    """Empties the authority of a head that names no host or several.
+
+    h2 would end the whole connection for it; only the one request deserves to fail.
+    """
+
+    def decode(self, data: bytes, raw: bool = False) -> Iterable[hpack.HeaderTuple]:
+        fields = list(super().decode(data, raw))
+        if not any(name == b":method" for name, _ in fields):
+            return fields
+        named = [value for name, value in fields if name in HOST_FIELDS]
+        hosts = sum(name == b"host" for name, _ in fields)
+        if len(set(named)) == 1 and hosts <= 1:
+            return fields
+        others = [field for field in fields if field[0] not in HOST_FIELDS]
+        return [hpack.HeaderTuple(b":authority", b""), *others]
 
 
 class GatewayHttp2Server(_http2.Http2Server):
@@ -26,9 +56,15 @@ class GatewayHttp2Server(_http2.Http2Server):
         self,
         context: Context,
         limits: Limits,
+        clock: Callable[[], float] = time.monotonic,
         takes_no_data: Callable[[int], bool] = lambda _: False,
     ) -> None:
         super().__init__(context)
+        self.limits = limits
+        self.clock = clock
+        self._is_over = False
+        self._head_since_s: float | None = None
+        self._idle_since_s: float | None = None
         self._takes_no_data = takes_no_data
         self._unacknowledged: dict[int, int] = {}
         self._answered: set[int] = set()
@@ -43,16 +79,80 @@ class GatewayHttp2Server(_http2.Http2Server):
         # Settings count once acknowledged; nobody has seen others yet, and the first frame states
         # the acknowledged ones.
         self.h2_conn.local_settings.acknowledge()
-        self.h2_conn.decoder.max_header_list_size = limits.head_bytes
+        table_bytes = self.h2_conn.decoder.max_allowed_table_size
+        self.h2_conn.decoder = _Decoder(limits.head_bytes)
+        self.h2_conn.decoder.max_allowed_table_size = table_bytes
+        self._watch()
 
     def _handle_event(self, event: events.Event) -> Commands:
+        if isinstance(event, DeadlineReached):
+            if self.deadline_s is not None and self.deadline_s <= event.now_s:
+                yield from self._give_up()
+            return
         yield from super()._handle_event(event)
         if isinstance(event, ResponseEndOfMessage):
             self._answered.add(event.stream_id)
         if self._answered:
             yield from self._stop_uploads()
+        self._watch()
+
+    # Time
+
+    @property
+    def deadline_s(self) -> float | None:
+        """When to give up on the client: on a head that does not end, or on its next request."""
+        if self._is_over:
+            return None
+        if self._head_since_s is not None:
+            return self._head_since_s + self.limits.head_s
+        if self._idle_since_s is not None:
+            return self._idle_since_s + self.limits.keep_alive_s
+        return None
+
+    def _watch(self) -> None:
+        """Note since when a head is open, and since when no stream is.
+
+        Neither starts anew while it lasts: a client that drips bytes or pings wins no time by it.
+        """
+        is_idle = not self.h2_conn.open_inbound_streams
+        now_s = self.clock()
+        if not self._is_in_head(is_idle):
+            self._head_since_s = None
+        elif self._head_since_s is None:
+            self._head_since_s = now_s
+        if not is_idle:
+            self._idle_since_s = None
+        elif self._idle_since_s is None:
+            self._idle_since_s = now_s
+
+    def _is_in_head(self, is_idle: bool) -> bool:
+        # h2 has no public word for what it has not understood yet.
+        buffer = self.h2_conn.incoming_buffer
+        if buffer._preamble_len or buffer._headers_buffer:  # noqa: SLF001
+            return True
+        partial = buffer._data  # noqa: SLF001
+        if is_idle:
+            return bool(partial)
+        # The rest of a DATA frame may take as long as its upload does.
+        return len(partial) > TYPE_AT and partial[TYPE_AT] in HEAD_FRAMES
+
+    def _give_up(self) -> Commands:
+        self.h2_conn.close_connection()
+        yield commands.SendData(self.conn, self.h2_conn.data_to_send())
+        yield from self.close_connection("The client took too long.")
+
+    def close_connection(self, msg: str) -> Commands:
+        self._is_over = True
+        yield from super().close_connection(msg)
+
+    # Requests
 
     def handle_h2_event(self, event: h2.events.Event) -> layer.CommandGenerator[bool]:
+        if isinstance(event, h2.events.RequestReceived):
+            if (refusal := _invalid(event)) is None:
+                return (yield from super().handle_h2_event(event))
+            yield from self._refuse(event, refusal)
+            return False
         if not isinstance(event, h2.events.DataReceived):
             return (yield from super().handle_h2_event(event))
         if event.stream_id in self.streams and event.data:
@@ -61,6 +161,20 @@ class GatewayHttp2Server(_http2.Http2Server):
         self._unacknowledged[event.stream_id] = held + event.flow_controlled_length
         yield from self.acknowledge()
         return False
+
+    def _refuse(self, event: h2.events.RequestReceived, problem: Problem) -> Commands:
+        answer = problem_answer(problem)
+        has_body = (b":method", b"HEAD") not in event.headers
+        fields = [
+            (b":status", b"%d" % answer.status),
+            *((n.lower().encode("latin-1"), v.encode("latin-1")) for n, v in answer.headers),
+            (b"content-length", b"%d" % len(answer.body)),
+        ]
+        self.h2_conn.send_headers(event.stream_id, fields, end_stream=not has_body)
+        if has_body:
+            self.h2_conn.send_data(event.stream_id, answer.body, end_stream=True)
+        self._answered.add(event.stream_id)
+        yield commands.SendData(self.conn, self.h2_conn.data_to_send())
 
     def acknowledge(self) -> Commands:
         """Open the window of every stream that takes data; the others' senders have to wait."""
@@ -89,3 +203,18 @@ class GatewayHttp2Server(_http2.Http2Server):
                 self.h2_conn.reset_stream(stream_id, h2.errors.ErrorCodes.NO_ERROR)
                 self.streams.pop(stream_id, None)
                 yield commands.SendData(self.conn, self.h2_conn.data_to_send())
+
+
+def _invalid(event: h2.events.RequestReceived) -> Problem | None:
+    """Check what the stock connection would end the connection for; tidy up an empty port."""
+    fields = dict(event.headers)
+    host = fields.get(b":authority", fields.get(b"host", b""))
+    if not is_authority(host):
+        return BadTarget("Name one host, with or without a port, in :authority.")
+    if fields.get(b":scheme", b"").lower() not in SCHEMES:
+        return BadTarget("The scheme is neither http nor https.")
+    event.headers = [
+        (name, without_empty_port(value) if name == b":authority" else value)
+        for name, value in event.headers
+    ]
+    return None

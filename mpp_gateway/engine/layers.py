@@ -22,6 +22,7 @@ from mpp_gateway.protocol.problems import BadRequest
 type Commands = layer.CommandGenerator[None]
 
 TLS_RECORD = 0x16
+GatewayServer = GatewayHttp1Server | GatewayHttp2Server
 
 
 class GatewayLayer(stock.HttpLayer):
@@ -57,7 +58,9 @@ class GatewayLayer(stock.HttpLayer):
         server: HttpConnection
         limits = self.engine.limits
         if self.context.client.alpn == b"h2":
-            server = GatewayHttp2Server(self.context.fork(), limits, self._takes_no_data)
+            server = GatewayHttp2Server(
+                self.context.fork(), limits, self.engine.clock, self._takes_no_data
+            )
         else:
             server = GatewayHttp1Server(self.context.fork(), limits, self.engine.clock)
         self.connections[self.context.client] = server
@@ -174,7 +177,7 @@ class GatewayLayer(stock.HttpLayer):
     def _nearest_deadline(self) -> float | None:
         deadlines = [s.deadline_s for s in self._timed() if s.deadline_s is not None]
         server = self.connections.get(self.context.client)
-        if isinstance(server, GatewayHttp1Server) and server.deadline_s is not None:
+        if isinstance(server, GatewayServer) and server.deadline_s is not None:
             deadlines.append(server.deadline_s)
         return min(deadlines, default=None)
 
@@ -186,12 +189,8 @@ class GatewayLayer(stock.HttpLayer):
 
     def _deadlines_reached(self, now_s: float) -> Commands:
         server = self.connections.get(self.context.client)
-        if (
-            isinstance(server, GatewayHttp1Server)
-            and server.deadline_s is not None
-            and server.deadline_s <= now_s
-        ):
-            yield from server.deadline_reached()
+        if isinstance(server, GatewayServer):
+            yield from self.event_to_child(server, DeadlineReached(0, now_s))
         for stream in list(self._timed()):
             if stream.deadline_s is None or stream.deadline_s > now_s:
                 continue
@@ -241,6 +240,8 @@ class GuardedClientTLSLayer(tls.ClientTLSLayer):
     def __init__(self, context: Context, engine: Engine) -> None:
         super().__init__(context)
         self.engine = engine
+        # Asked once the handshake is done: a client that then says nothing must have a deadline.
+        self.child_layer = layer.NextLayer(self.context, ask_on_start=True)
         self._alarm: commands.RequestWakeup | None = None
 
     def _handle_event(self, event: events.Event) -> Commands:

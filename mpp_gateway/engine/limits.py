@@ -9,6 +9,8 @@ class Limits:
 
     head_bytes: int = 128 * 1024
     head_s: float = 10.0
+    keep_alive_s: float = 120.0
+    """How long a connection may stay open without a request."""
     request_body_bytes: int = 1024 * 1024
     """The largest body that is buffered before a verdict."""
     unpaid_bodies: int = 64

@@ -127,7 +127,7 @@ class GatewayStream(stock.HttpStream):
             validate_headers(request)
         except ValueError:
             return self._ambiguous()
-        return self._ambiguous() if framing.has_foreign_coding(request.headers) else None
+        return self._ambiguous() if framing.is_unsound(request.headers, event.end_stream) else None
 
     def _ambiguous(self) -> Problem:
         # Where this request ends is anybody's guess: what follows it must not be read as one.

@@ -139,6 +139,7 @@ def _bind(admission: Admission) -> Generator[Effect, Reply]:
     exchange.binding = Binding(
         realm=exchange.snapshot.config.realm,
         scope=scope_of(
+            exchange.snapshot.store_id,
             exchange.service.id,
             exchange.route.key,
             exchange.head.method,
@@ -345,13 +346,14 @@ ADMISSION: tuple[AdmissionStep, ...] = (
 def forward(exchange: Exchange, now_s: int) -> Machine[Forward]:
     """Aim an admitted request; the one verdict that lets it out of the gateway."""
     aimed = aim(exchange)
+    exchange.was_paid_ahead = exchange.state is State.SETTLED
     yield from emit(settlement.event(events.RequestForwarded, exchange, now_s))
     return aimed
 
 
 def _answer_s(exchange: Exchange) -> float | None:
-    """Return how long a payment that settles on the answer was found to live, at the least."""
-    if exchange.turn is None or exchange.state is State.SETTLED:
+    """Return how long the payment was found to live, at the least; the sweeper counts on it too."""
+    if exchange.turn is None:
         return None
     return exchange.route.timeouts.connect_s + exchange.route.timeouts.first_byte_s
 

@@ -35,6 +35,8 @@ class Exchange:
     """The money moved in an earlier attempt that was not delivered: settle nothing now."""
     used_minor: int | None = None
     """What a stream module counted, for a rail that settles at the end; None: the whole price."""
+    was_paid_ahead: bool = False
+    """The money had moved before the upstream was asked: a client who leaves then has had it."""
     receipt: Headers = ()
     finished: bool = False
     """Every step that touches money has been taken; nothing may follow."""

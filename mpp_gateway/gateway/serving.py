@@ -4,6 +4,7 @@ import asyncio
 import fcntl
 import logging
 import math
+import secrets
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import IO
 
 from mpp_gateway.config.model import GatewayConfig
 from mpp_gateway.gateway.executor import Executor, Sink, wall_clock
+from mpp_gateway.gateway.slots import NO_MODULES, Slots
 from mpp_gateway.gateway.snapshot import Snapshot, compile_offers
 from mpp_gateway.ledger.database import Database, StoreUnavailable
 from mpp_gateway.ledger.exchanges import EXCHANGES_SCHEMA, Exchanges
@@ -66,6 +68,7 @@ async def open_serving(
     clock: Callable[[], int] = wall_clock,
     build_rail: registry.RailBuilder = registry.build,
     table: RouteTable | None = None,
+    slots: Slots = NO_MODULES,
 ) -> Serving:
     """Open the store, build the rails and compile the routes of `config`.
 
@@ -95,6 +98,8 @@ async def open_serving(
             rails=rails,
             scheme=scheme,
             offers=compile_offers(config, rails),
+            store_id=await exchanges.store_id(secrets.token_hex(16)),
+            slots=slots,
             prefixed=table is None,
         )
         opened.pop_all()  # it is all open: from here on `Serving.close` sees to it
@@ -113,7 +118,7 @@ async def _keep(
     """Look after the books and every rail now and then, for as long as the gateway serves."""
     while True:
         await asyncio.sleep(MAINTENANCE_S)
-        await _sweep(exchanges, longest_settlement_s(config), clock())
+        await _sweep(exchanges, config, clock())
         for rail in rails.values():
             looking = _look_after(rail, problems, clock(), first=False)
             (error,) = await asyncio.gather(looking, return_exceptions=True)
@@ -130,9 +135,16 @@ def longest_settlement_s(config: GatewayConfig) -> int:
     return math.ceil(max(longest, config.timeouts.settle_s)) + SWEEP_MARGIN_S
 
 
-async def _sweep(exchanges: Exchanges, settle_s: int, now_s: int) -> None:
+def longest_answer_s(config: GatewayConfig) -> int:
+    """Return after how many seconds no upstream is waited for any more, settling included."""
+    routes = (route for service in config.services.values() for route in service.routes)
+    waits_s = (route.timeouts.connect_s + route.timeouts.first_byte_s for route in routes)
+    return math.ceil(max(waits_s, default=0)) + longest_settlement_s(config)
+
+
+async def _sweep(exchanges: Exchanges, config: GatewayConfig, now_s: int) -> None:
     try:
-        found = await exchanges.sweep(now_s, settle_s)
+        found = await exchanges.sweep(now_s, longest_settlement_s(config), longest_answer_s(config))
     except StoreUnavailable as error:
         log.warning("the books could not be swept: %s", error)
     else:

@@ -189,14 +189,25 @@ def _fail(exchange: Exchange, problem: Problem, clock: Clock) -> Machine[Answer]
 
 
 def finish(
-    exchange: Exchange, status: int, delivered: bool, now_s: int, duration_ms: int
+    exchange: Exchange,
+    status: int,
+    delivered: bool,
+    abandoned: bool,
+    now_s: int,
+    duration_ms: int,
 ) -> Machine[None]:
-    """Close the books on a request, however it ended. Idempotent."""
+    """Close the books on a request, however it ended. Idempotent.
+
+    `abandoned`: the client left while the upstream worked for it.
+    """
     if exchange.finished:
         return
     exchange.finished = True
     clock = Clock(now_s)
-    if not delivered:
+    if abandoned and not delivered and exchange.was_paid_ahead and exchange.turn is not None:
+        # A credit here would run the upstream again and again for one payment: ask, hang up, ask.
+        yield from perform(clock, MarkDelivered(exchange.turn))
+    elif not delivered:
         yield from release(exchange, clock, "not delivered")
     elif exchange.settles_at_end and exchange.state is State.VERIFIED:
         yield from _settle_at_end(exchange, clock)

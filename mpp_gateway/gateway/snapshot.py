@@ -21,6 +21,7 @@ class Snapshot:
     scheme: PaymentScheme
     offers: Mapping[tuple[str, str], tuple[Offer, ...]]
     """By service id and route key, in the order of the configuration; empty for a free route."""
+    store_id: str = ""
     slots: Slots = NO_MODULES
     prefixed: bool = True
     """Whether services are mounted under their ids; a single one may stand at the root."""

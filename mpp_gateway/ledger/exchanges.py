@@ -32,6 +32,7 @@ CREATE INDEX exchanges_open ON exchanges (account, state);
 CREATE INDEX exchanges_state ON exchanges (state, updated_s);
 CREATE UNIQUE INDEX exchanges_challenge ON exchanges (challenge_id) WHERE state <> 'released';
 CREATE INDEX exchanges_undelivered ON exchanges (id) WHERE state = 'settled' AND delivered = 0;
+CREATE TABLE store (id TEXT NOT NULL) STRICT;
 CREATE TABLE journal (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
     exchange_id TEXT NOT NULL REFERENCES exchanges (id),
@@ -208,13 +209,22 @@ class Exchanges:
             )
         )
 
-    async def sweep(self, now_s: int, settle_s: int) -> int:
+    async def store_id(self, fresh: str) -> str:
+        """Return the id of this very store: `fresh` if it has none yet, else what it was given.
+
+        Challenges carry it: without it a payment made to one store buys again at another one, or
+        at the same gateway with a new file, for the chain shows that it is paid.
+        """
+        return await self._database.write(lambda db: _store_id(db, fresh))
+
+    async def sweep(self, now_s: int, settle_s: int, answer_s: int) -> int:
         """Take up what its process left behind while others go on serving; return how many.
 
         A settlement open for longer than `settle_s` becomes UNKNOWN; a claim whose proof can no
-        longer be settled is released.
+        longer be settled is released; what was paid and not handed over within `answer_s` is
+        credited.
         """
-        return await self._database.write(lambda db: _sweep(db, now_s, settle_s))
+        return await self._database.write(lambda db: _sweep(db, now_s, settle_s, answer_s))
 
 
 def _claim(db: sqlite3.Connection, request: ClaimRequest, now_s: int) -> Claimed:
@@ -375,11 +385,27 @@ def _recover(db: sqlite3.Connection, now_s: int) -> int:
     return _take_up(db, rows, now_s, "found open at start")
 
 
-def _sweep(db: sqlite3.Connection, now_s: int, settle_s: int) -> int:
+def _store_id(db: sqlite3.Connection, fresh: str) -> str:
+    row = db.execute("SELECT id FROM store").fetchone()
+    if row is None:
+        db.execute("INSERT INTO store (id) VALUES (?)", (fresh,))
+    return fresh if row is None else str(row[0])
+
+
+def _sweep(db: sqlite3.Connection, now_s: int, settle_s: int, answer_s: int) -> int:
     rows = db.execute(
         "SELECT id, attempt, state FROM exchanges"
-        " WHERE (state = ? AND updated_s < ?) OR (state IN (?, ?) AND valid_until_s < ?)",
-        (State.SETTLING, now_s - settle_s, State.CLAIMED, State.VERIFIED, now_s),
+        " WHERE (state = ? AND updated_s < ?) OR (state IN (?, ?) AND valid_until_s < ?)"
+        " OR (state = ? AND delivered = 0 AND updated_s < ?)",
+        (
+            State.SETTLING,
+            now_s - settle_s,
+            State.CLAIMED,
+            State.VERIFIED,
+            now_s,
+            State.SETTLED,
+            now_s - answer_s,
+        ),
     ).fetchall()
     return _take_up(db, rows, now_s, "left open by its process")
 

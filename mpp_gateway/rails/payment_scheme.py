@@ -19,12 +19,15 @@ from mpp_gateway.rails.base import Binding, Offer
 ENTROPY_BYTES = 16
 
 
-def scope_of(service: str, route: str, method: str, path: str, query: str | None) -> str:
-    """Return the digest that ties a credential to one request: service, route, verb, path, query.
+def scope_of(
+    store: str, service: str, route: str, method: str, path: str, query: str | None
+) -> str:
+    """Return the digest that ties a credential to one request and to the store that remembers it.
 
-    An absent query and an empty one differ, as they do for the upstream.
+    Without the store another one would take what this one has sold already, once more. An absent
+    query and an empty one differ, as they do for the upstream.
     """
-    parts = (service, route, method, path, "-" if query is None else f"?{query}")
+    parts = (store, service, route, method, path, "-" if query is None else f"?{query}")
     # Lengths are hashed with the parts: otherwise two requests could share one scope, and the
     # credential of the cheap one would buy the dear one.
     text = "".join(f"{len(part)}:{part}" for part in parts)

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from mpp_gateway.config.model import GatewayConfig, Route, Service
-from mpp_gateway.config.patterns import NEVER_ROUTED, parse_pattern
+from mpp_gateway.config.patterns import METHOD, NEVER_ROUTED, parse_pattern
 from mpp_gateway.errors import BadTarget, MethodNotAllowed, NotFound
 from mpp_gateway.routing.pattern import compile_exact, compile_lenient, lenient_form
 from mpp_gateway.routing.target import ASTERISK, parse_target
@@ -112,6 +112,9 @@ class RouteTable:
 
         Errors: BadTarget, NotFound, MethodNotAllowed.
         """
+        if METHOD.fullmatch(method) is None:
+            # Upstreams that fold its case would serve `post` of a paid route as the free `/*`.
+            raise BadTarget("Write the method in capital letters.")
         target = parse_target(method, raw_target)
         if target.path == ASTERISK:
             return Preflight(tuple(sorted(ORDINARY_METHODS)))

@@ -54,6 +54,16 @@ CLIENT_ONLY = frozenset(
         "true-client-ip",
         "cf-connecting-ip",
         "client-ip",
+        "proxy",
+        "remote-user",
+        "x-remote-user",
+        # By these some upstreams read another path or verb than the one that was paid for.
+        "x-http-method",
+        "x-http-method-override",
+        "x-method-override",
+        "x-original-method",
+        "x-original-url",
+        "x-rewrite-url",
     }
 )
 
@@ -84,7 +94,10 @@ def request_headers(headers: Headers, steering: Collection[str] = ()) -> Headers
     return tuple(
         (name, value)
         for name, value in headers
-        if name.lower() not in dropped and not name.lower().startswith("x-forwarded-")
+        if name.lower() not in dropped
+        and not name.lower().startswith("x-forwarded-")
+        # CGI-like upstreams read `X_Api_Key` as `X-Api-Key`: it would stand beside our own.
+        and "_" not in name
     )
 
 

@@ -26,7 +26,8 @@ def rewrite_location(value: str, base: BaseUrl, mount: str) -> str:
     path = parts.path or "/"
     if base.path and path != base.path and not path.startswith(base.path + "/"):
         return value
-    suffix = path[len(base.path) :] or "/"
+    # One slash: `//evil.example` would lead a client away under our name.
+    suffix = "/" + path[len(base.path) :].lstrip("/")
     query = f"?{parts.query}" if parts.query else ""
     fragment = f"#{parts.fragment}" if parts.fragment else ""
     return f"{mount}{suffix}{query}{fragment}"

@@ -13,7 +13,7 @@ _SPAN = re.compile(r"(?<!`)`([^`\n]+(?:\n[^`\n]+)?)`(?!`)")
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _PROGRAM = re.compile(
     r"(?:[A-Z_]+=\S+ )?(?:mpp-gateway|mitm(?:dump|web|proxy)|mppx|py-spy|\./scripts/\w+|openssl"
-    r"|\.venv/bin/\w+|python -m)(?= |$)"
+    r"|\.venv/bin/\w+|python -m|source)(?= |$)"
 )
 
 

@@ -41,6 +41,8 @@ RUN_BY = {
     ),
     r"git clone <this repository> mpp-gateway && cd mpp-gateway": SCRIPTS
     + "test_the_demo_pays_once_and_its_balances_add_up",
+    r"source \.venv/bin/activate": SCRIPTS
+    + "test_the_commands_are_on_the_path_once_the_environment_is_activated",
     r"\./scripts/demo( --once)?": SCRIPTS + "test_the_demo_pays_once_and_its_balances_add_up",
     r"mitmdump -s addons/gateway.py --mode reverse:https://api.example.com"
     r" --set gateway_charge=0.01 --set gateway_recipient=0x\w+": ZERO,

@@ -29,7 +29,7 @@ METHODS = """  base:
       version: "2"
       decimals: 6
     recipient: "0x0000000000000000000000000000000000000001"
-    submit: {facilitator: "http://127.0.0.1:9/marked-secret"}"""
+    submit: {facilitator: "FACILITATOR/marked-secret"}"""
 SERVICES = """  shop:
     base_url: {url}/marked-secret
     title: The shop
@@ -50,10 +50,22 @@ PATHS = [
 
 @pytest.fixture
 def gateway(tmp_path):
-    with upstream() as server:
-        text = config_text(SERVICES.format(url=server.url), METHODS, store=tmp_path / "x.db")
+    with upstream() as server, upstream() as facilitator:
+        methods = METHODS.replace("FACILITATOR", facilitator.url)
+        text = config_text(SERVICES.format(url=server.url), methods, store=tmp_path / "x.db")
         with running(text) as proxy:
             yield proxy, server
+
+
+def test_a_facilitator_that_is_gone_shows_in_readiness(tmp_path):
+    with upstream() as server:
+        methods = METHODS.replace("FACILITATOR", "http://127.0.0.1:9")
+        text = config_text(SERVICES.format(url=server.url), methods, store=tmp_path / "x.db")
+        with running(text) as proxy:
+            status, _, body = get(proxy.port, "/readyz")
+            assert status == 503
+            assert list(json.loads(body)["rails"]) == ["base"]
+            assert b"marked-secret" not in body
 
 
 def test_documents_come_from_the_gateway_and_never_from_upstream(gateway):
@@ -171,7 +183,13 @@ def test_a_single_service_at_the_root_keeps_its_own_paths(tmp_path):
     with upstream() as server:
         services = SERVICES.replace("shop:", f"{SERVICE}:").format(url=server.url)
         services += '\n      "GET /openapi.json": free'
-        config = load_text(config_text(services, METHODS, store=tmp_path / "x.db"), "x.yaml", {})
+        config = load_text(
+            config_text(
+                services, METHODS.replace("FACILITATOR", server.url), store=tmp_path / "x.db"
+            ),
+            "x.yaml",
+            {},
+        )
         table = RouteTable.single(config.services[SERVICE])
         runtime = Runtime()
         runtime.configure(config, table, MOUNT)

@@ -12,10 +12,14 @@ from tests.support.client import RawClient
 from tests.support.h2client import H2Client
 from tests.support.scene import VERSIONS, eventually, paying, scene
 from tests.support.toy_rail import ToyRail
+from tests.support.upstream import OK
 
 BODY_BYTES = 100 * 1024 * 1024
 PIECE = bytes(range(256)) * 256
 GROWTH_BYTES = 4 * 1024 * 1024
+PEAK_BYTES = 8 * 1024 * 1024
+"""With what the test's own client and upstream hold, which live in the same process."""
+LAST_BYTES = 1024 * 1024
 QUIET_S = 0.3
 
 
@@ -88,17 +92,79 @@ def test_a_large_answer_waits_at_the_upstream_while_settlement_is_held(version):
             assert eventually(lambda: rail.settled == ["toy-1"])
             assert eventually(fountain.is_blocked)
             assert fountain.written < BODY_BYTES // 2
-            held, _ = tracemalloc.get_traced_memory()
-            assert held < GROWTH_BYTES
+            assert tracemalloc.get_traced_memory()[1] < GROWTH_BYTES
+            play.let_go()
+            if version == "h2":
+                assert drain_h2(client, 1) == (BODY_BYTES, expected(BODY_BYTES))
+            else:
+                assert client.head()[0] == 200
+                assert drain(client, BODY_BYTES) == expected(BODY_BYTES)
+            assert tracemalloc.get_traced_memory()[1] < PEAK_BYTES
         finally:
             tracemalloc.stop()
-        play.let_go()
-        if version == "h2":
-            assert drain_h2(client, 1) == (BODY_BYTES, expected(BODY_BYTES))
-        else:
-            assert client.head()[0] == 200
-            assert drain(client, BODY_BYTES) == expected(BODY_BYTES)
         client.close()
+
+
+class Drain:
+    """An upstream that takes a large body, and counts."""
+
+    def __init__(self):
+        self.taken = 0
+        self.digest = hashlib.sha256()
+
+    async def __call__(self, seen, reader, writer):
+        while self.taken < BODY_BYTES:
+            piece = await reader.read(65536)
+            if not piece:
+                return False
+            self.digest.update(piece)
+            self.taken += len(piece)
+        writer.write(OK)
+        await writer.drain()
+        return True
+
+
+@pytest.mark.parametrize("route", ["free", "paid"])
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_large_upload_reaches_the_upstream_before_its_end_and_is_held_by_nobody(version, route):
+    taker = Drain()
+    with scene(taker, read_body=False) as play:
+        client = (H2Client if version == "h2" else RawClient)(play.port, timeout_s=30)
+        with client:
+            send, status = uploader(client, route)
+            gc.collect()
+            tracemalloc.start()
+            try:
+                for _ in range((BODY_BYTES - LAST_BYTES) // len(PIECE)):
+                    send(PIECE)
+                assert eventually(lambda: taker.taken > BODY_BYTES - 2 * LAST_BYTES)
+                for _ in range(LAST_BYTES // len(PIECE)):
+                    send(PIECE)
+                assert status() == 200
+                assert tracemalloc.get_traced_memory()[1] < PEAK_BYTES
+            finally:
+                tracemalloc.stop()
+        assert (taker.taken, taker.digest.hexdigest()) == (BODY_BYTES, expected(BODY_BYTES))
+
+
+def uploader(client, route):
+    """Begin a large upload; return how to send a piece of it, and how to get the status."""
+    if isinstance(client, H2Client):
+        fields = [("content-length", str(BODY_BYTES)), paying()]
+        stream_id = client.request("POST", f"/api/{route}", fields, end=False)
+
+        def send(piece):
+            assert client.upload(stream_id, piece, end=False) == len(piece)
+
+        def status():
+            client.h2.end_stream(stream_id)
+            client.flush()
+            return client.response(stream_id).status
+
+        return send, status
+    head = f"POST /api/{route} HTTP/1.1\r\nHost: g\r\nContent-Length: {BODY_BYTES}\r\n"
+    client.send(f"{head}{': '.join(paying())}\r\n\r\n".encode())
+    return client.send, lambda: client.response()[0]
 
 
 def test_an_h2_client_that_takes_nothing_holds_its_upstream_back_and_nobody_else():

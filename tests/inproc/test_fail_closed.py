@@ -101,6 +101,20 @@ def nothing(monkeypatch):
     pass
 
 
+def break_reload(play):
+    """Do as mitmproxy does with a script whose new text fails: the old addons go, none come."""
+    addons = play.proxy.master.addons
+
+    def remove():
+        for addon in play.proxy.addons:
+            addons.remove(addon)
+        return [type(addon).__name__ for addon in addons.chain]
+
+    left = play.proxy.call(remove)
+    assert not {type(addon).__name__ for addon in play.proxy.addons} & set(left)
+    assert (left[0], left[-1]) == ("Doorkeeper", "Sentinel")
+
+
 FAULTS = {
     "routing raises": (break_stage("match"), build_addons, "paid"),
     "payment raises": (break_stage("admit"), build_addons, "paid"),
@@ -111,7 +125,15 @@ FAULTS = {
     "no payment": (nothing, without(Payment), "paid"),
     "no injection": (nothing, without(AuthInjection), "free"),
     "stock layer": (force_stock_layer, build_addons, "paid"),
+    "reload broken": (nothing, build_addons, "paid"),
+    "reload broken and stock layer": (force_stock_layer, build_addons, "paid"),
 }
+
+
+def befall(play, fault):
+    """Let happen to the running proxy what `fault` does to it."""
+    if fault.startswith("reload broken"):
+        break_reload(play)
 
 
 def ask(port, route) -> Reply:
@@ -131,6 +153,7 @@ def test_no_fault_reaches_the_upstream_while_one_guard_stands(monkeypatch, fault
     break_it(monkeypatch)
     aimed = "option" in taken
     with scene(marked(), addons=addons, aim_option_at_upstream=aimed) as play:
+        befall(play, fault)
         reply = ask(play.port, route)
         assert reply.status >= 400 or reply.status == 0
         assert (play.upstream.connections, play.upstream.seen) == (0, [])
@@ -144,6 +167,7 @@ def test_every_fault_leaks_once_no_guard_stands(monkeypatch, fault):
     take_away(monkeypatch, GUARDS)
     break_it(monkeypatch)
     with scene(marked(), addons=addons, aim_option_at_upstream=True) as play:
+        befall(play, fault)
         ask(play.port, route)
         assert play.upstream.heads == 1, "this fault proves nothing: it is harmless without guards"
 

@@ -1,4 +1,4 @@
-"""The rail interface carries what charge does not need: use known at the end, change, bearer keys."""
+"""The rail seam carries more than charge needs: use known at the end, change, bearer keys."""
 
 import dataclasses
 import json

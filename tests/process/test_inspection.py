@@ -74,6 +74,8 @@ def test_mitmweb_shows_price_state_challenge_credential_and_receipt(web, chain):
     status, fields, _ = get(port, "/api/paid", f"Authorization: {credential.format()}")
     assert status == 200
     assert get(port, "/api/free")[0] == 200
+    assert get(port, "/api/none")[0] == 404
+    assert get(port, "/llms.txt")[0] == 200
 
     flows = json.loads(ask(web_port, "/flows"))
 
@@ -82,6 +84,8 @@ def test_mitmweb_shows_price_state_challenge_credential_and_receipt(web, chain):
         "api · GET /paid · 0.01 · evm · payment required",
         "api · GET /paid · 0.01 · evm · settled",
         "api · GET /free · free",
+        "refused · not-found",
+        "document",
     ]
     unpaid, paid = flows[0]["id"], flows[1]["id"]
     shown = json.loads(ask(web_port, f"/flows/{unpaid}/response/content/Payment.json"))

@@ -4,13 +4,19 @@ import os
 import re
 import shutil
 import socket
+import ssl
 import subprocess
 import sys
+import warnings
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from mitmproxy.test import taddons
 
+from mpp_gateway.addons import sentinel
+from mpp_gateway.addons.host import Host
+from mpp_gateway.addons.runtime import Runtime
 from tests.support.client import RawClient, get
 from tests.support.h2client import H2Client
 from tests.support.proxy import config_text
@@ -28,6 +34,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 TOOLS = ("mitmdump", "mitmweb")
 START_S = 30
+OLD = ssl.TLSVersion.TLSv1_1
 ROUTES = '      "GET /free": free\n      "POST /free": free'
 PAID = """      "GET /free": free
       "GET /paid": {charge: "0.01"}"""
@@ -147,6 +154,58 @@ def test_what_the_user_sets_does_not_open_the_gateway(tmp_path):
                 client.rest()
             assert server.connections == before
             assert get(process.port, "/api/free")[0] == 200
+
+
+def test_a_tls_1_1_client_is_refused_and_a_tls_1_2_client_is_served(tmp_path):
+    with upstream(marked()) as server, running("mitmdump", tmp_path, server) as process:
+        with _handshake(process.port, ssl.TLSVersion.TLSv1_2) as wrapped:
+            assert wrapped.version() == "TLSv1.2"
+        with pytest.raises(ssl.SSLError), _handshake(process.port, OLD):
+            pass
+        assert eventually(lambda: "cannot agree on a TLS version" in process.log, START_S)
+
+
+@contextmanager
+def _handshake(port, version):
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname = False
+    client.verify_mode = ssl.CERT_NONE
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        client.minimum_version = client.maximum_version = version
+    client.set_ciphers("ALL:@SECLEVEL=0")  # else OpenSSL itself has nothing to offer below 1.2
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=10) as plain,
+        client.wrap_socket(plain, server_hostname="gateway.test") as wrapped,
+    ):
+        yield wrapped
+
+
+def test_the_script_sets_what_the_gateway_relies_on_and_leaves_alone_what_stands(monkeypatch):
+    monkeypatch.setattr(sentinel, "post", lambda: None)
+    with taddons.context() as tools:
+        for name in ("tls_version_client_min", "tls_version_server_min"):
+            tools.options.add_option(name, str, "TLS1", "")
+        changed = []
+
+        def keep(updated):
+            changed.append(updated)
+
+        tools.options.changed.connect(keep)
+        host = Host(Runtime())
+
+        host.load(_NoLoader())
+        host.load(_NoLoader())
+
+        assert tools.options.tls_version_client_min == "TLS1_2"
+        assert tools.options.tls_version_server_min == "TLS1_2"
+        assert {"tls_version_client_min", "tls_version_server_min"} <= changed[0]
+        assert changed[1:] in ([], [set()])
+
+
+class _NoLoader:
+    def add_option(self, *_):
+        pass
 
 
 def test_a_broken_reload_of_the_script_serves_nothing(tmp_path):

@@ -24,7 +24,8 @@ def clone(tmp_path):
     for name in ("requirements.lock", "pyproject.toml", ".python-version"):
         shutil.copy(ROOT / name, folder)
     shutil.copytree(ROOT / "scripts", folder / "scripts")
-    (folder / ".venv" / "bin").symlink_to(Path(sys.executable).parent)
+    for name in ("bin", "lib", "pyvenv.cfg"):
+        (folder / ".venv" / name).symlink_to(Path(sys.executable).parents[1] / name)
     stamp = "cat requirements.lock pyproject.toml .python-version | cksum"
     done = subprocess.run([BASH, "-c", stamp], cwd=folder, capture_output=True, check=True)
     (folder / ".venv" / ".installed").write_bytes(done.stdout)
@@ -118,6 +119,143 @@ def test_the_python_that_the_user_names_comes_first_unless_it_is_too_old(tools, 
 
     assert found_python(path, PYTHON=sys.executable) == sys.executable
     assert found_python(path, PYTHON=str(tools / "python3")) == str(other / "python3.13")
+
+
+# --- what a machine may lack ----------------------------------------------------------------------
+
+APT_GET = """\
+#!/bin/sh
+echo "apt-get $*" >>"{log}"
+case "$*" in *install*) cp "{stub}" "{folder}/npm" ;; esac
+"""
+NPM = """\
+#!/bin/sh
+echo "npm $*" >>"{log}"
+mkdir -p node_modules
+"""
+
+
+@pytest.fixture
+def bare(tmp_path):
+    """A PATH without npm, a folder that wants Node packages, and what was called so far."""
+    folder = tmp_path / "bare"
+    folder.mkdir()
+    for tool in ("dirname", "cat", "cksum", "cp", "mkdir"):
+        (folder / tool).symlink_to(shutil.which(tool))
+    packages = tmp_path / "packages"
+    packages.mkdir()
+    (packages / "package-lock.json").write_text("{}")
+    log = tmp_path / "called"
+    log.touch()
+    _executable(tmp_path / "npm", NPM.format(log=log))
+    return folder, packages, log
+
+
+def debian(folder: Path, log: Path, user: int) -> None:
+    """Let the machine be Debian, and us the user with this number."""
+    stub = folder.parent / "npm"
+    _executable(folder / "apt-get", APT_GET.format(log=log, stub=stub, folder=folder))
+    _executable(folder / "id", f"#!/bin/sh\necho {user}\n")
+
+
+def sourced(command: str, path: Path, **more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [BASH, "-c", f"source scripts/setup.sh; {command}"],
+        cwd=ROOT,
+        env={"PATH": str(path), "HOME": "/nonexistent", **more},
+        capture_output=True,
+        text=True,
+        timeout=WAIT_S,
+        check=False,
+    )
+
+
+def test_root_on_debian_gets_node_from_debian(bare):
+    folder, packages, log = bare
+    debian(folder, log, 0)
+
+    done = sourced(f"set_up_node {packages}", folder, CI="true")
+
+    assert done.returncode == 0, done.stderr
+    assert "installing Debian's nodejs and npm" in done.stderr
+    update, install, ci = log.read_text().splitlines()
+    assert update.startswith("apt-get update")
+    assert install.endswith(" nodejs npm")
+    assert ci.startswith("npm ci ")
+    assert (packages / "node_modules" / ".installed").is_file()
+
+
+@pytest.mark.parametrize("is_debian", [True, False])
+@pytest.mark.parametrize(("ci", "code"), [("true", 1), ("", 0)])
+def test_without_root_the_packages_are_named_and_only_ci_fails(bare, is_debian, ci, code):
+    folder, packages, log = bare
+    if is_debian:
+        debian(folder, log, 1000)
+
+    done = sourced(f"set_up_node {packages}", folder, CI=ci)
+
+    assert done.returncode == code, done.stderr
+    assert "Debian's packages: nodejs, npm" in done.stderr
+    assert log.read_text() == ""
+
+
+def test_ci_fails_when_debian_has_no_npm_to_give(bare):
+    folder, packages, log = bare
+    debian(folder, log, 0)
+    _executable(folder / "apt-get", "#!/bin/sh\nexit 100\n")
+
+    assert sourced(f"set_up_node {packages}", folder, CI="true").returncode == 1
+
+
+def test_a_python_without_ensurepip_is_told_the_name_of_the_package(bare, tmp_path):
+    folder, _, _ = bare
+    python = tmp_path / "python3.13"
+    _executable(python, "#!/bin/sh\nexit 1\n")
+
+    done = sourced(f"make_venv {python} {tmp_path / 'venv'}; echo went on", folder)
+
+    assert done.returncode == 1
+    assert "apt-get install python3-venv" in done.stderr
+    assert done.stdout == ""
+    assert not (tmp_path / "venv").exists()
+
+
+# --- after the set-up -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["mpp-gateway", "mitmdump", "mitmweb"])
+def test_the_commands_are_on_the_path_once_the_environment_is_activated(clone, command):
+    done = subprocess.run(
+        [BASH, "-c", f"source .venv/bin/activate && {command} --version"],
+        cwd=clone,
+        env={"PATH": "/usr/bin:/bin", "HOME": "/nonexistent"},
+        capture_output=True,
+        text=True,
+        timeout=WAIT_S,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("is_activated", [True, False])
+def test_the_demo_prints_a_command_that_runs_as_printed(clone, is_activated):
+    """Printed and tried in the clone, with the environment activated and without."""
+    path = "/usr/bin:/bin"
+    if is_activated:
+        path = f"{clone / '.venv' / 'bin'}:{path}"
+    environ = {"PATH": path, "HOME": "/nonexistent"}
+    show = "from mpp_gateway.demo.show import _command; print(_command())"
+
+    def shell(*command: str) -> str:
+        return subprocess.run(
+            command, cwd=clone, env=environ, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    printed = shell(str(clone / ".venv" / "bin" / "python"), "-c", show)
+
+    assert printed == ("mpp-gateway" if is_activated else ".venv/bin/mpp-gateway")
+    assert shell(BASH, "-c", f"{printed} --version").startswith("mpp-gateway ")
 
 
 SCRIPTS = sorted(path for path in (ROOT / "scripts").iterdir() if path.is_file())

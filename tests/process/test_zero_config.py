@@ -91,6 +91,24 @@ def test_our_documents_stand_aside_for_the_upstreams_own(shop):
     assert b"0.01" in body
 
 
+def test_the_documents_stay_those_of_an_upstream_that_was_down_at_the_start(chain, tmp_path):
+    port = free_port()
+    own = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 3\r\n\r\nown"
+    with upstream(own) as api:
+        pass  # a port where nobody listens any more
+    with process(*command(api, chain, port, tmp_path), environ=ENVIRON) as started:
+        started.wait_for_text("the gateway is open")
+        started.wait_for_port(port)
+        assert get(port, "/llms.txt")[0] == 502
+
+        with upstream(own, port=api.port) as back:
+            status, _, body = get(port, "/llms.txt")
+
+        assert (status, body) == (200, b"own")
+        assert [seen.target for seen in back.seen] == ["/llms.txt"]
+        assert get(port, "/.well-known/mpp-gateway/llms.txt")[0] == 200
+
+
 def test_nothing_passes_unpaid_from_the_first_connection_on(chain, tmp_path):
     """Ask from before the port opens until the gateway is open: the upstream must see nothing."""
     port = free_port()

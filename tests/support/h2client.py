@@ -67,7 +67,6 @@ class H2Client:
         *,
         end: bool = True,
     ) -> int:
-        stream_id = self.h2.get_next_available_stream_id()
         head = [
             (":method", method),
             (":scheme", "https"),
@@ -75,6 +74,12 @@ class H2Client:
             (":path", target),
             *((name.lower(), value) for name, value in headers),
         ]
+        return self.send_head(head, end=end)
+
+    def send_head(self, head: Sequence[tuple[str, str]], *, end: bool = True) -> int:
+        """Open a stream with the fields as they are, sound or not."""
+        self.h2.config.validate_outbound_headers = False
+        stream_id = self.h2.get_next_available_stream_id()
         self.h2.send_headers(stream_id, head, end_stream=end)
         self.streams[stream_id] = Stream()
         self.flush()

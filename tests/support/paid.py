@@ -251,6 +251,13 @@ class Paid:
         """Return how many requests reached the upstream."""
         return len(self.upstream.seen)
 
+    @property
+    def clients(self) -> int:
+        """Return how many client connections the gateway knows of."""
+        assert self.proxy is not None
+        assert self.proxy.master is not None
+        return len(self.proxy.master.addons.get("proxyserver").connections)
+
     def untouched(self, **states: int) -> None:
         """Assert that nothing was delivered and nothing was paid."""
         assert self.hits == 0

@@ -78,6 +78,8 @@ def process(*command: str, environ: dict[str, str] | None = None):
     """Run a command of the project's environment for the length of the block."""
     with tempfile.TemporaryDirectory() as folder:
         env = {**os.environ, "HOME": folder, "NO_COLOR": "1", **(environ or {})}
+        # What a user's shell does not set must not be what makes a test pass.
+        env.pop("PYTHONUNBUFFERED", None)
         first = BIN / command[0]
         started = Process([str(first), *command[1:]], env, Path(folder) / "log")
         try:

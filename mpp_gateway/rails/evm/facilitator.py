@@ -35,6 +35,10 @@ _DEFINITE = ("invalid_", "insufficient", "unsupported_", "missing_", "network_mi
 _NOT_PROCESSED = frozenset({400, 401, 402, 403, 404, 405, 406, 410, 411, 413, 414, 415, 422, 429})
 
 
+SERVER_ERROR = 500
+LOOK_S = 5
+
+
 class Unanswered(Exception):
     """The facilitator gave no answer that can be read. `sent` as in `chain.RpcFailed`."""
 
@@ -96,8 +100,30 @@ class FacilitatorSettler:
         return attempt if seen.is_unused else seen
 
     async def maintain(self, now_s: int) -> int:  # noqa: ARG002
-        """Return 0: the facilitator looks after its own transactions."""
+        """Return 0: the facilitator looks after its own transactions; see that it is there.
+
+        Any answer but a server error will do, for not every one has `/supported`. Errors:
+        `RailUnavailable`: a seller whose facilitator is gone sells nothing and should hear of it.
+        """
+        try:
+            async with self._open_session().get(
+                self._url + "/supported",
+                headers=self._headers,
+                allow_redirects=False,
+                timeout=aiohttp.ClientTimeout(total=LOOK_S),
+            ) as response:
+                status = response.status
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise self._unavailable(f"/supported: {type(error).__name__}") from error
+        if status >= SERVER_ERROR:
+            raise self._unavailable(f"/supported: HTTP {status}")
         return 0
+
+    def _open_session(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            timeout = aiohttp.ClientTimeout(total=self._settings.facilitator_s)
+            self._session = aiohttp.ClientSession(timeout=timeout)
+        return self._session
 
     @property
     def is_withheld(self) -> bool:
@@ -111,13 +137,11 @@ class FacilitatorSettler:
             await session.close()
 
     async def _post(self, path: str, payment: Payment) -> tuple[int, Mapping[str, Any]]:
-        if self._session is None:
-            timeout = aiohttp.ClientTimeout(total=self._settings.facilitator_s)
-            self._session = aiohttp.ClientSession(timeout=timeout)
+        session = self._open_session()
         body = jcs.dumps(self.question(payment))
         headers = {"Content-Type": "application/json", **self._headers}
         try:
-            async with self._session.post(
+            async with session.post(
                 self._url + path, data=body, headers=headers, allow_redirects=False
             ) as response:
                 raw = await response.content.read(ANSWER_MAX + 1)

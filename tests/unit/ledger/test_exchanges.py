@@ -325,6 +325,15 @@ def test_after_a_restart_nothing_is_left_that_nobody_owns(books, state):
     assert books.ask(books.exchanges.recover(NOW_S)) == 0
 
 
+def test_the_sweeper_credits_what_was_paid_and_never_handed_over(books):
+    books.at(State.SETTLED, "lost", 1)
+    books.at(State.SETTLED, "had", 2)
+    books.ask(books.exchanges.mark_delivered(Turn("x2", 1)))
+    assert books.ask(books.exchanges.sweep(NOW_S + 200, 90, 200)) == 0
+    assert books.ask(books.exchanges.sweep(NOW_S + 201, 90, 200)) == 1
+    assert [books.state(f"x{n}") for n in (1, 2)] == [State.CREDITED, State.SETTLED]
+
+
 def test_a_call_that_was_handed_over_is_no_credit_after_a_restart(books):
     books.at(State.SETTLED)
     books.ask(books.exchanges.mark_delivered(Turn("x1", 1)))
@@ -344,10 +353,10 @@ def test_the_sweeper_takes_only_what_no_living_process_can_still_own(books):
     books.at(State.SETTLING, "settling", 1)
     books.at(State.VERIFIED, "verified", 2)
     books.at(State.CLAIMED, "claimed", 3)
-    assert books.ask(books.exchanges.sweep(NOW_S + 90, 90)) == 0
-    assert books.ask(books.exchanges.sweep(NOW_S + 91, 90)) == 1
+    assert books.ask(books.exchanges.sweep(NOW_S + 90, 90, 200)) == 0
+    assert books.ask(books.exchanges.sweep(NOW_S + 91, 90, 200)) == 1
     assert books.state("x1") is State.UNKNOWN
-    assert books.ask(books.exchanges.sweep(VALID_S + 1, 90)) == 2
+    assert books.ask(books.exchanges.sweep(VALID_S + 1, 90, 200)) == 2
     assert [books.state(f"x{n}") for n in (2, 3)] == [State.RELEASED] * 2
 
 

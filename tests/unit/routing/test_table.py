@@ -173,8 +173,13 @@ def test_no_verb_falls_back_to_the_route_of_another(table):
     ]
 
 
-def test_methods_are_case_sensitive(table):
-    assert key(table({"GET /x": "free"}), "get", "/api/x") == "MethodNotAllowed"
+@pytest.mark.parametrize(
+    "method", ["get", "Post", "pOST", "", "GET /paid HTTP/1.1", "G\tT", "G\xc9T"]
+)
+def test_a_method_that_an_upstream_could_read_as_another_is_refused(table, method):
+    """With `POST /x: paid` and `/*: free`, `post /x` would be served by whoever folds its case."""
+    made = table({"POST /x": 5, "/*": "free"})
+    assert key(made, method, "/api/x") == "BadTarget"
 
 
 def test_another_verb_on_a_known_path_names_what_is_allowed(table):

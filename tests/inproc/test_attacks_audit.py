@@ -1,0 +1,102 @@
+"""Attacks that an independent audit found; each was good for a free call or a double charge."""
+
+import pytest
+
+from tests.support.client import RawClient, get
+from tests.support.h2client import H2Client
+from tests.support.paid import PRICE, paid_gateway, refused, wait_until
+from tests.support.scene import scene
+
+
+def test_a_length_without_a_body_cannot_smuggle_a_request(tmp_path):
+    """h2 GET, END_STREAM and a length: an h1 upstream would eat the next head as the body, and
+    read what is left of it as a request of its own, with our key in it."""
+    with scene() as played, H2Client(played.port) as client:
+        stream = client.request("GET", "/api/free", [("content-length", "47")])
+        assert client.response(stream).status == 400
+        assert played.upstream.seen == []
+
+
+def test_a_method_in_other_letters_is_not_another_route(tmp_path):
+    routes = '      "POST /paid": {charge: "0.01"}\n      "/*": free'
+    with scene(routes=routes) as played:
+        for method in ("post", "Post", "pOST"):
+            assert get(played.port, "/api/paid", method=method)[0] == 400
+        assert played.upstream.seen == []
+
+
+def test_a_payment_to_one_store_buys_nothing_at_another(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    second.mkdir()
+    with paid_gateway(first) as gateway:
+        credential = gateway.buy()
+        assert gateway.send(credential)[0] == 200
+        hits = gateway.hits
+        gateway.stop()
+        config = gateway.config.replace(str(first), str(second))
+        gateway.start(config)
+        refused(gateway.send(credential), "invalid-challenge")
+        assert (gateway.hits, gateway.balance()) == (hits, PRICE)
+
+
+def test_hanging_up_on_a_prepaid_call_does_not_earn_another(tmp_path):
+    """`settle: before`, ask, hang up, ask again: one payment ran the upstream without end."""
+    with paid_gateway(tmp_path) as gateway:
+        credential = gateway.buy("/api/first")
+        gateway.keeper.opened.clear()
+        with RawClient(gateway.port) as client:
+            client.send(
+                "GET /api/first HTTP/1.1\r\nHost: gateway.test\r\n"
+                f"Authorization: {credential.format()}\r\n\r\n".encode()
+            )
+            wait_until(lambda: gateway.hits == 1, "the upstream is asked")
+        wait_until(lambda: gateway.clients == 0, "the client is gone")
+        gateway.keeper.opened.set()
+        refused(gateway.send(credential, "/api/first"), "invalid-challenge")
+        assert (gateway.hits, gateway.balance(), gateway.states()) == (1, PRICE, {"settled": 1})
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        "X-Original-URL: /paid",
+        "X-Rewrite-URL: /paid",
+        "X-HTTP-Method-Override: POST",
+        "X_Forwarded_For: 1.2.3.4",
+        "Content_Length: 3",
+        "Proxy: http://evil.example",
+        "Remote-User: admin",
+    ],
+)
+def test_a_field_that_turns_the_request_into_another_never_passes(field):
+    with scene() as played:
+        assert get(played.port, "/api/free", field)[0] == 200
+        (seen,) = played.upstream.seen
+        assert seen.get(field.split(":")[0]) is None
+
+
+def test_the_debug_log_of_the_host_does_not_show_the_secret():
+    with scene(proxy_debug=True) as played:
+        assert get(played.port, "/api/free")[0] == 200
+        assert not [line for line in played.proxy.log if "marked-upstream-secret" in line]
+
+
+def test_a_connection_that_says_nothing_is_given_up():
+    with scene(more="limits: {head_s: 0.3}") as played, RawClient(played.port) as client:
+        assert client.is_closed()
+        assert get(played.port, "/api/free")[0] == 200
+
+
+def test_a_redirect_cannot_lead_away_under_our_name():
+    answer = b"HTTP/1.1 302 Found\r\nLocation: %s//evil.example/x\r\nContent-Length: 0\r\n\r\n"
+
+    async def redirect(seen, reader, writer):
+        url = f"http://{seen.get('host')}".encode()
+        writer.write(answer % url)
+        await writer.drain()
+        return True
+
+    with scene(redirect) as played:
+        status, fields, _ = get(played.port, "/api/free")
+        assert (status, fields["location"]) == (302, "/api/evil.example/x")

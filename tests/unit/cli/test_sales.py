@@ -1,0 +1,57 @@
+"""`serve` tells its operator of money and of failures, and is silent about unpaid asking."""
+
+from mpp_gateway import events
+from mpp_gateway.cli.sales import sales_log
+from mpp_gateway.config import load_text
+from tests.support.proxy import config_text
+from tests.support.toy_rail import TOY_METHOD
+
+ASSET = "eip155:84532/erc20:0x036cbd53842c5426634e7929541ec2318f3dcf7e"
+ABOUT = {
+    "request_id": "r",
+    "at_s": 1,
+    "service": "api",
+    "route": "GET /paid",
+    "amount_minor": 10_000,
+    "asset": ASSET,
+}
+
+
+def told(tmp_path, *happened) -> list[str]:
+    services = '  api:\n    base_url: http://127.0.0.1:1\n    routes: {"GET /free": free}'
+    config = load_text(config_text(services, TOY_METHOD, store=tmp_path / "x.db"), "x.yaml", {})
+    lines: list[str] = []
+    sink = sales_log(config, lines.append)
+    for event in happened:
+        sink(event)
+    return lines
+
+
+def test_a_sale_is_one_line_with_its_price_and_reference(tmp_path):
+    lines = told(tmp_path, events.PaymentSettled(reference="0xabc", **ABOUT))
+    assert [line.split() for line in lines] == [
+        ["sold", "api", "GET", "/paid", "0.010000", "0xabc"]
+    ]
+
+
+def test_unpaid_asking_and_ordinary_refusals_are_silent(tmp_path):
+    assert (
+        told(
+            tmp_path,
+            events.RequestReceived(request_id="r", at_s=1),
+            events.PaymentRequired(**ABOUT),
+            events.RequestRefused(slug="invalid-challenge", status=402, **ABOUT),
+        )
+        == []
+    )
+
+
+def test_what_an_operator_must_mend_is_told(tmp_path):
+    lines = told(
+        tmp_path,
+        events.UpstreamFailed(slug="upstream-refused", **ABOUT),
+        events.PaymentUnknown(**ABOUT),
+        events.PaymentCredited(**ABOUT),
+        events.RequestRefused(slug="rail-unavailable", status=503, **ABOUT),
+    )
+    assert [line.split()[0] for line in lines] == ["failed", "unknown", "credited", "refused"]
