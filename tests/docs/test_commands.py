@@ -72,6 +72,7 @@ RUN_BY = {
 """The pattern of a whole command, and the test that runs it."""
 
 FOREIGN = {
+    "openssl rand -base64 32": "any 32 random bytes will do",
     "py-spy record --pid PID --duration 20 --output profile.svg": "not a package of ours",
 }
 

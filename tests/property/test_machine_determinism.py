@@ -117,7 +117,7 @@ async def by_executor(stage: Stage, play: Play, head: RequestHead) -> list[Any]:
                 shown.append(admission.aim(found))
                 work = settlement.deliver(found, play.status, (), stage.now_s)
                 shown.append(await executor.run(work))
-                work = settlement.finish(found, play.status, True, stage.now_s, 0)
+                work = settlement.finish(found, play.status, True, False, stage.now_s, 0)
                 shown.append(await executor.run(work))
     return [shown, [repr(effect) for effect in effects]]
 
@@ -147,7 +147,9 @@ def by_resume(stage: Stage, play: Play, head: RequestHead, loop: Any) -> list[An
             if refusal is None:
                 shown.append(admission.aim(found))
                 shown.append(run(settlement.deliver(found, play.status, (), stage.now_s)))
-                shown.append(run(settlement.finish(found, play.status, True, stage.now_s, 0)))
+                shown.append(
+                    run(settlement.finish(found, play.status, True, False, stage.now_s, 0))
+                )
     return [shown, [repr(effect) for effect in effects]]
 
 
