@@ -3,6 +3,7 @@
 from tests.support.client import get
 from tests.support.process import free_port, process
 from tests.support.proxy import config_text
+from tests.support.toy_rail import TOY_METHOD
 from tests.support.upstream import upstream
 
 
@@ -22,3 +23,26 @@ def test_the_files_address_holds_under_mitmdump_when_the_user_names_no_port(tmp_
             assert get(port, f"{api.url}/free")[0] == 400
             assert len(api.seen) == 1
             assert "Traceback" not in started.output()
+
+
+def test_a_stop_of_mitmdump_closes_the_books(tmp_path):
+    """What is left in a write-ahead log, or in an open session, was not closed."""
+    with upstream() as api, upstream() as facilitator:
+        port = free_port()
+        services = (
+            f'  api:\n    base_url: {api.url}\n    routes: {{"GET /x": {{charge: "0.01"}}}}\n'
+        )
+        method = TOY_METHOD.replace("http://127.0.0.1:9", facilitator.url)
+        config = tmp_path / "gateway.yaml"
+        more = f"listen: 127.0.0.1:{port}"
+        store = tmp_path / "gateway.db"
+        config.write_text(config_text(services, method, store=store, more=more))
+        command = ("mitmdump", "-s", "addons/gateway.py", "--set", f"gateway_config={config}")
+        with process(*command) as started:
+            started.wait_for_text("the gateway is open")
+            started.wait_for_port(port)
+            assert get(port, "/api/x")[0] == 402
+            started.stop()
+            assert "Unclosed" not in started.output()
+        assert store.exists()
+        assert not store.with_name("gateway.db-wal").exists()
