@@ -24,6 +24,8 @@ from mpp_gateway.protocol.problems import Problem
 type Commands = layer.CommandGenerator[None]
 
 STREAMS_MAX = 100
+PATIENCE = 200
+"""How many frames without a purpose a client has free; each answer that it takes gives one back."""
 HEAD_FRAMES = frozenset({0x1, 0x9})
 """HEADERS and CONTINUATION."""
 TYPE_AT = 3
@@ -60,6 +62,7 @@ class GatewayHttp2Server(_http2.Http2Server):
         takes_no_data: Callable[[int], bool] = lambda _: False,
     ) -> None:
         super().__init__(context)
+        self._patience = PATIENCE
         self.limits = limits
         self.clock = clock
         self._is_over = False
@@ -92,6 +95,7 @@ class GatewayHttp2Server(_http2.Http2Server):
         yield from super()._handle_event(event)
         if isinstance(event, ResponseEndOfMessage):
             self._answered.add(event.stream_id)
+            self._patience = min(PATIENCE, self._patience + 1)
         if self._answered:
             yield from self._stop_uploads()
         self._watch()
@@ -148,6 +152,13 @@ class GatewayHttp2Server(_http2.Http2Server):
     # Requests
 
     def handle_h2_event(self, event: h2.events.Event) -> layer.CommandGenerator[bool]:
+        if _asks_for_nothing(event):
+            self._patience -= 1
+            if self._patience < 0:
+                # Opened and reset, pinged, sent empty: each costs us work and the client nothing.
+                calm = h2.errors.ErrorCodes.ENHANCE_YOUR_CALM
+                yield from self.protocol_error("too much of nothing", calm)
+                return True
         if isinstance(event, h2.events.RequestReceived):
             if (refusal := _invalid(event)) is None:
                 return (yield from super().handle_h2_event(event))
@@ -203,6 +214,15 @@ class GatewayHttp2Server(_http2.Http2Server):
                 self.h2_conn.reset_stream(stream_id, h2.errors.ErrorCodes.NO_ERROR)
                 self.streams.pop(stream_id, None)
                 yield commands.SendData(self.conn, self.h2_conn.data_to_send())
+
+
+def _asks_for_nothing(event: h2.events.Event) -> bool:
+    if isinstance(event, h2.events.DataReceived):
+        return not event.data and not event.stream_ended
+    return isinstance(
+        event,
+        h2.events.StreamReset | h2.events.PingReceived | h2.events.RemoteSettingsChanged,
+    )
 
 
 def _invalid(event: h2.events.RequestReceived) -> Problem | None:

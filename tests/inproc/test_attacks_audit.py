@@ -1,5 +1,7 @@
 """Attacks that an independent audit found; each was good for a free call or a double charge."""
 
+import contextlib
+
 import pytest
 
 from tests.support.client import RawClient, get
@@ -100,3 +102,41 @@ def test_a_redirect_cannot_lead_away_under_our_name():
     with scene(redirect) as played:
         status, fields, _ = get(played.port, "/api/free")
         assert (status, fields["location"]) == (302, "/api/evil.example/x")
+
+
+def drained(client: H2Client) -> None:
+    """Take in all that comes until the other side closes."""
+    while client.receive():
+        pass
+
+
+def flood_of_resets(client: H2Client) -> None:
+    for _ in range(400):
+        client.reset(client.request("GET", "/api/free", end=False))
+
+
+def flood_of_empty_data(client: H2Client) -> None:
+    stream = client.request("POST", "/api/free", end=False)
+    for _ in range(400):
+        client.h2.send_data(stream, b"")
+    client.flush()
+
+
+def flood_of_pings(client: H2Client) -> None:
+    for _ in range(400):
+        client.h2.ping(b"12345678")
+    client.flush()
+
+
+@pytest.mark.parametrize("flood", [flood_of_resets, flood_of_empty_data, flood_of_pings])
+def test_a_flood_of_frames_without_a_purpose_ends_its_connection(flood):
+    with scene() as played:
+        with H2Client(played.port) as client:
+            with contextlib.suppress(OSError):  # it may be closed in mid-flood
+                flood(client)
+            drained(client)
+            assert client.goaway in {11, None}  # ENHANCE_YOUR_CALM, if the close left it readable
+            assert client.closed
+        with H2Client(played.port) as honest:
+            for _ in range(300):
+                assert honest.response(honest.request("GET", "/api/free")).status == 200
