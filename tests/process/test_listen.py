@@ -1,5 +1,9 @@
 """Where the gateway listens under mitmproxy's own tools."""
 
+import ssl
+import urllib.request
+
+from tests.support.certificates import self_signed
 from tests.support.client import get
 from tests.support.process import free_port, process
 from tests.support.proxy import config_text
@@ -46,3 +50,26 @@ def test_a_stop_of_mitmdump_closes_the_books(tmp_path):
             assert "Unclosed" not in started.output()
         assert store.exists()
         assert not store.with_name("gateway.db-wal").exists()
+
+
+def test_the_files_certificate_is_shown_under_mitmdump_too_and_clear_text_is_turned_away(tmp_path):
+    """A challenge must not travel in clear text, and a stranger's certificate would be trusted."""
+    self_signed(tmp_path)
+    with upstream() as api:
+        port = free_port()
+        services = f'  api:\n    base_url: {api.url}\n    routes: {{"GET /free": free}}\n'
+        files = f"{{cert: {tmp_path / 'upstream.pem'}, key: {tmp_path / 'upstream.key'}}}"
+        more = f"listen: 127.0.0.1:{port}\ntls: {files}"
+        config = tmp_path / "gateway.yaml"
+        config.write_text(config_text(services, store=tmp_path / "gateway.db", more=more))
+        command = ("mitmdump", "-s", "addons/gateway.py", "--set", f"gateway_config={config}")
+        with process(*command) as started:
+            started.wait_for_text("the gateway is open")
+            started.wait_for_port(port)
+            trusting = ssl.create_default_context(cafile=tmp_path / "upstream.pem")
+            trusting.check_hostname = False
+            url = f"https://127.0.0.1:{port}/api/free"
+            with urllib.request.urlopen(url, context=trusting, timeout=10) as response:
+                assert response.status == 200
+            assert get(port, "/api/free")[0] == 400
+            assert len(api.seen) == 1
