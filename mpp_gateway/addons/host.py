@@ -28,7 +28,7 @@ from mpp_gateway.config.zero import (
     ZeroOptions,
     zero_config,
 )
-from mpp_gateway.engine import backpressure
+from mpp_gateway.engine import backpressure, hooktable
 from mpp_gateway.engine.layers import claim
 from mpp_gateway.errors import ConfigError, NotFound
 from mpp_gateway.gateway.exchange import Exchange
@@ -141,6 +141,7 @@ class Host:
     def running(self) -> None:
         """Open the gateway. A reload calls this outside the loop's reach: hence a task."""
         sentinel.take_places()
+        hooktable.install(ctx.master.addons)
         self.opening = asyncio.ensure_future(self._open())
 
     async def _open(self) -> None:
