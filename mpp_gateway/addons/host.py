@@ -192,6 +192,10 @@ class Host:
             patience_s = self.runtime.engine.limits.head_s
             asyncio.get_running_loop().call_later(patience_s, _drop_if_silent, handler, reader)
 
+    async def client_disconnected(self, client: connection.Client) -> None:
+        """Keep the upstream connections of paid calls up until their answers have come."""
+        await self.runtime.engine.orphans.outlive(client)
+
     def server_connected(self, data: server_hooks.ServerConnectionHookData) -> None:
         """Put a gate before the upstream's bytes."""
         handler = self._handler(data.client)

@@ -38,7 +38,7 @@ class HookTable(AddonManager):
 
     def trigger(self, event: hooks.Hook) -> None:
         """See the base. An addon may put its sub-addons in another order when options change."""
-        super().trigger(event)  # type: ignore[no-untyped-call]
+        super().trigger(event)
         self.forget()
 
     async def trigger_event(self, event: hooks.Hook) -> None:

@@ -6,14 +6,12 @@ upstream's address in its errors. This one keeps the hooks, so that mitmweb sees
 
 import time
 
-from mitmproxy import flow, http
-from mitmproxy.connection import ConnectionState
+from mitmproxy import http
 from mitmproxy.net.http.validate import validate_headers
 from mitmproxy.proxy import events, layer
 from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers import http as stock
 from mitmproxy.proxy.layers.http._events import (
-    ErrorCode,
     HttpEvent,
     RequestData,
     RequestEndOfMessage,
@@ -27,7 +25,6 @@ from mitmproxy.proxy.layers.http._events import (
     ResponseTrailers,
 )
 from mitmproxy.proxy.layers.http._hooks import (
-    HttpErrorHook,
     HttpRequestHeadersHook,
     HttpRequestHook,
     HttpResponseHeadersHook,
@@ -38,7 +35,8 @@ from mpp_gateway import errors
 from mpp_gateway.engine import failures, framing, modules
 from mpp_gateway.engine.answers import response_of
 from mpp_gateway.engine.context import DeadlineReached, Engine
-from mpp_gateway.engine.gate import Gate, install
+from mpp_gateway.engine.ending import EndingStream
+from mpp_gateway.engine.gate import install
 from mpp_gateway.engine.record import BodyRecord
 from mpp_gateway.gateway.answers import problem_answer
 from mpp_gateway.gateway.steps import Forward
@@ -48,33 +46,19 @@ from mpp_gateway.protocol.problems import BadRequest, Problem
 type Commands = layer.CommandGenerator[None]
 
 IDEMPOTENT_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
-CLIENT_GONE = "Client disconnected."
 
 
-class GatewayStream(stock.HttpStream):
+class GatewayStream(EndingStream):
     """See the module. `gate` holds the verdicts; the addons reach it through the live flow only."""
 
     def __init__(self, context: Context, stream_id: int, engine: Engine) -> None:
-        super().__init__(context, stream_id)
-        self.engine = engine
-        self.gate = Gate()
-        self.deadline_s: float | None = None
+        super().__init__(context, stream_id, engine)
         self.connecting: stock.GetHttpConnection | None = None
         self._timed_out = False
         self._started_s = 0.0
         self._retried = False
-        self._framing_is_sound = True
-        self._finished = False
-        self._counted_body = False
-        self._request_ended = False
         self._body_sent = False
         self._record = BodyRecord(engine.limits.inspected_body_bytes)
-
-    # The verdicts. Nothing below reaches the upstream or the client but through these two.
-
-    def verdict(self) -> Forward | None:
-        """Return the positive verdict on the request, or None."""
-        return self.gate.forward
 
     @property
     def is_waiting(self) -> bool:
@@ -228,11 +212,6 @@ class GatewayStream(stock.HttpStream):
         self._await_answer(forward)
         yield from self._to_upstream(RequestHeaders(self.stream_id, request, self._request_ended))
 
-    def _to_upstream(self, event: HttpEvent) -> Commands:
-        # It may be gone already, with the news of it waiting in line behind this event.
-        if self.context.server.state is not ConnectionState.CLOSED:
-            yield stock.SendHttp(event, self.context.server)
-
     def _send_collected_body(self) -> Commands:
         self.client_state = self.state_done
         if self.gate.body:
@@ -332,60 +311,13 @@ class GatewayStream(stock.HttpStream):
             self._record.add(passed)
             yield stock.SendHttp(ResponseData(self.stream_id, passed), self.context.client)
 
-    # Answers of our own
-
-    def _refuse(self, problem: Problem) -> Commands:
-        self.gate.shut()
-        self.flow.response = response_of(problem_answer(problem))
-        yield from self._answer()
-
-    def _answer(self) -> Commands:
-        """Send `flow.response` as it stands, at once, however much of the request is to come."""
-        response = self.flow.response
-        assert response is not None
-        self._uncount_body()
-        framing.set_answer_head(self.flow, self._keeps_connection())
-        response.timestamp_start = response.timestamp_end = time.time()
-        yield HttpResponseHook(self.flow)
-        yield from self._send_answer()
-
-    def _send_answer(self) -> Commands:
-        response = self.flow.response
-        assert response is not None
-        content = b"" if self.flow.request.method == "HEAD" else response.raw_content
-        head = ResponseHeaders(self.stream_id, response, not content)
-        yield stock.SendHttp(head, self.context.client)
-        if content:
-            yield stock.SendHttp(ResponseData(self.stream_id, content), self.context.client)
-        yield from self._finish()
-
-    def _keeps_connection(self) -> bool:
-        """Whether what is left of a refused request is worth reading for the connection's sake."""
-        if not self._framing_is_sound:
-            return False
-        if self._request_ended:
-            return True
-        if "expect" in self.flow.request.headers:
-            return False
-        length = framing.content_length(self.flow.request.headers)
-        return length is not None and length <= self.engine.limits.keep_alive_body_bytes
-
-    def _finish(self) -> Commands:
-        self._finished = True
-        self.deadline_s = None
-        self.flow.live = False
-        self.client_state = self.server_state = self.state_errored
-        yield stock.DropStream(self.stream_id)
-        yield stock.SendHttp(ResponseEndOfMessage(self.stream_id), self.context.client)
-
     # Failures
 
     def handle_protocol_error(
         self, event: RequestProtocolError | ResponseProtocolError
     ) -> Commands:
         if isinstance(event, RequestProtocolError):
-            yield from self._close_upstream()
-            yield from self._abandon()
+            yield from self._client_leaves()
         elif self.server_state == self.state_wait_for_response_headers:
             if self._may_retry(event):
                 yield from self._retry()
@@ -394,11 +326,20 @@ class GatewayStream(stock.HttpStream):
         elif self.server_state == self.state_stream_response_body:
             yield from self._cut()
 
+    def _client_leaves(self) -> Commands:
+        forward = self.verdict()
+        is_asked = self.server_state == self.state_wait_for_response_headers
+        if is_asked and forward is not None and forward.outlives_client:
+            self._outlive_client()
+        else:
+            yield from self._close_upstream()
+            yield from self._abandon()
+
     def _may_retry(self, event: ResponseProtocolError) -> bool:
         # Only a connection that has served before can be stale. Where it was new, the upstream
         # may have seen this request and hung up on it: sending it twice could run it twice.
         return (
-            not self._retried
+            not (self._retried or self._is_orphan)
             and event.message == failures.CLOSED
             and self.context.server in self.engine.used
             and self.flow.request.method in IDEMPOTENT_METHODS
@@ -435,52 +376,6 @@ class GatewayStream(stock.HttpStream):
         self._timed_out = True
         self.deadline_s = None
 
-    def _upstream_failed(self, problem: Problem) -> Commands:
-        """Answer for an upstream that gave nothing usable; the addons release the money first."""
-        self.server_state = self.state_errored
-        self.gate.fail(problem)
-        self.flow.error = flow.Error(problem.title)
-        self.flow.response = response_of(problem_answer(problem))
-        yield HttpErrorHook(self.flow)
-        if isinstance(self.gate.delivery, Answer):
-            self.flow.response = response_of(self.gate.delivery)
-        if self._client_left():
-            yield from self._finish()
-            return
-        framing.set_answer_head(self.flow, self._keeps_connection())
-        yield from self._send_answer()
-
-    def _cut(self) -> Commands:
-        """The upstream broke off in mid-answer: the client must see that it did."""
-        self.flow.error = flow.Error("The upstream broke off.")
-        yield HttpErrorHook(self.flow)
-        self._finished = True
-        self.deadline_s = None
-        self.flow.live = False
-        yield stock.SendHttp(
-            ResponseProtocolError(self.stream_id, "cut", ErrorCode.CANCEL), self.context.client
-        )
-        yield stock.DropStream(self.stream_id)
-
-    def _abandon(self) -> Commands:
-        """The client has left. Whoever holds its money hears of it through the error hook."""
-        self._finished = True
-        self._uncount_body()
-        self.deadline_s = None
-        self.flow.error = self.flow.error or flow.Error(CLIENT_GONE)
-        yield HttpErrorHook(self.flow)
-        self.flow.live = False
-        yield stock.DropStream(self.stream_id)
-
-    def _close_upstream(self) -> Commands:
-        gone = RequestProtocolError(self.stream_id, "given up", ErrorCode.CANCEL)
-        yield from self._to_upstream(gone)
-
-    def _client_left(self) -> bool:
-        return any(isinstance(e, RequestProtocolError) for e in self._paused_event_queue)
-
-    # Small print
-
     def _await_answer(self, forward: Forward) -> None:
         self._await_upstream(forward.deadlines.first_byte_s)
         if forward.deadlines.answer_s is not None and self.deadline_s is not None:
@@ -493,8 +388,3 @@ class GatewayStream(stock.HttpStream):
     def _idle_s(self) -> float:
         forward = self.verdict()
         return forward.deadlines.idle_s if forward else 0.0
-
-    def _uncount_body(self) -> None:
-        if self._counted_body:
-            self._counted_body = False
-            self.engine.release_body()

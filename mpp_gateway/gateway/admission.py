@@ -389,5 +389,6 @@ def aim(exchange: Exchange) -> Forward:
         deadlines=Deadlines(
             timeouts.connect_s, timeouts.first_byte_s, timeouts.idle_s, _answer_s(exchange)
         ),
+        outlives_client=exchange.turn is not None,
         secrets=secrets,
     )

@@ -53,8 +53,9 @@ def test_hanging_up_on_a_prepaid_call_does_not_earn_another(tmp_path):
                 f"Authorization: {credential.format()}\r\n\r\n".encode()
             )
             wait_until(lambda: gateway.hits == 1, "the upstream is asked")
-        wait_until(lambda: gateway.clients == 0, "the client is gone")
+        wait_until(lambda: gateway.proxy.orphans == 1, "the gateway knows that the client is gone")
         gateway.keeper.opened.set()
+        wait_until(lambda: gateway.clients == 0, "the call has ended without it")
         refused(gateway.send(credential, "/api/first"), "invalid-challenge")
         assert (gateway.hits, gateway.balance(), gateway.states()) == (1, PRICE, {"settled": 1})
 

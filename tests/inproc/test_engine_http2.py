@@ -50,7 +50,7 @@ def test_one_failed_call_leaves_the_others_alone():
         assert client.response(client.request("GET", "/api/free")).status == 200
 
 
-def test_a_reset_by_the_client_releases_its_payment_and_ends_the_upstream_call():
+def test_a_reset_by_the_client_ends_an_upstream_call_that_nobody_pays_for():
     ended = asyncio.Event()
 
     async def respond(_, reader, __):
@@ -58,12 +58,10 @@ def test_a_reset_by_the_client_releases_its_payment_and_ends_the_upstream_call()
         ended.set()
 
     with scene(respond) as play, H2Client(play.port) as client:
-        stream = client.request("GET", "/api/paid", [paying()])
+        stream = client.request("GET", "/api/free")
         assert eventually(lambda: play.upstream.heads == 1)
         client.reset(stream)
-        assert play.ends_as("toy-1", "released")
         assert eventually(ended.is_set)
-        assert play.rail.settled == []
 
 
 def test_a_reset_while_settling_leaves_a_credit():

@@ -341,7 +341,7 @@ def test_a_paid_call_on_a_stale_connection_is_paid_once():
 
 
 def test_a_client_that_leaves_while_the_upstream_is_silent_is_not_charged():
-    with scene(says_nothing) as play:
+    with scene(says_nothing, timeouts="first_byte_s: 0.3") as play:
         client = RawClient(play.port)
         client.send(b"GET /api/paid HTTP/1.1\r\nHost: g\r\nAuthorization: Bearer toy-1\r\n\r\n")
         assert eventually(lambda: play.upstream.heads == 1)

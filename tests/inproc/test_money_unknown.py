@@ -240,18 +240,21 @@ def test_a_client_that_leaves_while_its_payment_settles_keeps_a_credit(tmp_path,
         assert gateway.states() == {"settled": 1}
 
 
-def test_a_client_that_leaves_before_the_upstream_answers_pays_nothing(tmp_path):
+def test_a_client_that_leaves_before_the_upstream_answers_pays_for_its_answer_once(tmp_path):
+    """Else it makes the upstream work for nothing: ask, hang up, ask again."""
     with paid_gateway(tmp_path) as gateway:
         credential = gateway.buy()
         gateway.keeper.opened.clear()
         with RawClient(gateway.port) as client:
             client.send(request("/api/paid", credential))
             wait_until(lambda: gateway.hits == 1, "the upstream has the request")
-        gateway.reaches(released=1)
+        wait_until(lambda: gateway.proxy.orphans == 1, "the gateway knows that the client is gone")
         gateway.keeper.opened.set()
-        assert gateway.balance() == 0
-        assert gateway.send(credential)[0] == 200
+        gateway.reaches(credited=1)
         assert gateway.balance() == PRICE
+        assert gateway.send(credential)[0] == 200
+        refused(gateway.send(credential), "invalid-challenge")
+        assert (gateway.balance(), gateway.states()) == (PRICE, {"settled": 1})
 
 
 def test_somebody_else_who_submits_the_payment_first_pays_it_for_the_buyer(tmp_path):

@@ -39,6 +39,11 @@ class Proxy:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def orphans(self) -> int:
+        """How many paid calls outlive their clients now."""
+        return len(self.runtime.engine.orphans)
+
     def start(self) -> "Proxy":
         self._thread.start()
         assert self._ready.wait(START_S), "\n".join(["the proxy did not start", *self.log[-20:]])

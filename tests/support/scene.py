@@ -59,6 +59,16 @@ class Scene:
     store: Path
 
     @property
+    def open_books(self) -> bool:
+        """Whether some matched request is not closed yet."""
+        return not self.proxy.runtime.idle.is_set()
+
+    @property
+    def orphans(self) -> int:
+        """How many paid calls outlive their clients now."""
+        return self.proxy.orphans
+
+    @property
     def port(self) -> int:
         return self.proxy.port
 
