@@ -17,6 +17,8 @@ from mpp_gateway.config import load_text
 
 SECRET = "test-secret-test-secret-test-secret-0123"
 START_S = 5
+STOP_S = 15
+"""Closing waits for the money that is under way."""
 
 
 class Proxy:
@@ -54,7 +56,7 @@ class Proxy:
     def stop(self) -> None:
         if self.loop and self.master:
             self.loop.call_soon_threadsafe(self.master.shutdown)
-        self._thread.join(START_S)
+        self._thread.join(STOP_S)
         assert not self._thread.is_alive(), "the proxy did not stop"
 
     def call[T](self, function: Callable[[], Any]) -> Any:
