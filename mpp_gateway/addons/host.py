@@ -8,6 +8,7 @@ import tempfile
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from mitmproxy import connection, ctx, exceptions
 from mitmproxy.addonmanager import Loader
@@ -29,6 +30,7 @@ from mpp_gateway.config.zero import (
     zero_config,
 )
 from mpp_gateway.engine import backpressure, hooktable
+from mpp_gateway.engine.departure import abort_when_stuck
 from mpp_gateway.engine.layers import claim
 from mpp_gateway.errors import ConfigError, NotFound
 from mpp_gateway.gateway.exchange import Exchange
@@ -80,6 +82,7 @@ class Host:
         self._upstream: str | None = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self.opening: asyncio.Task[None] | None = None
+        self._writers: WeakKeyDictionary[connection.Client, Any] = WeakKeyDictionary()
 
     def load(self, loader: Loader) -> None:
         """Declare our options and set mitmproxy's."""
@@ -188,13 +191,19 @@ class Host:
         if handler is not None:
             handler.max_conns = defaultdict(lambda: asyncio.Semaphore(UPSTREAM_CONNECTIONS_MAX))
             io = handler.transports[client]
+            self._writers[client] = io.writer
             reader = io.reader = backpressure.install(client, io.reader)
             patience_s = self.runtime.engine.limits.head_s
             asyncio.get_running_loop().call_later(patience_s, _drop_if_silent, handler, reader)
 
     async def client_disconnected(self, client: connection.Client) -> None:
-        """Keep the upstream connections of paid calls up until their answers have come."""
-        await self.runtime.engine.orphans.outlive(client)
+        """End what the client has begun; paid calls are let finish first."""
+        engine, handler = self.runtime.engine, self._handler(client)
+        writer = self._writers.pop(client, None)
+        if writer is not None:
+            abort_when_stuck(writer.transport, engine.limits.unread_s)
+        if handler is not None and not client.error:
+            await engine.departures.see_off(handler)
 
     def server_connected(self, data: server_hooks.ServerConnectionHookData) -> None:
         """Put a gate before the upstream's bytes."""

@@ -8,8 +8,8 @@ from weakref import WeakSet
 from mitmproxy.connection import Connection
 from mitmproxy.proxy.layers.http._events import HttpEvent
 
+from mpp_gateway.engine.departure import Departures
 from mpp_gateway.engine.limits import Limits
-from mpp_gateway.engine.orphans import Orphans
 
 
 @dataclass
@@ -31,7 +31,7 @@ class Engine:
         """Upstream connections that have served a request: only these can be stale."""
         self.requires_tls = False
         """Whether clear text is turned away: a challenge must not travel in it (draft, 1.12)."""
-        self.orphans = Orphans(clock)
+        self.departures = Departures(clock)
         self._unpaid_bodies = 0
 
     def admit_body(self) -> bool:

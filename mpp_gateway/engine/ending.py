@@ -148,7 +148,7 @@ class EndingStream(stock.HttpStream):
         its buyer nothing: ask, hang up, ask again.
         """
         self._is_orphan = True
-        self.engine.orphans.adopt(self.context.client, self, self.deadline_s)
+        self.engine.departures.adopt(self.context.client, self, self.deadline_s)
 
     # The end
 
@@ -163,7 +163,7 @@ class EndingStream(stock.HttpStream):
         self.deadline_s = None
         self.flow.live = False
         if self._is_orphan:
-            self.engine.orphans.let_go(self.context.client, self)
+            self.engine.departures.let_go(self.context.client, self)
 
     def _uncount_body(self) -> None:
         if self._counted_body:

@@ -1,21 +1,29 @@
 """HTTP/2 from the client: bounded heads and bodies, and an end to uploads answered already."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import h2.errors
 import h2.events
 import h2.settings
 import h2.stream
-import hpack
 from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers.http import _http2
 from mitmproxy.proxy.layers.http._base import ReceiveHttp
-from mitmproxy.proxy.layers.http._events import RequestData, ResponseEndOfMessage
+from mitmproxy.proxy.layers.http._events import (
+    ErrorCode,
+    RequestData,
+    RequestEndOfMessage,
+    RequestProtocolError,
+    ResponseData,
+    ResponseEndOfMessage,
+    ResponseProtocolError,
+)
 
 from mpp_gateway.engine.authority import is_authority, without_empty_port
 from mpp_gateway.engine.context import DeadlineReached
+from mpp_gateway.engine.h2connection import ClientConnection, GoingAway
 from mpp_gateway.engine.limits import Limits
 from mpp_gateway.errors import BadTarget
 from mpp_gateway.gateway.answers import problem_answer
@@ -25,30 +33,13 @@ type Commands = layer.CommandGenerator[None]
 
 STREAMS_MAX = 100
 PATIENCE = 200
-"""How many frames without a purpose a client has free; each answer that it takes gives one back."""
+"""How many frames without a purpose a client has free; what it takes of answers gives them back."""
+PATIENCE_PER_S = 1
+"""And so does time."""
 HEAD_FRAMES = frozenset({0x1, 0x9})
 """HEADERS and CONTINUATION."""
 TYPE_AT = 3
-HOST_FIELDS = frozenset({b":authority", b"host"})
 SCHEMES = frozenset({b"http", b"https"})
-
-
-class _Decoder(hpack.Decoder):
-    """Empties the authority of a head that names no host or several.
-
-    h2 would end the whole connection for it; only the one request deserves to fail.
-    """
-
-    def decode(self, data: bytes, raw: bool = False) -> Iterable[hpack.HeaderTuple]:
-        fields = list(super().decode(data, raw))
-        if not any(name == b":method" for name, _ in fields):
-            return fields
-        named = [value for name, value in fields if name in HOST_FIELDS]
-        hosts = sum(name == b"host" for name, _ in fields)
-        if len(set(named)) == 1 and hosts <= 1:
-            return fields
-        others = [field for field in fields if field[0] not in HOST_FIELDS]
-        return [hpack.HeaderTuple(b":authority", b""), *others]
 
 
 class GatewayHttp2Server(_http2.Http2Server):
@@ -71,6 +62,9 @@ class GatewayHttp2Server(_http2.Http2Server):
         self._takes_no_data = takes_no_data
         self._unacknowledged: dict[int, int] = {}
         self._answered: set[int] = set()
+        self._unread_since_s: dict[int, float] = {}
+        self._patience_at_s = clock()
+        self.h2_conn = ClientConnection(self.h2_conf, limits.head_bytes, self._progressed)
         settings = h2.settings.SettingCodes
         self.h2_conn.local_settings.update(
             {
@@ -82,20 +76,18 @@ class GatewayHttp2Server(_http2.Http2Server):
         # Settings count once acknowledged; nobody has seen others yet, and the first frame states
         # the acknowledged ones.
         self.h2_conn.local_settings.acknowledge()
-        table_bytes = self.h2_conn.decoder.max_allowed_table_size
-        self.h2_conn.decoder = _Decoder(limits.head_bytes)
-        self.h2_conn.decoder.max_allowed_table_size = table_bytes
         self._watch()
 
     def _handle_event(self, event: events.Event) -> Commands:
         if isinstance(event, DeadlineReached):
-            if self.deadline_s is not None and self.deadline_s <= event.now_s:
-                yield from self._give_up()
+            yield from self._deadline_reached(event.now_s)
             return
         yield from super()._handle_event(event)
-        if isinstance(event, ResponseEndOfMessage):
+        if isinstance(event, ResponseData):
+            self._regain_patience(1)
+        elif isinstance(event, ResponseEndOfMessage | ResponseProtocolError):
             self._answered.add(event.stream_id)
-            self._patience = min(PATIENCE, self._patience + 1)
+            self._regain_patience(1)
         if self._answered:
             yield from self._stop_uploads()
         self._watch()
@@ -104,14 +96,42 @@ class GatewayHttp2Server(_http2.Http2Server):
 
     @property
     def deadline_s(self) -> float | None:
-        """When to give up on the client: on a head that does not end, or on its next request."""
+        """When to give up on the client: on a head that does not end, an answer that it does not
+        take, or its next request."""
         if self._is_over:
             return None
+        unread_s = min(self._unread_since_s.values(), default=None)
+        taking_s = None if unread_s is None else unread_s + self.limits.unread_s
+        return min((s for s in (self._asking_s, taking_s) if s is not None), default=None)
+
+    @property
+    def _asking_s(self) -> float | None:
         if self._head_since_s is not None:
             return self._head_since_s + self.limits.head_s
         if self._idle_since_s is not None:
             return self._idle_since_s + self.limits.keep_alive_s
         return None
+
+    def _deadline_reached(self, now_s: float) -> Commands:
+        asking_s = None if self._is_over else self._asking_s
+        if asking_s is not None and asking_s <= now_s:
+            yield from self._give_up()
+            return
+        for stream_id, since_s in list(self._unread_since_s.items()):
+            if since_s + self.limits.unread_s <= now_s:
+                yield from self._drop_unread(stream_id)
+        self._watch()
+
+    def _drop_unread(self, stream_id: int) -> Commands:
+        """End one answer that the client does not take: held for ever, it is free storage."""
+        del self._unread_since_s[stream_id]
+        if not self.is_closed(stream_id):
+            self.h2_conn.reset_stream(stream_id, h2.errors.ErrorCodes.CANCEL)
+            yield commands.SendData(self.conn, self.h2_conn.data_to_send())
+        if self.streams.pop(stream_id, None) is not None:
+            yield ReceiveHttp(
+                RequestProtocolError(stream_id, "the answer was not taken", ErrorCode.CANCEL)
+            )
 
     def _watch(self) -> None:
         """Note since when a head is open, and since when no stream is.
@@ -128,6 +148,26 @@ class GatewayHttp2Server(_http2.Http2Server):
             self._idle_since_s = None
         elif self._idle_since_s is None:
             self._idle_since_s = now_s
+        if self._unread_since_s or self.h2_conn.stream_buffers:
+            unread = [s for s, parts in self.h2_conn.stream_buffers.items() if parts]
+            self._unread_since_s = {s: self._unread_since_s.get(s, now_s) for s in unread}
+
+    def _progressed(self, stream_id: int) -> None:
+        self._unread_since_s.pop(stream_id, None)
+
+    def _regain_patience(self, frames: int) -> None:
+        self._patience = min(PATIENCE, self._patience + frames)
+
+    def _lose_patience(self) -> bool:
+        """Count one frame without a purpose; True when there were too many for the time."""
+        now_s = self.clock()
+        regained = int((now_s - self._patience_at_s) * PATIENCE_PER_S)
+        if regained:
+            # Pings in the course of a long answer are good manners, as long as they are few.
+            self._patience_at_s = now_s
+            self._regain_patience(regained)
+        self._patience -= 1
+        return self._patience < 0
 
     def _is_in_head(self, is_idle: bool) -> bool:
         # h2 has no public word for what it has not understood yet.
@@ -152,13 +192,19 @@ class GatewayHttp2Server(_http2.Http2Server):
     # Requests
 
     def handle_h2_event(self, event: h2.events.Event) -> layer.CommandGenerator[bool]:
-        if _asks_for_nothing(event):
-            self._patience -= 1
-            if self._patience < 0:
-                # Opened and reset, pinged, sent empty: each costs us work and the client nothing.
-                calm = h2.errors.ErrorCodes.ENHANCE_YOUR_CALM
-                yield from self.protocol_error("too much of nothing", calm)
-                return True
+        if _asks_for_nothing(event) and self._lose_patience():
+            # Opened and reset, pinged, sent empty: each costs us work and the client nothing.
+            calm = h2.errors.ErrorCodes.ENHANCE_YOUR_CALM
+            yield from self.protocol_error("too much of nothing", calm)
+            return True
+        if isinstance(event, GoingAway):
+            return False
+        if isinstance(event, h2.events.StreamEnded):
+            # A reset may stand in the same segment. h2 has read it by now, and the stock connection
+            # would forget the stream: its call would go on and be charged, with nobody there.
+            if event.stream_id in self.streams:
+                yield ReceiveHttp(RequestEndOfMessage(event.stream_id))
+            return False
         if isinstance(event, h2.events.RequestReceived):
             if (refusal := _invalid(event)) is None:
                 return (yield from super().handle_h2_event(event))
@@ -196,9 +242,10 @@ class GatewayHttp2Server(_http2.Http2Server):
         if taken and (data := self.h2_conn.data_to_send()):
             yield commands.SendData(self.conn, data)
 
-    def unsent_bytes(self, stream_id: int) -> int:
-        """Return how much of an answer waits for the client to open its window."""
-        return sum(len(part.data) for part in self.h2_conn.stream_buffers.get(stream_id, ()))
+    def unsent(self) -> dict[int, int]:
+        """Return by stream how much of an answer waits for the client to open its window."""
+        buffers = self.h2_conn.stream_buffers
+        return {s: sum(len(part.data) for part in parts) for s, parts in buffers.items()}
 
     def _stop_uploads(self) -> Commands:
         """Tell a client whose request was answered early to send no more (RFC 9113 section 8.1).
@@ -209,6 +256,7 @@ class GatewayHttp2Server(_http2.Http2Server):
             stream = self.h2_conn.streams.get(stream_id)
             if stream is None or self.is_closed(stream_id):
                 self._answered.discard(stream_id)
+                self.streams.pop(stream_id, None)
             elif stream.state_machine.state is h2.stream.StreamState.HALF_CLOSED_LOCAL:
                 self._answered.discard(stream_id)
                 self.h2_conn.reset_stream(stream_id, h2.errors.ErrorCodes.NO_ERROR)
@@ -221,7 +269,10 @@ def _asks_for_nothing(event: h2.events.Event) -> bool:
         return not event.data and not event.stream_ended
     return isinstance(
         event,
-        h2.events.StreamReset | h2.events.PingReceived | h2.events.RemoteSettingsChanged,
+        h2.events.StreamReset
+        | h2.events.PingReceived
+        | h2.events.RemoteSettingsChanged
+        | GoingAway,
     )
 
 

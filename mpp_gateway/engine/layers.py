@@ -1,6 +1,7 @@
 """The layers that carry every client connection; `claim` keeps the stock ones out of reach."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from mitmproxy.connection import Connection, ConnectionState, Server
 from mitmproxy.proxy import commands, events, layer, tunnel
@@ -8,11 +9,19 @@ from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers import http as stock
 from mitmproxy.proxy.layers import modes, tls
 from mitmproxy.proxy.layers.http._base import HttpConnection
-from mitmproxy.proxy.layers.http._events import RequestData, ResponseData
+from mitmproxy.proxy.layers.http._events import (
+    ErrorCode,
+    RequestData,
+    RequestProtocolError,
+    ResponseData,
+    ResponseProtocolError,
+)
 
-from mpp_gateway.engine import backpressure
+from mpp_gateway.engine import backpressure, failures
 from mpp_gateway.engine.answers import problem_bytes
 from mpp_gateway.engine.context import DeadlineReached, Engine
+from mpp_gateway.engine.departure import ClientGone, UpstreamsGone
+from mpp_gateway.engine.ending import CLIENT_GONE
 from mpp_gateway.engine.gate import grant
 from mpp_gateway.engine.http1 import GatewayHttp1Client, GatewayHttp1Server
 from mpp_gateway.engine.http2 import GatewayHttp2Server
@@ -22,6 +31,8 @@ from mpp_gateway.protocol.problems import BadRequest
 type Commands = layer.CommandGenerator[None]
 
 TLS_RECORD = 0x16
+FULL_STREAMS = 4
+"""So many full backlogs one client may leave unread before all of its upstreams have to wait."""
 GatewayServer = GatewayHttp1Server | GatewayHttp2Server
 
 
@@ -45,6 +56,10 @@ class GatewayLayer(stock.HttpLayer):
                 yield from self._deadlines_reached(self.engine.clock())
         elif isinstance(event, events.Start):
             yield from self._start(event)
+        elif isinstance(event, ClientGone):
+            yield from self._client_gone()
+        elif isinstance(event, UpstreamsGone):
+            yield from self._upstreams_gone()
         elif isinstance(event, events.ConnectionEvent) and event.connection not in self.connections:
             return  # the last words of an upstream connection that was given up
         else:
@@ -81,11 +96,11 @@ class GatewayLayer(stock.HttpLayer):
         elif isinstance(server, GatewayHttp1Server):
             backlog = sum(s.backlog_bytes(RequestData) for s in self.streams.values())
             self._press(self.context.client, max(backlog, len(server.buf)) > limit)
+        unsent = server.unsent() if isinstance(server, GatewayHttp2Server) else {}
+        is_full = sum(unsent.values()) > limit * FULL_STREAMS
         for stream in self.streams.values():
-            backlog = stream.backlog_bytes(ResponseData)
-            if isinstance(server, GatewayHttp2Server):
-                backlog += server.unsent_bytes(stream.stream_id)
-            self._press(stream.context.server, backlog > limit)
+            backlog = stream.backlog_bytes(ResponseData) + unsent.get(stream.stream_id, 0)
+            self._press(stream.context.server, is_full or backlog > limit)
 
     @staticmethod
     def _press(connection: Connection, is_full: bool) -> None:
@@ -100,6 +115,28 @@ class GatewayLayer(stock.HttpLayer):
     def _takes_no_data(self, stream_id: int) -> bool:
         stream = self.streams.get(stream_id)
         return stream is not None and stream.is_waiting
+
+    # The end of the connection
+
+    def _client_gone(self) -> Commands:
+        self._alarm = None  # mitmproxy has cancelled it
+        gone = RequestProtocolError(0, CLIENT_GONE, ErrorCode.CLIENT_DISCONNECTED)
+        for stream in list(self.streams.values()):
+            yield from self.event_to_child(stream, replace(gone, stream_id=stream.stream_id))
+
+    def _upstreams_gone(self) -> Commands:
+        for connection in list(self.waiting_for_establishment):
+            yield from self.register_connection(
+                stock.RegisterHttpConnection(connection, CLIENT_GONE)
+            )
+        gone = ResponseProtocolError(0, failures.CLOSED, ErrorCode.GENERIC_SERVER_ERROR)
+        for stream in list(self.streams.values()):
+            yield from self.event_to_child(stream, replace(gone, stream_id=stream.stream_id))
+
+    def register_connection(self, command: stock.RegisterHttpConnection) -> Commands:
+        # News of an attempt that was given up with its client.
+        if command.connection in self.waiting_for_establishment:
+            yield from super().register_connection(command)
 
     # Upstream connections
 
@@ -243,6 +280,18 @@ class GuardedClientTLSLayer(tls.ClientTLSLayer):
         # Asked once the handshake is done: a client that then says nothing must have a deadline.
         self.child_layer = layer.NextLayer(self.context, ask_on_start=True)
         self._alarm: commands.RequestWakeup | None = None
+        self._child_knows = False
+
+    def event_to_child(self, event: events.Event) -> Commands:
+        """See the base. Remembers whether the layers above know that the client is gone."""
+        if isinstance(event, events.ConnectionClosed):
+            self._child_knows = True
+        yield from super().event_to_child(event)
+
+    def receive_close(self) -> Commands:
+        """See the base, which takes an alert for a goodbye and then tells the layers nothing."""
+        if not self._child_knows:
+            yield from self.event_to_child(events.ConnectionClosed(self.conn))
 
     def _handle_event(self, event: events.Event) -> Commands:
         if isinstance(event, events.Wakeup) and event.command is self._alarm:

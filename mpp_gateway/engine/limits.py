@@ -21,6 +21,8 @@ class Limits:
     """How long such a body may take."""
     discard_bytes: int = 8 * 1024 * 1024
     discard_s: float = 5.0
+    unread_s: float = 60.0
+    """How long a client may take nothing of an answer that waits for it."""
     tls_handshake_s: float = 10.0
     inspected_body_bytes: int = 64 * 1024
     """How much of a streamed body is kept on the flow for the inspection tools."""

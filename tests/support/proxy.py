@@ -44,7 +44,7 @@ class Proxy:
     @property
     def orphans(self) -> int:
         """How many paid calls outlive their clients now."""
-        return len(self.runtime.engine.orphans)
+        return len(self.runtime.engine.departures)
 
     def start(self) -> "Proxy":
         self._thread.start()

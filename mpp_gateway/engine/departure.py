@@ -1,0 +1,100 @@
+"""What is left to do for a client that has left: every call of its own comes to an end."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from mitmproxy.connection import Client
+from mitmproxy.proxy import events
+
+MARGIN_S = 1.0
+
+
+@dataclass
+class ClientGone(events.Event):
+    """The client's connection is over. Told although `ConnectionClosed` may have said it before.
+
+    That one gets lost when mitmproxy cancels the task that is about to tell it, and the timers that
+    would have ended what is left are cancelled too.
+    """
+
+
+@dataclass
+class UpstreamsGone(events.Event):
+    """No upstream connection of the client is left either: who waits for one waits in vain."""
+
+
+class Departures:
+    """Knows the calls that outlive their client, and sees clients off."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._calls: dict[Client, dict[object, float]] = {}
+        self._none_left: dict[Client, asyncio.Event] = {}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._calls.values()))
+
+    def adopt(self, client: Client, call: object, until_s: float | None) -> None:
+        """Let `call` outlive its client, until `until_s` on the clock at the latest."""
+        calls = self._calls.setdefault(client, {})
+        calls.setdefault(call, self._clock() if until_s is None else until_s)
+
+    def let_go(self, client: Client, call: object) -> None:
+        """Wait for `call` no longer: its books are closed."""
+        calls = self._calls.get(client, {})
+        calls.pop(call, None)
+        if not calls:
+            self._calls.pop(client, None)
+            if none_left := self._none_left.get(client):
+                none_left.set()
+
+    async def see_off(self, handler: Any) -> None:
+        """End what a client that is gone has begun; runs in the hook that mitmproxy waits for.
+
+        `handler` is mitmproxy's of this client. A stream that nobody told would keep its money
+        without an owner, and its place among the unpaid bodies, for ever.
+        """
+        client = handler.client
+        await handler.server_event(ClientGone())
+        await self._outlive(client)
+        # mitmproxy does just this next, and tells nobody whose connection was not up yet.
+        tasks = [io.handler for io in handler.transports.values() if io.handler is not None]
+        for task in tasks:
+            task.cancel("client disconnected")
+        if tasks:
+            await asyncio.wait(tasks)
+        await handler.server_event(UpstreamsGone())
+
+    async def _outlive(self, client: Client) -> None:
+        calls = self._calls.get(client)
+        if not calls:
+            return
+        none_left = self._none_left[client] = asyncio.Event()
+        left_s = max(calls.values()) - self._clock() + MARGIN_S
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(max(left_s, 0)):
+                    await none_left.wait()
+        finally:
+            self._none_left.pop(client, None)
+            self._calls.pop(client, None)
+
+
+def abort_when_stuck(
+    transport: asyncio.WriteTransport, unread_s: float, left_bytes: int | None = None
+) -> None:
+    """Give up a closing connection whose peer takes nothing of its last bytes for `unread_s`.
+
+    Closing waits for them without end, and nobody counts the connection any more.
+    """
+    unread_bytes = transport.get_write_buffer_size()
+    if not unread_bytes:
+        return
+    if left_bytes is not None and unread_bytes >= left_bytes:
+        transport.abort()
+        return
+    loop = asyncio.get_running_loop()
+    loop.call_later(unread_s, abort_when_stuck, transport, unread_s, unread_bytes)

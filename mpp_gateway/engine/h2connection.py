@@ -1,0 +1,73 @@
+"""The protocol state of one HTTP/2 client, where h2 and mitmproxy do not do what we need."""
+
+from collections.abc import Callable, Iterable
+
+import h2.config
+import h2.connection
+import h2.errors
+import h2.events
+import hpack
+import hyperframe.frame
+from mitmproxy.proxy.layers.http._http_h2 import BufferedH2Connection
+
+HOST_FIELDS = frozenset({b":authority", b"host"})
+
+type Received = tuple[list[hyperframe.frame.Frame], list[h2.events.Event]]
+
+
+class GoingAway(h2.events.Event):
+    """The client will ask for nothing more, and still wants what it has asked for."""
+
+
+class ClientConnection(BufferedH2Connection):
+    """Forgives a graceful goodbye and a window that shrank; tells when buffered bytes leave."""
+
+    def __init__(
+        self,
+        config: h2.config.H2Configuration,
+        head_bytes: int,
+        on_progress: Callable[[int], None],
+    ) -> None:
+        super().__init__(config)
+        self._on_progress = on_progress
+        table_bytes = self.decoder.max_allowed_table_size
+        self.decoder = Decoder(head_bytes)
+        self.decoder.max_allowed_table_size = table_bytes
+
+    def _receive_goaway_frame(self, frame: hyperframe.frame.GoAwayFrame) -> Received:
+        # h2 takes every GOAWAY for the end of the connection and forgets what was to be sent. But
+        # open streams go on (RFC 9113 section 6.8): their answers may be paid for already.
+        if frame.error_code == h2.errors.ErrorCodes.NO_ERROR:
+            return [], [GoingAway()]
+        received: Received = super()._receive_goaway_frame(frame)
+        return received
+
+    def local_flow_control_window(self, stream_id: int) -> int:
+        """Return how much may be sent: nothing, where a change of settings made it negative."""
+        window: int = super().local_flow_control_window(stream_id)
+        return max(0, window)
+
+    def stream_window_updated(self, stream_id: int) -> bool:
+        """Send what the window takes; see the base."""
+        has_sent: bool = super().stream_window_updated(stream_id)
+        if has_sent:
+            self._on_progress(stream_id)
+        return has_sent
+
+
+class Decoder(hpack.Decoder):
+    """Empties the authority of a head that names no host or several.
+
+    h2 would end the whole connection for it; only the one request deserves to fail.
+    """
+
+    def decode(self, data: bytes, raw: bool = False) -> Iterable[hpack.HeaderTuple]:
+        fields = list(super().decode(data, raw))
+        if not any(name == b":method" for name, _ in fields):
+            return fields
+        named = [value for name, value in fields if name in HOST_FIELDS]
+        hosts = sum(name == b"host" for name, _ in fields)
+        if len(set(named)) == 1 and hosts <= 1:
+            return fields
+        others = [field for field in fields if field[0] not in HOST_FIELDS]
+        return [hpack.HeaderTuple(b":authority", b""), *others]
