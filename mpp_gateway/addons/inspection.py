@@ -7,7 +7,7 @@ from typing import Any
 from mitmproxy import contentviews, http
 from mitmproxy.addonmanager import Loader
 
-from mpp_gateway.addons.translation import headers_of
+from mpp_gateway.engine.fields import text_of
 from mpp_gateway.engine.gate import gate_of
 from mpp_gateway.gateway.answers import PROBLEM_JSON
 from mpp_gateway.gateway.exchange import Exchange
@@ -121,7 +121,7 @@ def payment_parts(message: http.Message | None) -> list[tuple[str, Any]]:
     """Return what a message says about money, decoded, in the order of a payment."""
     if message is None:
         return []
-    head = RequestHead("", "", headers_of(message.headers))
+    head = RequestHead("", "", text_of(message.headers))
     parts: list[tuple[str, Any]] = []
     fields = head.get_all("www-authenticate")
     if fields:

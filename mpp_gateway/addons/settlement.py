@@ -6,8 +6,8 @@ import time
 from mitmproxy import http
 
 from mpp_gateway.addons.runtime import Runtime
-from mpp_gateway.addons.translation import headers_of
 from mpp_gateway.engine import backpressure
+from mpp_gateway.engine.fields import text_of
 from mpp_gateway.engine.gate import gate_of, is_granted
 from mpp_gateway.errors import GatewayFault
 from mpp_gateway.gateway import settlement
@@ -36,7 +36,7 @@ class Settlement:
                 settlement.deliver(
                     gate.exchange,
                     flow.response.status_code,
-                    headers_of(flow.response.headers),
+                    text_of(flow.response.headers),
                     executor.clock(),
                 )
             )

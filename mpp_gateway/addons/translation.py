@@ -2,7 +2,8 @@
 
 from mitmproxy import http
 
-from mpp_gateway.protocol.messages import Headers, RequestHead
+from mpp_gateway.engine.fields import text_of
+from mpp_gateway.protocol.messages import RequestHead
 
 
 def head_of(flow: http.HTTPFlow) -> RequestHead:
@@ -16,11 +17,6 @@ def head_of(flow: http.HTTPFlow) -> RequestHead:
     return RequestHead(
         method=request.data.method.decode("latin-1"),
         target=target,
-        headers=headers_of(request.headers),
+        headers=text_of(request.headers),
         client=peer[0] if peer else "",
     )
-
-
-def headers_of(headers: http.Headers) -> Headers:
-    """Return header fields as text, byte for byte."""
-    return tuple((k.decode("latin-1"), v.decode("latin-1")) for k, v in headers.fields)

@@ -5,8 +5,8 @@ import time
 from mitmproxy import http
 
 from mpp_gateway.engine.answers import reason_phrase
+from mpp_gateway.engine.fields import fields_of
 from mpp_gateway.gateway.steps import Deliver, Forward
-from mpp_gateway.upstream.hygiene import is_forbidden_trailer
 
 NO_CONTENT_STATUSES = frozenset({204, 304})
 
@@ -21,10 +21,7 @@ def upstream_request(
     forward: Forward, client_request: http.Request, body: bytes | None, *, ends: bool
 ) -> http.Request:
     """Return the request for the wire: the only object that ever carries the upstream's secret."""
-    headers = http.Headers(
-        [(k.encode("latin-1"), v.encode("latin-1")) for k, v in forward.headers]
-        + [(k.encode("latin-1"), v.encode("latin-1")) for k, v in forward.secrets]
-    )
+    headers = fields_of((*forward.headers, *forward.secrets))
     if body is not None:
         if body or "content-length" in client_request.headers:
             headers["Content-Length"] = str(len(body))
@@ -64,9 +61,7 @@ def set_delivered_head(
     length = response.headers.get("content-length")
     response.status_code = delivery.status
     response.http_version = "HTTP/1.1"
-    response.headers = http.Headers(
-        [(k.encode("latin-1"), v.encode("latin-1")) for k, v in delivery.headers]
-    )
+    response.headers = fields_of(delivery.headers)
     response.headers.pop("content-length", None)
     if length is not None and keeps_length and delivery.status != 204:
         response.headers["Content-Length"] = length
@@ -100,8 +95,3 @@ def has_foreign_coding(headers: http.Headers) -> bool:
     """Whether the body has a transfer coding besides chunked, which we could not undo."""
     codings = headers.get_all("transfer-encoding")
     return any(coding.strip().lower() != "chunked" for coding in codings)
-
-
-def safe_trailers(trailers: http.Headers) -> http.Headers:
-    """Return the trailer fields that may pass: no framing, no credential, no receipt."""
-    return http.Headers([(k, v) for k, v in trailers.fields if not is_forbidden_trailer(k)])

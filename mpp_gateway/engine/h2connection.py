@@ -1,6 +1,7 @@
 """The protocol state of one HTTP/2 client, where h2 and mitmproxy do not do what we need."""
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import h2.config
 import h2.connection
@@ -8,7 +9,7 @@ import h2.errors
 import h2.events
 import hpack
 import hyperframe.frame
-from mitmproxy.proxy.layers.http._http_h2 import BufferedH2Connection
+from mitmproxy.proxy.layers.http._http_h2 import BufferedH2Connection, SendH2Data
 
 HOST_FIELDS = frozenset({b":authority", b"host"})
 
@@ -46,6 +47,22 @@ class ClientConnection(BufferedH2Connection):
         """Return how much may be sent: nothing, where a change of settings made it negative."""
         window: int = super().local_flow_control_window(stream_id)
         return max(0, window)
+
+    def send_data(
+        self,
+        stream_id: int,
+        data: bytes | memoryview,
+        end_stream: bool = False,
+        pad_length: Any = None,
+    ) -> None:
+        """Send, or keep until the window is open; see the base, where a negative one is a crash."""
+        if self._is_negative(stream_id) and not self.stream_buffers.get(stream_id):
+            self.stream_buffers[stream_id].append(SendH2Data(bytes(data), end_stream))
+        else:
+            super().send_data(stream_id, bytes(data), end_stream, pad_length)
+
+    def _is_negative(self, stream_id: int) -> bool:
+        return bool(super().local_flow_control_window(stream_id) < 0)
 
     def stream_window_updated(self, stream_id: int) -> bool:
         """Send what the window takes; see the base."""

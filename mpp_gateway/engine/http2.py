@@ -16,7 +16,6 @@ from mitmproxy.proxy.layers.http._events import (
     RequestData,
     RequestEndOfMessage,
     RequestProtocolError,
-    ResponseData,
     ResponseEndOfMessage,
     ResponseProtocolError,
 )
@@ -33,9 +32,9 @@ type Commands = layer.CommandGenerator[None]
 
 STREAMS_MAX = 100
 PATIENCE = 200
-"""How many frames without a purpose a client has free; what it takes of answers gives them back."""
-PATIENCE_PER_S = 1
-"""And so does time."""
+"""How many frames without a purpose a client has free; each answer that it takes gives one back."""
+PATIENCE_PER_S = 10
+"""And so many come back with time: pings in the course of an answer are good manners."""
 HEAD_FRAMES = frozenset({0x1, 0x9})
 """HEADERS and CONTINUATION."""
 TYPE_AT = 3
@@ -82,12 +81,12 @@ class GatewayHttp2Server(_http2.Http2Server):
         if isinstance(event, DeadlineReached):
             yield from self._deadline_reached(event.now_s)
             return
-        yield from super()._handle_event(event)
-        if isinstance(event, ResponseData):
-            self._regain_patience(1)
-        elif isinstance(event, ResponseEndOfMessage | ResponseProtocolError):
+        if isinstance(event, ResponseEndOfMessage | ResponseProtocolError):
             self._answered.add(event.stream_id)
-            self._regain_patience(1)
+            # Not for a stream that was reset meanwhile: a reset would earn what it costs.
+            if self.is_open_for_us(event.stream_id):
+                self._regain_patience(1)
+        yield from super()._handle_event(event)
         if self._answered:
             yield from self._stop_uploads()
         self._watch()
@@ -163,7 +162,6 @@ class GatewayHttp2Server(_http2.Http2Server):
         now_s = self.clock()
         regained = int((now_s - self._patience_at_s) * PATIENCE_PER_S)
         if regained:
-            # Pings in the course of a long answer are good manners, as long as they are few.
             self._patience_at_s = now_s
             self._regain_patience(regained)
         self._patience -= 1
@@ -220,6 +218,8 @@ class GatewayHttp2Server(_http2.Http2Server):
         return False
 
     def _refuse(self, event: h2.events.RequestReceived, problem: Problem) -> Commands:
+        if not self.is_open_for_us(event.stream_id):
+            return  # taken back in the same segment
         answer = problem_answer(problem)
         has_body = (b":method", b"HEAD") not in event.headers
         fields = [

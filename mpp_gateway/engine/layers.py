@@ -284,7 +284,7 @@ class GuardedClientTLSLayer(tls.ClientTLSLayer):
 
     def event_to_child(self, event: events.Event) -> Commands:
         """See the base. Remembers whether the layers above know that the client is gone."""
-        if isinstance(event, events.ConnectionClosed):
+        if isinstance(event, events.ConnectionClosed) and event.connection is self.conn:
             self._child_knows = True
         yield from super().event_to_child(event)
 

@@ -36,12 +36,14 @@ from mpp_gateway.engine import failures, framing, modules
 from mpp_gateway.engine.answers import response_of
 from mpp_gateway.engine.context import DeadlineReached, Engine
 from mpp_gateway.engine.ending import EndingStream
+from mpp_gateway.engine.fields import fields_of, text_of
 from mpp_gateway.engine.gate import install
 from mpp_gateway.engine.record import BodyRecord
 from mpp_gateway.gateway.answers import problem_answer
 from mpp_gateway.gateway.steps import Forward
 from mpp_gateway.protocol.messages import Answer
 from mpp_gateway.protocol.problems import BadRequest, Problem
+from mpp_gateway.upstream.hygiene import request_trailers, response_trailers
 
 type Commands = layer.CommandGenerator[None]
 
@@ -224,9 +226,11 @@ class GatewayStream(EndingStream):
             self._record.add(event.data)
             yield from self._to_upstream(event)
         elif isinstance(event, RequestTrailers):
-            trailers = framing.safe_trailers(event.trailers)
-            self.flow.request.trailers = trailers
-            if self.verdict() and trailers.fields:
+            forward = self.verdict()
+            steering = forward.steering if forward else ()
+            safe = request_trailers(text_of(event.trailers), steering)
+            trailers = self.flow.request.trailers = fields_of(safe)
+            if forward and trailers.fields:
                 yield from self._to_upstream(RequestTrailers(self.stream_id, trailers))
         elif isinstance(event, RequestEndOfMessage):
             self._request_ended = True
@@ -285,7 +289,8 @@ class GatewayStream(EndingStream):
         if isinstance(event, ResponseData):
             yield from self._pass_on(event.data)
         elif isinstance(event, ResponseTrailers):
-            self.flow.response.trailers = framing.safe_trailers(event.trailers)
+            safe = response_trailers(text_of(event.trailers))
+            self.flow.response.trailers = fields_of(safe)
         elif isinstance(event, ResponseEndOfMessage):
             yield from self._pass_on(b"")
             if self._finished:

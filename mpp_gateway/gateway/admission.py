@@ -363,7 +363,8 @@ def aim(exchange: Exchange) -> Forward:
     service, route = exchange.service, exchange.route
     secrets = service.secret_headers(route)
     replaced = {name.lower() for name, _ in secrets}
-    headers = request_headers(exchange.head.headers, service.strip_headers | replaced)
+    steering = service.strip_headers | replaced
+    headers = request_headers(exchange.head.headers, steering)
     rewritten = rewrite_request(
         service.rewrite_request,
         RewrittenRequest(exchange.head.method, exchange.match.upstream_target, headers),
@@ -389,6 +390,7 @@ def aim(exchange: Exchange) -> Forward:
         deadlines=Deadlines(
             timeouts.connect_s, timeouts.first_byte_s, timeouts.idle_s, _answer_s(exchange)
         ),
+        steering=frozenset(steering),
         outlives_client=exchange.turn is not None,
         secrets=secrets,
     )

@@ -31,6 +31,8 @@ class Forward:
     target: str
     headers: Headers
     deadlines: Deadlines
+    steering: frozenset[str] = frozenset()
+    """Names that no trailer field may have: our own fields', and what the service strips."""
     outlives_client: bool = False
     """The call was paid for: the upstream's answer is waited for even when nobody reads it."""
     secrets: Headers = field(default=(), repr=False)

@@ -91,14 +91,27 @@ def request_headers(headers: Headers, steering: Collection[str] = ()) -> Headers
     upstream to another's use. A field named in `Connection` is dropped (RFC 9110 section 7.6.1).
     """
     dropped = STRIPPED_FROM_REQUEST | _named_in_connection(headers) | frozenset(steering)
-    return tuple(
-        (name, value)
-        for name, value in headers
-        if name.lower() not in dropped
-        and not name.lower().startswith("x-forwarded-")
-        # CGI-like upstreams read `X_Api_Key` as `X-Api-Key`: it would stand beside our own.
-        and "_" not in name
-    )
+    return tuple((name, value) for name, value in headers if _may_go(name.lower(), dropped))
+
+
+def _may_go(name: str, dropped: Collection[str]) -> bool:
+    # CGI-like upstreams read `X_Api_Key` as `X-Api-Key`: it would stand beside our own.
+    return name not in dropped and not name.startswith(("x-forwarded-", ":")) and "_" not in name
+
+
+def request_trailers(trailers: Headers, steering: Collection[str] = ()) -> Headers:
+    """Return the client's trailer fields that may go to the upstream, which may merge them.
+
+    What must not stand in a head must not come after it either: `steering` as for the head.
+    """
+    dropped = STRIPPED_FROM_REQUEST | STRIPPED_FROM_RESPONSE | frozenset(steering)
+    return tuple((name, value) for name, value in trailers if _may_go(name.lower(), dropped))
+
+
+def response_trailers(trailers: Headers) -> Headers:
+    """Return the upstream's trailer fields that may go to the client: no framing, no receipt."""
+    dropped = STRIPPED_FROM_REQUEST | STRIPPED_FROM_RESPONSE
+    return tuple((name, value) for name, value in trailers if _may_go(name.lower(), dropped))
 
 
 def response_headers(headers: Headers) -> Headers:
@@ -108,13 +121,3 @@ def response_headers(headers: Headers) -> Headers:
     """
     dropped = STRIPPED_FROM_RESPONSE | _named_in_connection(headers)
     return tuple((name, value) for name, value in headers if name.lower() not in dropped)
-
-
-def is_forbidden_trailer(name: bytes) -> bool:
-    """Whether a trailer field must not pass: framing, routing, credentials, receipts."""
-    lowered = name.decode("latin-1").lower()
-    return (
-        lowered in STRIPPED_FROM_REQUEST
-        or lowered in STRIPPED_FROM_RESPONSE
-        or lowered.startswith(("x-forwarded-", ":"))
-    )

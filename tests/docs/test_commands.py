@@ -26,6 +26,10 @@ VALIDATE = (
     "tests/peers/test_validate.py::"
     "test_every_check_of_mppx_validate_passes_and_every_paid_route_is_paid"
 )
+CHAOS = (
+    "tests/inproc/test_engine_chaos.py"
+    "::test_no_sequence_of_frames_crashes_a_layer_or_leaves_anything_behind"
+)
 BENCH = "tests/peers/test_bench.py::test_every_cell_is_measured_in_every_round"
 
 RUN_BY = {
@@ -56,6 +60,7 @@ RUN_BY = {
     # Read and not run: they run these very tests, or download what is installed already.
     r"\./scripts/(test( tests/unit -k replay)?|check|lock)": READ,
     r"\./scripts/bench( .*)?": BENCH,
+    r"\./scripts/chaos( .*)?": CHAOS,
     r"\.venv/bin/python scripts/vectors": (
         "tests/vectors/test_own_vectors.py::"
         "test_the_committed_vectors_are_what_the_code_writes_today"

@@ -7,7 +7,9 @@ import pytest
 from tests.support.client import RawClient, get
 from tests.support.h2client import H2Client
 from tests.support.paid import PRICE, paid_gateway, refused, wait_until
+from tests.support.proxy import config_text, running
 from tests.support.scene import scene
+from tests.support.upstream import upstream
 
 
 def test_a_length_without_a_body_cannot_smuggle_a_request(tmp_path):
@@ -141,3 +143,30 @@ def test_a_flood_of_frames_without_a_purpose_ends_its_connection(flood):
         with H2Client(played.port) as honest:
             for _ in range(300):
                 assert honest.response(honest.request("GET", "/api/free")).status == 200
+
+
+TRAILERS = (
+    b"X-Api-Key: theirs\r\nX_Api_Key: theirs\r\nX-Org-Id: theirs\r\nAuthorization: theirs\r\n"
+    b"X-Forwarded-Host: theirs\r\nX-Sum: 7\r\n"
+)
+
+
+def test_a_trailer_field_steers_no_account_either(tmp_path):
+    """Upstreams that merge trailers into the head would read what was stripped from it."""
+    with upstream() as asked:
+        services = [
+            "  api:",
+            f"    base_url: {asked.url}",
+            "    auth: {header: {name: X-Api-Key, value: ours}}",
+            "    headers: {X-Org-Id: ours}",
+            "    routes: {'POST /free': free}",
+        ]
+        text = config_text("\n".join(services), store=tmp_path / "gateway.db")
+        with running(text) as proxy, RawClient(proxy.port) as client:
+            client.send(
+                b"POST /api/free HTTP/1.1\r\nHost: g\r\nTransfer-Encoding: chunked\r\n\r\n"
+                b"2\r\nhi\r\n0\r\n" + TRAILERS + b"\r\n"
+            )
+            assert client.response()[0] == 200
+        (seen,) = asked.seen
+        assert seen.trailers == [("x-sum", "7")]

@@ -269,6 +269,43 @@ def test_a_window_that_shrinks_below_nothing_costs_nobody_an_answer():
         assert len(client.response(stream).body) == 200_000
 
 
+def test_an_answer_ends_although_its_window_is_below_nothing():
+    ends, loops = asyncio.Event(), []
+
+    async def respond(_, __, writer):
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")
+        await writer.drain()
+        loops.append(asyncio.get_running_loop())
+        await ends.wait()
+        writer.write(b"0\r\n\r\n")
+        await writer.drain()
+
+    with scene(respond) as play, H2Client(play.port, takes_all=False) as client:
+        stream = client.request("GET", "/api/free")
+        while client.streams[stream].body != b"hello":
+            assert client.receive()
+        window(client, 0)  # five bytes less than nothing are left
+        client.h2.ping(b"8 octets")
+        client.flush()
+        assert client.receive()
+        loops[0].call_soon_threadsafe(ends.set)
+        client.h2.increment_flow_control_window(100, stream)
+        client.flush()
+        assert client.response(stream).ended
+
+
+def test_a_bad_head_that_is_taken_back_at_once_ends_nothing_else():
+    with scene() as play, H2Client(play.port) as client:
+        assert client.receive()
+        client.h2.config.validate_outbound_headers = False
+        stream = client.h2.get_next_available_stream_id()
+        head = [(":method", "GET"), (":scheme", "ftp"), (":authority", "g"), (":path", "/")]
+        client.h2.send_headers(stream, head, end_stream=True)
+        client.h2.reset_stream(stream, 8)
+        client.flush()
+        assert client.response(client.request("GET", "/api/free")).status == 200
+
+
 def test_pings_in_the_course_of_a_long_answer_are_good_manners():
     """A client that measures its round trips pings for as long as it is answered."""
     now_s = [0.0]

@@ -83,6 +83,15 @@ class Scene:
             database.close()
         return row[0] if row else None
 
+    def states(self) -> list[str]:
+        """Return the states that exchanges are in."""
+        database = sqlite3.connect(self.store)
+        try:
+            rows = database.execute("SELECT DISTINCT state FROM exchanges").fetchall()
+        finally:
+            database.close()
+        return [state for (state,) in rows]
+
     def ends_as(self, proof: str, state: str) -> bool:
         return eventually(lambda: self.state(proof) == state)
 

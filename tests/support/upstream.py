@@ -108,7 +108,7 @@ async def _body(seen: Seen, reader: asyncio.StreamReader) -> None:
         seen.body = await reader.readexactly(int(length))
     elif "chunked" in (seen.get("transfer-encoding") or ""):
         while True:
-            size = int((await reader.readline()).split(b";")[0], 16)
+            size = int((await reader.readuntil(b"\r\n")).split(b";")[0], 16)
             if size == 0:
                 break
             seen.body += await reader.readexactly(size)
