@@ -57,7 +57,7 @@ is_usable() { is_python_313 "$1" && "$1" -c 'import pip' 2>/dev/null; }
 pip_install() {
     local folder=$1 lock=$2
     export PIP_DISABLE_PIP_VERSION_CHECK=1
-    say "Installing the $(grep -c '^[a-z]' "$lock") packages of $lock into $folder (a minute or less) ..."
+    say "Installing the $(grep -c '^[a-z]' "$lock") packages of $lock into $folder (a minute or so) ..."
     run "$folder/bin/python" -m pip install --quiet --require-hashes --requirement "$lock"
 }
 
@@ -107,7 +107,7 @@ set_up_node() {
         [ "${CI:-}" != true ]
         return
     fi
-    say "Installing the Node packages of $folder (a minute or less) ..."
+    say "Installing the Node packages of $folder (a minute or so) ..."
     run npm_ci "$folder"
     printf '%s\n' "$wanted" >"$stamp"
 }

@@ -142,6 +142,8 @@ async def _present(
         return OK if response.status < 400 else FAILED
     found = outcome.judge(response.status, response.content_type, body)
     found = found or await _asked(credential, rpc_url, response.status)
+    if not for_people():
+        say()  # stdout and stderr may be one file, and the answer ends without a new line
     say(found.text(text))
     return found.code
 

@@ -188,7 +188,8 @@ def _invite(stage: Stage, shop: Shop) -> None:
     _say("Sell an API of your own on this chain (the file sells the sample API; put in yours)")
     print(f"   export {' '.join(f'{name}={value}' for name, value in shop.environ.items())}")
     print(f"   {_command()} serve --config {shlex.quote(str(shop.file))}")
-    print(f"   {_command()} pay {shop.url} --rpc-url {node}   # in another terminal, with the key above")
+    note = "# in another terminal, with the key above"
+    print(f"   {_command()} pay {shop.url} --rpc-url {node}   {note}")
     print(flush=True)
 
 
