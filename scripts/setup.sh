@@ -6,6 +6,17 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 say() { printf '%s\n' "$*" >&2; }
 
+# Runs what takes seconds. With `&` it does not hear Ctrl-C, of which it would tell in a traceback:
+# bash hears it, ends it and leaves.
+child=
+run() {
+    "$@" &
+    child=$!
+    wait "$child"
+    child=
+}
+trap '[ -z "$child" ] || kill "$child" 2>/dev/null; say "Stopped."; exit 130' INT
+
 is_python_313() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 13))' 2>/dev/null; }
 
 find_python() {
@@ -35,7 +46,19 @@ make_venv() {
         say "On Debian and Ubuntu: apt-get install python3-venv (for another Python: python3.13-venv)."
         return 1
     fi
-    "$python" -m venv --clear "$folder"
+    say "Making an environment for $("$python" --version) in $folder ..."
+    run "$python" -m venv --clear "$folder"
+}
+
+# Whether an environment has the right Python, and pip: one whose making was interrupted has not.
+is_usable() { is_python_313 "$1" && "$1" -c 'import pip' 2>/dev/null; }
+
+# The packages of a lock, into an environment.
+pip_install() {
+    local folder=$1 lock=$2
+    export PIP_DISABLE_PIP_VERSION_CHECK=1
+    say "Installing the $(grep -c '^[a-z]' "$lock") packages of $lock into $folder (a minute or so) ..."
+    run "$folder/bin/python" -m pip install --quiet --require-hashes --requirement "$lock"
 }
 
 # The venv of a clone is made anew when the lock changes, and reused otherwise.
@@ -47,11 +70,10 @@ set_up_python() {
     fi
     local python
     python=$(find_python)
-    say "Setting up .venv with $("$python" --version) (about half a minute) ..."
-    [ -x .venv/bin/python ] && is_python_313 .venv/bin/python || make_venv "$python" .venv
-    export PIP_DISABLE_PIP_VERSION_CHECK=1
-    .venv/bin/python -m pip install --quiet --require-hashes --requirement requirements.lock
-    .venv/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+    is_usable .venv/bin/python || make_venv "$python" .venv
+    pip_install .venv requirements.lock
+    say "Installing mpp-gateway itself into .venv ..."
+    run .venv/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
     printf '%s\n' "$wanted" >"$stamp"
 }
 
@@ -59,9 +81,9 @@ set_up_python() {
 have_npm() {
     command -v npm >/dev/null && return
     if command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
-        say "npm was not found: installing Debian's nodejs and npm ..."
-        apt-get update -qq >&2 || true
-        DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-recommends \
+        say "npm was not found: installing Debian's nodejs and npm (a minute or so) ..."
+        run apt-get update -qq >&2 || true
+        DEBIAN_FRONTEND=noninteractive run apt-get install -qq --yes --no-install-recommends \
             nodejs npm >&2 || true
         hash -r
         command -v npm >/dev/null && return
@@ -69,6 +91,8 @@ have_npm() {
     say "npm was not found; install Node.js 20 or newer (Debian's packages: nodejs, npm)."
     return 1
 }
+
+npm_ci() { cd "$1" && exec npm ci --silent --no-audit --no-fund --legacy-peer-deps; }
 
 # Node packages of one folder, as its package-lock.json has them.
 set_up_node() {
@@ -83,8 +107,8 @@ set_up_node() {
         [ "${CI:-}" != true ]
         return
     fi
-    say "Installing the Node packages of $folder ..."
-    (cd "$folder" && npm ci --silent --no-audit --no-fund --legacy-peer-deps)
+    say "Installing the Node packages of $folder (a minute or so) ..."
+    run npm_ci "$folder"
     printf '%s\n' "$wanted" >"$stamp"
 }
 
@@ -96,12 +120,10 @@ set_up_pympp() {
     if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
         return
     fi
-    say "Installing the Python packages of $folder ..."
     local python
     python=$(find_python)
     make_venv "$python" "$folder/.venv"
-    PIP_DISABLE_PIP_VERSION_CHECK=1 "$folder/.venv/bin/python" -m pip install --quiet \
-        --require-hashes --requirement "$folder/pympp.lock"
+    pip_install "$folder/.venv" "$folder/pympp.lock"
     printf '%s\n' "$wanted" >"$stamp"
 }
 

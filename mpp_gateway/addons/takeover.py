@@ -5,7 +5,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from mitmproxy import ctx
+from mitmproxy import ctx, exceptions
 from mitmproxy.proxy import mode_specs
 
 from mpp_gateway.config.model import Listen, Tls
@@ -16,6 +16,7 @@ NOWHERE = "reverse:http://127.0.0.1:1"
 """The mode of every gateway: nothing listens there. True upstreams live in our configuration."""
 NOWHERE_ADDRESS = ("127.0.0.1", 1)
 POLL_S = 0.02
+LISTENER = "listener.pem"
 PATIENCE_S = 30
 
 
@@ -44,10 +45,27 @@ def present_certificate(tls: Tls, folder: Path) -> None:
     mitmproxy wants key and chain in one file and reads it again at every change of an option: it
     is put into `folder`, which must live as long. Errors: OSError, `OptionsError`.
     """
-    combined = folder / "listener.pem"
+    combined = folder / LISTENER
     combined.touch(mode=0o600)
     combined.write_bytes(tls.key.read_bytes() + b"\n" + tls.cert.read_bytes())
-    ctx.options.update(certs=[f"*={combined}"])
+    try:
+        ctx.options.update(certs=[f"*={combined}"])
+    except exceptions.OptionsError as error:
+        files = f"{tls.cert} and {tls.key}"
+        raise exceptions.OptionsError(f"{files}: no certificate and its key in PEM") from error
+
+
+def forget_keys(tls: Tls | None, folder: Path) -> None:
+    """Take the private keys out of `folder`: killed, we would leave them behind.
+
+    mitmproxy has them in memory, and no option is changed any more. The chain of the certificate is
+    read again at handshakes; the authority that mitmproxy made for itself is shown to nobody.
+    """
+    for path in folder.iterdir():
+        if tls is not None and path.name == LISTENER:
+            path.write_bytes(tls.cert.read_bytes())
+        else:
+            path.unlink()
 
 
 async def take_over(listen: Listen | None = None) -> None:

@@ -1,9 +1,11 @@
 """`mpp-gateway pay`: one paid call, with every number shown before anything is signed."""
 
 import argparse
+import asyncio
 import dataclasses
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -13,21 +15,16 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from mpp_gateway.cli.output import (
-    FAILED,
-    NOT_PAID,
-    OK,
-    USAGE,
-    CommandFailed,
-    emit_json,
-    for_people,
-    say,
-    styled,
-)
-from mpp_gateway.crypto.addresses import checksum
+from mpp_gateway.cli import outcome
+from mpp_gateway.cli.exits import FAILED, NOT_PAID, OK, OWED, USAGE
+from mpp_gateway.cli.outcome import CREDENTIAL_VARIABLE, PAYMENT_REQUIRED, PROBLEM, Outcome
+from mpp_gateway.cli.output import CommandFailed, emit_json, for_people, say, styled
+from mpp_gateway.crypto.addresses import checksum, parse_address
+from mpp_gateway.crypto.secp256k1 import ORDER
 from mpp_gateway.protocol.challenge import Challenge
+from mpp_gateway.protocol.credential import Credential, payment_tokens
 from mpp_gateway.protocol.money import format_minor, parse_minor
-from mpp_gateway.protocol.problems import ParseError
+from mpp_gateway.protocol.problems import ParseError, Problem
 from mpp_gateway.protocol.receipt import Receipt
 from mpp_gateway.rails.evm.payer import PaymentDeclined, Purse
 from mpp_gateway.rails.evm.payer import pay as sign_payment
@@ -37,13 +34,16 @@ from mpp_gateway.rails.evm.tokens import (
     TokenUnknown,
     decimals_from_chain,
     domain_from_chain,
+    is_spent,
     known_domain,
 )
 
 KEY_VARIABLE = "MPP_PRIVATE_KEY"
-PAYMENT_REQUIRED = 402
 TIMEOUT_S = 120
 CHUNK = 16 * 1024
+PROBLEM_BYTES_MAX = 64 * 1024
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")  # RFC 9110 section 5.6.2
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -71,36 +71,113 @@ class Deal:
         }
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Call:
+    """What is asked of the seller, with payment and without."""
+
+    method: str
+    url: str
+    body: bytes | None
+    headers: Mapping[str, str]
+
+    def send(self, session: aiohttp.ClientSession, credential: str | None = None) -> Any:
+        """Return the request, to be entered."""
+        more = {} if credential is None else {"Authorization": credential}
+        return session.request(
+            self.method,
+            self.url,
+            data=self.body,
+            headers={**self.headers, **more},
+            allow_redirects=False,
+        )
+
+
 async def pay(options: argparse.Namespace) -> int:
     """Call the URL, pay what it asks if that is within `--max`, print answer and receipt."""
-    body = _body(options.data)
-    method = options.method or ("POST" if body is not None else "GET")
-    headers = _headers(options.header)
-    _check_url(options.url)
+    call = _call(options)
+    presented = _kept_credential() if not options.dry_run else None
     timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
     async with aiohttp.ClientSession(timeout=timeout, auto_decompress=True) as session:
+        if presented is not None:
+            return await _present(session, call, presented, options.rpc_url)
         try:
-            async with session.request(
-                method, options.url, data=body, headers=headers, allow_redirects=False
-            ) as response:
+            async with call.send(session) as response:
                 if response.status != PAYMENT_REQUIRED:
-                    return await _show(response)
+                    await _show(response)
+                    return OK if response.status < 400 else FAILED
                 deal = _choose(response.headers.getall("WWW-Authenticate", []))
-            await _check_decimals(deal, options)
-            _show_deal(deal, options)
-            if options.dry_run:
-                return OK
-            credential = await _sign(deal, options)
-            async with session.request(
-                method,
-                options.url,
-                data=body,
-                headers={**headers, "Authorization": credential},
-                allow_redirects=False,
-            ) as response:
-                return await _show(response)
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise CommandFailed(f"{options.url}: {error or type(error).__name__}") from None
+            raise CommandFailed(f"{call.url}: {_words(error)}") from None
+        await _check_decimals(deal, options)
+        _show_deal(deal, options)
+        if options.dry_run:
+            return OK
+        credential = await _sign(deal, options)
+        return await _present(session, call, credential, options.rpc_url)
+
+
+async def _present(
+    session: aiohttp.ClientSession, call: Call, credential: Credential, rpc_url: str | None
+) -> int:
+    """Ask with the payment; however that ends, say what became of the money."""
+    text = credential.format()
+    has_receipt = False
+    try:
+        async with call.send(session, text) as response:
+            has_receipt = "Payment-Receipt" in response.headers
+            body = await _show(response)
+    except aiohttp.ClientConnectorError as error:
+        raise CommandFailed(f"{call.url}: {_words(error)}; nothing was paid") from None
+    except (aiohttp.ClientError, TimeoutError) as error:
+        if has_receipt:
+            said = "the answer broke off; it was paid for, as the receipt says"
+            raise CommandFailed(f"{call.url}: {said}") from None
+        say(outcome.UNKNOWN.text(text))
+        raise CommandFailed(f"{call.url}: {_words(error)}", OWED) from None
+    except asyncio.CancelledError:
+        if not has_receipt:
+            say(outcome.UNKNOWN.text(text))
+        raise
+    if has_receipt:
+        return OK if response.status < 400 else FAILED
+    found = outcome.judge(response.status, response.content_type, body)
+    found = found or await _asked(credential, rpc_url, response.status)
+    if not for_people():
+        say()  # stdout and stderr may be one file, and the answer ends without a new line
+    say(found.text(text))
+    return found.code
+
+
+async def _asked(credential: Credential, rpc_url: str | None, status: int) -> Outcome:
+    """Return what the chain knows of a payment of which the answer says nothing."""
+    found = outcome.SILENT
+    try:
+        if rpc_url is not None:
+            terms = Terms.read(credential.challenge.request_object)
+            payer = parse_address(str(credential.payload["from"]))
+            nonce = bytes.fromhex(str(credential.payload["nonce"]).removeprefix("0x"))
+            is_made = await is_spent(rpc_url, terms.token, payer, nonce)
+            found = outcome.SPENT if is_made else outcome.UNSPENT
+    except (KeyError, ValueError, TokenUnknown) as error:
+        say(f"{rpc_url}: {_words(error)}")
+    return found if status >= 400 else found.delivered()
+
+
+def _words(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def _kept_credential() -> Credential | None:
+    """Return the credential of an earlier call that is owed; it is presented and nothing signed."""
+    field = os.environ.get(CREDENTIAL_VARIABLE)
+    if not field:
+        return None
+    try:
+        (token,) = payment_tokens([field])
+        return Credential.parse(token)
+    except (Problem, ValueError):
+        message = f"{CREDENTIAL_VARIABLE} is no credential as this command prints it"
+        raise CommandFailed(f"{message} (unset it to pay anew)", USAGE) from None
 
 
 def _choose(fields: Sequence[str]) -> Deal:
@@ -160,17 +237,22 @@ def _show_deal(deal: Deal, options: argparse.Namespace) -> None:
         )
 
 
-async def _sign(deal: Deal, options: argparse.Namespace) -> str:
+def _key() -> bytes:
     text = os.environ.get(KEY_VARIABLE, "")
     try:
         key = bytes.fromhex(text.removeprefix("0x"))
     except ValueError:
         key = b""
-    if len(key) != 32:
+    if len(key) != 32 or not 0 < int.from_bytes(key) < ORDER:
         raise CommandFailed(
             f"set {KEY_VARIABLE} to the key that pays (32 bytes in hex); it is used to sign only",
             USAGE,
         )
+    return key
+
+
+async def _sign(deal: Deal, options: argparse.Namespace) -> Credential:
+    key = _key()
     terms = deal.terms
     try:
         domain = known_domain(terms.chain_id, terms.token)
@@ -181,23 +263,27 @@ async def _sign(deal: Deal, options: argparse.Namespace) -> str:
                 )
             domain = await domain_from_chain(options.rpc_url, terms.chain_id, terms.token)
         purse = Purse(domain, parse_minor(options.max, deal.decimals), options.nonce)
-        return sign_payment(deal.challenge, purse, key, int(time.time())).format()
+        return sign_payment(deal.challenge, purse, key, int(time.time()))
     except (PaymentDeclined, TokenUnknown) as error:
         raise CommandFailed(f"{error}; nothing was paid", NOT_PAID) from None
 
 
-async def _show(response: aiohttp.ClientResponse) -> int:
+async def _show(response: aiohttp.ClientResponse) -> bytes:
+    """Print the answer; return its beginning if it is a problem document, which is short."""
     say(styled(f"HTTP {response.status} {response.reason}", "bold", sys.stderr))
     # Before the body: whoever cuts that short, as `| head` does, has paid and keeps the receipt.
     receipt = response.headers.get("Payment-Receipt")
     if receipt is not None:
         _show_receipt(receipt)
+    kept = b""
     async for chunk in response.content.iter_chunked(CHUNK):
         sys.stdout.buffer.write(chunk)
         sys.stdout.buffer.flush()
+        if response.content_type == PROBLEM and len(kept) < PROBLEM_BYTES_MAX:
+            kept += chunk
     if for_people():
         say()
-    return OK if response.status < 400 else FAILED
+    return kept
 
 
 def _show_receipt(field: str) -> None:
@@ -215,14 +301,21 @@ def _show_receipt(field: str) -> None:
     say("receipt: " + json.dumps(shown))
 
 
-def _check_url(url: str) -> None:
+def _call(options: argparse.Namespace) -> Call:
+    """Return the call of the command line; what HTTP has no form for is wrong usage."""
     try:
-        parts = urlsplit(url)
+        parts = urlsplit(options.url)
         is_http = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+        (parts.hostname or "").encode("idna")
     except ValueError:
         is_http = False
     if not is_http:
-        raise CommandFailed(f"{url!r} is not an http:// or https:// URL", USAGE)
+        raise CommandFailed(f"{options.url!r} is not an http:// or https:// URL", USAGE)
+    body = _body(options.data)
+    method = options.method or ("POST" if body is not None else "GET")
+    if not _TOKEN.match(method):
+        raise CommandFailed(f"--method {method!r} is no HTTP method", USAGE)
+    return Call(method, options.url, body, _headers(options.header))
 
 
 def _body(data: str | None) -> bytes | None:
@@ -231,16 +324,16 @@ def _body(data: str | None) -> bytes | None:
     try:
         return Path(data[1:]).read_bytes()
     except OSError as error:
-        raise CommandFailed(f"{data[1:]}: {error.strerror}", USAGE) from None
+        raise CommandFailed(f"--data @FILE: {data[1:]}: {error.strerror}", USAGE) from None
 
 
 def _headers(fields: Sequence[str]) -> dict[str, str]:
     headers = {}
     for field in fields:
-        name, colon, value = field.partition(":")
-        if not colon:
+        name, _, value = (part.strip() for part in field.partition(":"))
+        if not _TOKEN.match(name) or ":" not in field or _CONTROL.search(value):
             raise CommandFailed(f"--header {field!r} is not NAME: VALUE", USAGE)
-        if name.strip().lower() == "authorization":
+        if name.lower() == "authorization":
             raise CommandFailed("--header Authorization: this command sends its own", USAGE)
-        headers[name.strip()] = value.strip()
+        headers[name] = value
     return headers

@@ -1,9 +1,10 @@
 """What a configuration sells, as rows: for the banner, for `check`, for people and programs."""
 
+import sys
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mpp_gateway.cli.output import table
+from mpp_gateway.cli.output import say, styled, table
 from mpp_gateway.config.model import GatewayConfig, Price, Route, Service
 from mpp_gateway.protocol.money import format_minor
 
@@ -38,6 +39,12 @@ def catalogue(config: GatewayConfig, stream: Any = None) -> str:
     """Return the rows as a table for `stream`, stdout by default."""
     cells = [(r.service, r.route, r.price, r.methods, r.settle) for r in rows(config)]
     return table(("service", "route", "price", "paid by", "settles"), cells, stream)
+
+
+def warn(config: GatewayConfig) -> None:
+    """Tell of what is no mistake and may not be meant."""
+    for warning in config.warnings:
+        say(styled(f"warning: {warning}", "yellow", sys.stderr))
 
 
 def as_json(config: GatewayConfig) -> dict[str, Any]:

@@ -1,26 +1,20 @@
-"""One function a command. What is heavy is imported by the command that needs it."""
+"""One function a command; it returns what is to be awaited.
+
+What is heavy is imported by the command that needs it, and before anything is awaited: an import
+can be interrupted then without anything to close.
+"""
 
 import argparse
 import dataclasses
 import os
-import sys
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any
 
 from mpp_gateway.cli import catalogue
 from mpp_gateway.cli.documents import explain_document
-from mpp_gateway.cli.output import (
-    BAD_CONFIG,
-    CANNOT_START,
-    FAILED,
-    OK,
-    USAGE,
-    CommandFailed,
-    emit_json,
-    for_people,
-    say,
-    styled,
-)
-from mpp_gateway.cli.sales import sales_log
+from mpp_gateway.cli.exits import BAD_CONFIG, FAILED, OK, USAGE
+from mpp_gateway.cli.output import CommandFailed, emit_json, for_people
 from mpp_gateway.config import load
 from mpp_gateway.config.model import GatewayConfig
 from mpp_gateway.config.values import is_loopback
@@ -28,13 +22,19 @@ from mpp_gateway.gateway.explanation import explain as explain_request
 
 
 def read_config(path: Path) -> GatewayConfig:
-    """Return the checked configuration; a missing file is one clear line."""
-    if not path.exists():
-        raise CommandFailed(
-            f"{path}: no such file (name one with --config, or start from configs/minimal.yaml)",
-            BAD_CONFIG,
-        )
-    return load(path, os.environ)
+    """Return the checked configuration; a file that is not there is one clear line."""
+    cure = "name one with --config, or start from configs/minimal.yaml"
+    try:
+        if not path.is_dir():
+            path.stat()
+            return load(path, os.environ)
+    except FileNotFoundError:
+        reason = "no such file"
+    except OSError as error:
+        reason = f"cannot be read: {error.strerror}"
+    else:
+        reason = "this is a folder"
+    raise CommandFailed(f"{path}: {reason} ({cure})", BAD_CONFIG)
 
 
 async def check(options: argparse.Namespace) -> int:
@@ -44,8 +44,7 @@ async def check(options: argparse.Namespace) -> int:
         emit_json(catalogue.as_json(config))
         return OK
     print(catalogue.catalogue(config))
-    for warning in config.warnings:
-        say(styled(f"warning: {warning}", "yellow", sys.stderr))
+    catalogue.warn(config)
     return OK
 
 
@@ -61,27 +60,13 @@ async def explain(options: argparse.Namespace) -> int:
     return OK if explanation.status < 400 or explanation.status == 402 else FAILED
 
 
-async def serve(options: argparse.Namespace) -> int:
+def serve(options: argparse.Namespace) -> Coroutine[Any, Any, int]:
     """Serve until told to stop."""
     config = _listening(read_config(options.config), options)
     # Heavy, so a file with mistakes is refused first.
-    from mpp_gateway.addons.runtime import Runtime  # noqa: PLC0415
-    from mpp_gateway.engine.server import Server, StartFailed  # noqa: PLC0415
+    from mpp_gateway.cli.shopkeeper import keep  # noqa: PLC0415
 
-    host = f"[{config.listen.host}]" if ":" in config.listen.host else config.listen.host
-
-    def started(port: int) -> None:
-        say(catalogue.catalogue(config, sys.stderr))
-        for warning in config.warnings:
-            say(styled(f"warning: {warning}", "yellow", sys.stderr))
-        scheme = "https" if config.tls else "http"
-        say(f"\nserving on {scheme}://{host}:{port}{config.base_path} (Ctrl-C stops)")
-
-    try:
-        await Server(config, Runtime(sales_log(config, say))).run(started)
-    except StartFailed as error:
-        raise CommandFailed(str(error), CANNOT_START) from None
-    return OK
+    return keep(config)
 
 
 def _listening(config: GatewayConfig, options: argparse.Namespace) -> GatewayConfig:
@@ -100,14 +85,14 @@ def _listening(config: GatewayConfig, options: argparse.Namespace) -> GatewayCon
     return dataclasses.replace(config, listen=listen)
 
 
-async def pay(options: argparse.Namespace) -> int:
+def pay(options: argparse.Namespace) -> Coroutine[Any, Any, int]:
     """Call a paid URL as a buyer."""
     from mpp_gateway.cli.buyer import pay as pay_url  # noqa: PLC0415 - heavy
 
-    return await pay_url(options)
+    return pay_url(options)
 
 
-async def demo(options: argparse.Namespace) -> int:
+def demo(options: argparse.Namespace) -> Coroutine[Any, Any, int]:
     """Run the demo."""
     try:
         from mpp_gateway.demo.show import run  # noqa: PLC0415 - an extra
@@ -115,4 +100,4 @@ async def demo(options: argparse.Namespace) -> int:
         raise CommandFailed(
             f"the demo needs its extra ({error.name} is missing): pip install 'mpp-gateway[demo]'"
         ) from None
-    return await run(once=options.once, port=options.port)
+    return run(once=options.once, port=options.port)

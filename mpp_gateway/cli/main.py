@@ -5,17 +5,20 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from mpp_gateway import __version__
 from mpp_gateway.cli import commands
-from mpp_gateway.cli.output import BAD_CONFIG, EXIT_CODES, FAILED, CommandFailed, say, styled
+from mpp_gateway.cli.exits import BAD_CONFIG, BROKEN_PIPE, EXIT_CODES, INTERRUPTED, USAGE
+from mpp_gateway.cli.output import CommandFailed, say, styled
+from mpp_gateway.cli.start import leave
+from mpp_gateway.config.report import did_you_mean
 from mpp_gateway.errors import ConfigError
 
 DEFAULT_CONFIG = Path("gateway.yaml")
 PORT_MAX = 65_535
-BROKEN_PIPE = 128 + signal.SIGPIPE
 
 EXAMPLES = """\
 examples:
@@ -27,9 +30,15 @@ examples:
 """
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """End with what is wrong and where the right is described, in one line."""
+        self.exit(USAGE, f"{self.prog}: {message}; see `{self.prog} --help`\n")
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the command line's grammar."""
-    top = argparse.ArgumentParser(
+    top = _Parser(
         prog="mpp-gateway",
         description="A payment gateway for HTTP APIs: agents pay you per call.",
         epilog=f"{EXAMPLES}\n{EXIT_CODES}",
@@ -45,7 +54,13 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-type Verbs = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 - no public name
+def verbs(top: argparse.ArgumentParser) -> Mapping[str, argparse.ArgumentParser]:
+    """Return the parsers of the verbs by name."""
+    (action,) = (a for a in top._actions if isinstance(a, argparse._SubParsersAction))  # noqa: SLF001
+    return action.choices
+
+
+type Verbs = argparse._SubParsersAction[_Parser]  # noqa: SLF001 - no public name
 
 
 def _add(
@@ -125,7 +140,10 @@ def _pay(verbs: Verbs) -> None:
         "pay",
         "call a paid URL as a buyer",
         "Reads the 402, shows the price, pays with the key in MPP_PRIVATE_KEY and prints the answer"
-        "\non stdout, the receipt on stderr. Without --max nothing above 0.10 is paid.",
+        "\non stdout, the receipt on stderr. Without --max nothing above 0.10 is paid."
+        "\n\nWithout a receipt it says what became of the payment. Where the seller has the money,"
+        "\nor nobody knows, it prints the credential: the same command with that in MPP_CREDENTIAL"
+        "\npresents it again and signs nothing.",
         "http://127.0.0.1:4402/weather/v1/forecast --dry-run",
         "http://127.0.0.1:4402/weather/v1/forecast --max 0.05",
         "URL -d '{\"city\":\"Oslo\"}' -H 'Content-Type: application/json'",
@@ -158,7 +176,8 @@ def _demo(verbs: Verbs) -> None:
         "demo",
         "watch a paid call: chain, API, gateway and buyer in one process",
         "Starts an EVM with a token, a sample API, the gateway and a buyer, pays once and shows the"
-        "\nchallenge, the balances and the receipt. Needs the `demo` extra.",
+        "\nchallenge, the balances and the receipt. Without --once it stays up until Ctrl-C"
+        "\nand shows how to sell an API of your own on its chain. Needs the `demo` extra.",
         "",
         "--once",
     )
@@ -189,10 +208,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return BROKEN_PIPE
 
 
+def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    top = parser()
+    options, strange = top.parse_known_args(arguments)
+    if strange:
+        verb = verbs(top)[options.verb]
+        word = strange[0].partition("=")[0]
+        if not word.startswith("-"):
+            verb.error(f"unexpected argument {word!r}")
+        known = (name for a in verb._actions for name in a.option_strings)  # noqa: SLF001
+        verb.error(f"unknown option {word}; {did_you_mean(word, known)}")
+    return options
+
+
 def _run(arguments: Sequence[str] | None) -> int:
-    options = parser().parse_args(arguments)
+    options = _parsed(arguments)
     try:
-        code: int = asyncio.run(options.run(options))
+        work = options.run(options)
+        if signal.getsignal(signal.SIGINT) is leave:
+            # From here on something is open: asyncio turns Ctrl-C into a cancellation.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        code: int = asyncio.run(work)
     except ConfigError as error:
         say(str(error))
         count = len(error.mistakes)
@@ -202,7 +238,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         say(f"{styled('mpp-gateway:', 'red', sys.stderr)} {error}")
         return error.code
     except KeyboardInterrupt:
-        return FAILED
+        return INTERRUPTED
     return code
 
 

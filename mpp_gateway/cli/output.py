@@ -6,21 +6,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-OK = 0
-FAILED = 1
-USAGE = 2
-BAD_CONFIG = 3
-CANNOT_START = 4
-NOT_PAID = 5
-
-EXIT_CODES = """\
-exit codes:
-  0  done
-  1  what was asked for failed
-  2  wrong usage
-  3  the configuration has mistakes
-  4  the gateway cannot start (port in use, store unusable)
-  5  no payment was made (price above --max, no offer that this key can pay)"""
+from mpp_gateway.cli.exits import FAILED
 
 _STYLES = {"bold": "1", "dim": "2", "green": "32", "red": "31", "yellow": "33"}
 
@@ -39,9 +25,10 @@ def for_people() -> bool:
 
 
 def styled(text: str, style: str, stream: Any = None) -> str:
-    """Return `text` in a style, or plain where NO_COLOR is set or nobody looks."""
+    """Return `text` in a style, or plain where that is not welcome or nobody looks."""
     stream = stream or sys.stdout
-    if os.environ.get("NO_COLOR") or not stream.isatty():
+    is_plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    if is_plain or not stream.isatty():
         return text
     return f"\x1b[{_STYLES[style]}m{text}\x1b[0m"
 

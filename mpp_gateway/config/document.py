@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from mpp_gateway.config.syntax import diagnose, forbidden_character
 from mpp_gateway.errors import ConfigError, Mistake
 
 MAX_BYTES = 1_048_576
@@ -87,7 +88,7 @@ def read_document(text: str, file: str, environ: Mapping[str, str]) -> Document:
     document = Document(file)
     node = _compose(_with_marks(text), file)
     if node is None:
-        raise _refusal(file, 1, "the file is empty")
+        raise _refusal(file, 1, "the file is empty (start from configs/minimal.yaml)")
     document.lines[()] = 1
     document.data = _Reader(document, environ).read(node, ())
     if not isinstance(document.data, dict):
@@ -113,11 +114,12 @@ def _compose(text: str, file: str) -> Any:
         _check_shape(text, file)
         return yaml.compose(text, Loader=_LOADER)
     except yaml.MarkedYAMLError as error:
-        # Only the parser's own words: its full message quotes the file, secrets and all.
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise _refusal(file, line, f"not YAML: {error.problem or 'unreadable'}") from None
+        # Not the parser's full message: that quotes the file, secrets and all.
+        line, message = diagnose(error, text)
+        raise _refusal(file, line, f"not YAML: {message}") from None
     except (yaml.YAMLError, UnicodeEncodeError):
-        raise _refusal(file, 1, "not YAML: a character that may not stand in a text") from None
+        line, message = forbidden_character(text)
+        raise _refusal(file, line, f"not YAML: {message}") from None
 
 
 def _check_shape(text: str, file: str) -> None:
@@ -211,7 +213,7 @@ class _Reader:
 
     def _refuse_tag(self, node: yaml.Node, path: Path, *known: str) -> None:
         if node.tag not in known:
-            self._document.add(path, "tags (!name) are not read here")
+            self._document.add(path, "tags (!name) are not read here; quote a text that starts so")
             self._document.broken.add(path)
 
     def _expand(self, text: str, path: Path) -> str:
@@ -228,7 +230,7 @@ class _Reader:
         if name is None:
             message = "an environment variable is written ${NAME}; for the characters write $${"
         elif name not in self._environ:
-            message = f"the environment variable {name} is not set"
+            message = f"the environment variable {name} is not set; export it before the start"
         else:
             return self._environ[name]
         self._document.add(path, message)

@@ -12,7 +12,7 @@ from mpp_gateway.config.context import Context, merge_timeouts
 from mpp_gateway.config.document import MAX_BYTES, Document, Path, read_document
 from mpp_gateway.config.methods import KINDS, METHOD_NAME, Method
 from mpp_gateway.config.model import GatewayConfig, Limits, Listen, Timeouts, Tls
-from mpp_gateway.config.report import check, show
+from mpp_gateway.config.report import check, did_you_mean, show
 from mpp_gateway.config.services import resolve_services
 from mpp_gateway.config.settings import RootSettings
 from mpp_gateway.config.values import is_host, is_ip, is_loopback
@@ -30,12 +30,16 @@ def load(path: FilePath, environ: Mapping[str, str]) -> GatewayConfig:
     """Read and check a configuration file; ConfigError has every mistake in it."""
     try:
         with path.open("rb") as file:
-            text = file.read(MAX_BYTES + 1).decode("utf-8")
+            content = file.read(MAX_BYTES + 1)
+        # An editor's byte order mark is no part of the text.
+        text = content.decode("utf-8-sig")
     except OSError as error:
         reason = f"cannot be read: {error.strerror or type(error).__name__}"
         raise ConfigError((Mistake(str(path), 1, "", reason),)) from None
-    except UnicodeDecodeError:
-        raise ConfigError((Mistake(str(path), 1, "", "is not UTF-8 text"),)) from None
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        message = "this is not UTF-8 text; save the file as UTF-8"
+        raise ConfigError((Mistake(str(path), line, "", message),)) from None
     return load_text(text, str(path), environ)
 
 
@@ -114,12 +118,12 @@ def _methods(
 
 
 def _refuse_kind(document: Document, name: str, value: dict[str, object]) -> None:
-    known = ", ".join(sorted(KINDS))
     path: Path = ("methods", name, "kind")
     if "kind" in value:
-        document.add(path, f"a kind of payment method; known here: {known}", show(document, path))
+        hint = did_you_mean(str(value["kind"]), KINDS)
+        document.add(path, f"a kind of payment method; {hint}", show(document, path))
     else:
-        message = f"`kind` is missing, and `{name}` is no kind; known here: {known}"
+        message = f"`kind` is missing, and `{name}` is no kind; {did_you_mean(name, KINDS)}"
         document.add(path[:2], message)
 
 

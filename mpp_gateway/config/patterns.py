@@ -15,6 +15,17 @@ METHOD = re.compile(r"[A-Z][A-Z0-9-]{0,31}\Z")
 NEVER_ROUTED = frozenset({"CONNECT", "TRACE", "TRACK"})
 """TRACE and TRACK make a server echo the request, and with it the upstream's secret; CONNECT asks
 for a tunnel."""
+COMMON = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+REGISTERED = frozenset(
+    {
+        "ACL", "BASELINE-CONTROL", "BIND", "CHECKIN", "CHECKOUT", "COPY", "DELETE", "GET", "HEAD",
+        "LABEL", "LINK", "LOCK", "MERGE", "MKACTIVITY", "MKCALENDAR", "MKCOL", "MKREDIRECTREF",
+        "MKWORKSPACE", "MOVE", "OPTIONS", "ORDERPATCH", "PATCH", "POST", "PROPFIND", "PROPPATCH",
+        "PUT", "QUERY", "REBIND", "REPORT", "SEARCH", "UNBIND", "UNCHECKOUT", "UNLINK", "UNLOCK",
+        "UPDATE", "UPDATEREDIRECTREF", "VERSION-CONTROL",
+    }
+)  # fmt: skip
+"""The methods of IANA's registry (RFC 9110 section 18.2) that can be routed. Others can be too."""
 MAX_PATTERN_LENGTH = 2048
 
 

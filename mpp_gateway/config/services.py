@@ -1,7 +1,8 @@
 """From the services of the file to services with nothing left to look up."""
 
+import difflib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from mpp_gateway.config.context import Context, merge_timeouts, read_base_url
@@ -9,7 +10,7 @@ from mpp_gateway.config.credentials import check_service_auth
 from mpp_gateway.config.document import Path, format_path
 from mpp_gateway.config.hooks import find_function
 from mpp_gateway.config.model import BaseUrl, Route, Service
-from mpp_gateway.config.patterns import Pattern, parse_route_key
+from mpp_gateway.config.patterns import COMMON, REGISTERED, Pattern, parse_route_key
 from mpp_gateway.config.presets import PRESETS, Preset
 from mpp_gateway.config.prices import check_names
 from mpp_gateway.config.report import check, did_you_mean
@@ -152,14 +153,23 @@ def _routes(
         if route is None:
             continue
         _check_reachable(context, route, pattern, routes, patterns, where)
-        if facts.preset and not _is_known(facts.preset, method, pattern):
-            message = f"this is no route that the preset {facts.preset.name} knows"
-            warnings.append(
-                Mistake(document.file, document.line(where), format_path(where), message)
-            )
+        for message in _doubts(facts.preset, method, pattern):
+            line = document.line(where)
+            warnings.append(Mistake(document.file, line, format_path(where), message))
         routes.append(route)
         patterns.append(pattern)
     return tuple(routes)
+
+
+def _doubts(preset: Preset | None, method: str | None, pattern: Pattern) -> Iterator[str]:
+    """Say what is allowed in a route and perhaps not meant."""
+    if method is not None and method not in REGISTERED:
+        near = difflib.get_close_matches(method, COMMON, n=1)
+        near = near or difflib.get_close_matches(method, sorted(REGISTERED), n=1, cutoff=0.8)
+        meant = f"; did you mean `{near[0]}`?" if near else ", and few clients send it"
+        yield f"{method} is no registered HTTP method{meant}"
+    if preset is not None and not _is_known(preset, method, pattern):
+        yield f"this is no route that the preset {preset.name} knows"
 
 
 def _check_reachable(

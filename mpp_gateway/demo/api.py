@@ -5,7 +5,7 @@ from typing import Self
 
 from aiohttp import web
 
-KEY = "the-seller's-own-api-key"
+KEY = "key-of-the-sample-api"
 TICKS = 5
 TICK_S = 0.2
 

@@ -14,6 +14,8 @@ from typing import Any
 
 import aiohttp
 
+from mpp_gateway.cli.exits import CANNOT_START, INTERRUPTED, OK
+from mpp_gateway.cli.output import CommandFailed
 from mpp_gateway.config import load_text
 from mpp_gateway.config.model import GatewayConfig
 from mpp_gateway.crypto.addresses import checksum
@@ -22,6 +24,7 @@ from mpp_gateway.crypto.keccak import keccak256
 from mpp_gateway.crypto.secp256k1 import address_of
 from mpp_gateway.demo.api import KEY, SampleApi
 from mpp_gateway.demo.chain import TOKEN_DECIMALS, TOKEN_NAME, TOKEN_VERSION, DemoChain
+from mpp_gateway.demo.shop import Shop, open_shop
 from mpp_gateway.engine.server import Server, StartFailed
 from mpp_gateway.protocol.challenge import Challenge
 from mpp_gateway.protocol.money import format_minor, parse_minor
@@ -71,40 +74,50 @@ class Stage:
 
 
 async def run(*, once: bool, port: int) -> int:
-    """Run the demo; returns 0 only if the payee got exactly the price."""
+    """Run the demo; returns 0 only if the payee got exactly the price. Errors: `CommandFailed`."""
     print("Starting a chain, an API and the gateway ...", flush=True)
-    with tempfile.TemporaryDirectory(prefix="mpp-gateway-demo-") as folder:
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="mpp-gateway-demo-")
+    except OSError as error:
+        raise CommandFailed(f"no temporary folder can be made: {error}", CANNOT_START) from None
+    with folder as name:
         async with DemoChain() as chain, SampleApi() as api:
-            buyer = checksum(address_of(BUYER_KEY))
-            await chain.mint(buyer, PURSE_MINOR)
+            await chain.mint(checksum(address_of(BUYER_KEY)), PURSE_MINOR)
             await chain.fund_gas(checksum(address_of(GAS_KEY)))
-            server = Server(_config(chain, api, Path(folder), port))
+            server = Server(_config(chain, api, Path(name), port))
             started: asyncio.Future[int] = asyncio.get_running_loop().create_future()
             serving = asyncio.create_task(server.run(started.set_result))
             serving.add_done_callback(lambda _: started.done() or started.cancel())
-            await asyncio.wait({started})
-            if started.cancelled():
-                return _failed(serving)
-            domain = Eip712Domain(TOKEN_NAME, TOKEN_VERSION, chain.chain_id, chain.token)
-            stage = Stage(chain, domain, f"http://127.0.0.1:{started.result()}")
             try:
-                adds_up = await _show(stage)
-                if not once and adds_up:
-                    _invite(stage)
+                await asyncio.wait({started})
+                if started.cancelled():
+                    return _failed(serving)
+                domain = Eip712Domain(TOKEN_NAME, TOKEN_VERSION, chain.chain_id, chain.token)
+                stage = Stage(chain, domain, f"http://127.0.0.1:{started.result()}")
+                await _show(stage)
+                if not once:
+                    _invite(stage, await open_shop(chain, api, Path(name), started.result() + 1))
                     await serving
+            except aiohttp.ClientError as error:
+                if server.is_stopping:
+                    return INTERRUPTED
+                raise CommandFailed(f"the demo cannot go on: {error}") from None
             finally:
-                if not serving.done():
+                if not started.done():
+                    serving.cancel()
+                elif not serving.done():
                     server.drain(1.0)
-                    await serving
-    return 0 if adds_up else 1
+                await asyncio.wait({serving})
+    return OK
 
 
 def _failed(serving: asyncio.Task[None]) -> int:
     error = serving.exception()
+    if error is None:
+        return INTERRUPTED
     if not isinstance(error, StartFailed):
-        raise error or RuntimeError("the gateway stopped at once")
-    print(f"The gateway cannot start: {error}")
-    return 4
+        raise error
+    raise CommandFailed(str(error), CANNOT_START)
 
 
 def _config(chain: DemoChain, api: SampleApi, folder: Path, port: int) -> GatewayConfig:
@@ -125,13 +138,16 @@ def _config(chain: DemoChain, api: SampleApi, folder: Path, port: int) -> Gatewa
     return load_text(CONFIG, "demo.yaml", environ)
 
 
-async def _show(stage: Stage) -> bool:
-    """Pay once and show it; returns whether the payee's balance rose by exactly the price."""
+async def _show(stage: Stage) -> None:
+    """Pay once and show it. Errors: `CommandFailed`, unless the payee gets exactly the price."""
     price_minor = parse_minor(PRICE, TOKEN_DECIMALS)
     before = await _balances(stage)
     async with aiohttp.ClientSession() as session:
         _say(f"1. Ask without paying: GET {PATH}")
         async with session.get(stage.url + PATH) as response:
+            if response.status != 402:
+                said = await response.text()
+                raise CommandFailed(f"expected 402, and the answer is {response.status}: {said}")
             challenge = Challenge.parse(response.headers["WWW-Authenticate"])
             print(f"   HTTP {response.status}, WWW-Authenticate: Payment …, decoded:")
         _print_challenge(challenge)
@@ -156,18 +172,24 @@ async def _show(stage: Stage) -> bool:
         print(f"   {name}: {_units(old):>12} -> {_units(new):>12}  ({change})")
     moved = (after[0] - before[0], after[1] - before[1])
     adds_up = status == 200 and receipt is not None and moved == (-price_minor, price_minor)
-    verdict = f"exactly {PRICE}" if adds_up else f"WRONG: expected {PRICE}"
-    print(f"\nThe payee got {verdict}.", flush=True)
-    return adds_up
+    if not adds_up:
+        raise CommandFailed(f"the payee did not get exactly {PRICE} for an answer with a receipt")
+    print(f"\nThe payee got exactly {PRICE}.", flush=True)
 
 
-def _invite(stage: Stage) -> None:
+def _invite(stage: Stage, shop: Shop) -> None:
+    node = stage.chain.rpc_url
     _say("Try it (Ctrl-C stops)")
     print(f"   curl -i {stage.url}/weather/status                 # free")
     print(f"   curl -i {stage.url}{PATH}               # 402 and what to pay")
     print(f"   curl {stage.url}/llms.txt                       # what is for sale")
     print(f"   export MPP_PRIVATE_KEY=0x{BUYER_KEY.hex()}")
-    print(f"   {_command()} pay {stage.url}/weather/stream --rpc-url {stage.chain.rpc_url}")
+    print(f"   {_command()} pay {stage.url}/weather/stream --rpc-url {node}")
+    _say("Sell an API of your own on this chain (the file sells the sample API; put in yours)")
+    print(f"   export {' '.join(f'{name}={value}' for name, value in shop.environ.items())}")
+    print(f"   {_command()} serve --config {shlex.quote(str(shop.file))}")
+    note = "# in another terminal, with the key above"
+    print(f"   {_command()} pay {shop.url} --rpc-url {node}   {note}")
     print(flush=True)
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import signal
 import socket
 import tempfile
@@ -50,9 +51,9 @@ class Server:
         await self.runtime.open()
         if self.runtime.failure is not None:
             raise StartFailed(self.runtime.failure)
-        with tempfile.TemporaryDirectory(prefix="mpp-gateway-") as folder:
+        with _folder() as folder:
             self._master = self._build(Path(folder))
-            watcher = _Started(self, started)
+            watcher = _Started(self, started, Path(folder))
             self._master.addons.add(watcher)
             loop = asyncio.get_running_loop()
             for number in (signal.SIGTERM, signal.SIGINT):
@@ -65,6 +66,11 @@ class Server:
                 await self.runtime.closed()
         if watcher.failure is not None:
             raise StartFailed(watcher.failure)
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether somebody has told it to stop."""
+        return self._draining is not None
 
     def drain(self, deadline_s: float) -> None:
         """Stop listening, finish what is under way, then stop. A second call stops at once."""
@@ -93,27 +99,29 @@ class Server:
             Chain(build_addons(self.runtime)),  # last: it sets options that the others declare
         ]
         master.addons.add(*chain)  # type: ignore[no-untyped-call]
-        if self.config.tls is not None:
-            try:
-                takeover.present_certificate(self.config.tls, folder)
-            except (OSError, exceptions.OptionsError) as error:
-                raise StartFailed(f"tls: {error}") from error
-            self.runtime.engine.requires_tls = True
         master.options.update(
             confdir=str(folder),
             mode=[NOWHERE],
             listen_host=listen.host,
             listen_port=listen.port,
         )
+        if self.config.tls is not None:
+            # After `confdir`: mitmproxy would make its files in the user's home first.
+            try:
+                takeover.present_certificate(self.config.tls, folder)
+            except (OSError, exceptions.OptionsError) as error:
+                raise StartFailed(f"tls: {error}") from error
+            self.runtime.engine.requires_tls = True
         return master
 
 
 class _Started:
     """Last addon: when it runs, the listener is up."""
 
-    def __init__(self, server: Server, started: Callable[[int], Any]) -> None:
+    def __init__(self, server: Server, started: Callable[[int], Any], folder: Path) -> None:
         self.server = server
         self.started = started
+        self.folder = folder
         self.failure: str | None = None
 
     def running(self) -> None:
@@ -124,8 +132,16 @@ class _Started:
             self.failure = str(instance.last_exception or "the listener did not start")
             master.shutdown()
             return
+        takeover.forget_keys(self.server.config.tls, self.folder)
         self.server.port = instance.listen_addrs[0][1]
         self.started(self.server.port)
+
+
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    try:
+        return tempfile.TemporaryDirectory(prefix="mpp-gateway-")
+    except OSError as error:
+        raise StartFailed(f"no temporary folder can be made: {error}") from error
 
 
 def _check_address(host: str, port: int) -> None:
@@ -136,4 +152,5 @@ def _check_address(host: str, port: int) -> None:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
     except OSError as error:
-        raise StartFailed(f"cannot listen on {host}:{port}: {error.strerror}") from error
+        cure = " (--port names another)" if error.errno in {errno.EADDRINUSE, errno.EACCES} else ""
+        raise StartFailed(f"cannot listen on {host}:{port}: {error.strerror}{cure}") from error

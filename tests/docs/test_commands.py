@@ -21,6 +21,8 @@ WEB = (
     "tests/process/test_inspection.py::"
     "test_mitmweb_shows_price_state_challenge_credential_and_receipt"
 )
+DEMO = "tests/process/test_demo.py::"
+SELL = DEMO + "test_the_printed_commands_sell_and_buy_on_the_chain_of_the_demo"
 REAL = "tests/docs/test_commands.py::test_the_options_for_real_money_make_a_configuration"
 VALIDATE = (
     "tests/peers/test_validate.py::"
@@ -48,6 +50,12 @@ RUN_BY = {
     r"source \.venv/bin/activate": SCRIPTS
     + "test_the_commands_are_on_the_path_once_the_environment_is_activated",
     r"\./scripts/demo( --once)?": SCRIPTS + "test_the_demo_pays_once_and_its_balances_add_up",
+    r"export MPP_SECRET_KEY=\.\.\. MPP_GAS_KEY=0x\.\.\. API_KEY=\.\.\.": SELL,
+    r"export MPP_PRIVATE_KEY=0x\.\.\.": SELL,
+    r"\.venv/bin/mpp-gateway serve --config (/tmp/mpp-gateway-demo-\.\.\./)?gateway.yaml": SELL,
+    r"\.venv/bin/mpp-gateway check --config gateway.yaml": CLI
+    + "test_check_prints_a_table_on_a_terminal",
+    r"\.venv/bin/mpp-gateway pay http://127.0.0.1:4403/mine/now/Oslo --rpc-url http://\S+": SELL,
     r"mitmdump -s addons/gateway.py --mode reverse:https://api.example.com"
     r" --set gateway_charge=0.01 --set gateway_recipient=0x\w+": ZERO,
     r"export MPP_GAS_KEY=0x\.\.\.": REAL,
@@ -77,6 +85,7 @@ RUN_BY = {
 """The pattern of a whole command, and the test that runs it."""
 
 FOREIGN = {
+    "cp /tmp/mpp-gateway-demo-.../gateway.yaml gateway.yaml": "copies a file",
     "openssl rand -base64 32": "any 32 random bytes will do",
     "py-spy record --pid PID --duration 20 --output profile.svg": "not a package of ours",
 }

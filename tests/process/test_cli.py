@@ -13,8 +13,8 @@ import threading
 
 import pytest
 
+from mpp_gateway.cli.exits import EXIT_CODES
 from mpp_gateway.cli.main import parser
-from mpp_gateway.cli.output import EXIT_CODES
 from mpp_gateway.cli.reference import verbs
 from mpp_gateway.protocol import jcs
 from mpp_gateway.protocol.challenge import ChallengeKeys
@@ -23,8 +23,9 @@ from tests.support.certificates import self_signed
 from tests.support.client import RawClient, get
 from tests.support.command import COMMAND, environ, run, run_on_terminal
 from tests.support.evm import PAYEE, now
-from tests.support.paid import fresh_key, paid_parts, wait_until
-from tests.support.process import ROOT, START_S, free_port, process
+from tests.support.market import open_market, pay, serving
+from tests.support.paid import fresh_key, wait_until
+from tests.support.process import ROOT, START_S, free_port
 from tests.support.proxy import SECRET
 from tests.support.upstream import upstream
 
@@ -122,7 +123,15 @@ def test_the_version_is_printed(tmp_path):
         ("serve", "--port", "70000"),
         ("serve", "--port", "http"),
         ("explain", "GET"),
+        ("check", "--confg", "x"),
+        ("check", "--jsn"),
+        ("check", "gateway.yaml"),
         ("pay", "nonsense"),
+        ("pay", "http://[::1/"),
+        ("pay", "http://a..b/"),
+        ("pay", "http://127.0.0.1:9/", "-X", "BAD METHOD"),
+        ("pay", "http://127.0.0.1:9/", "-H", ": no name"),
+        ("pay", "http://127.0.0.1:9/", "-H", "a: b\r\nc: d"),
         ("pay", "ftp://127.0.0.1/x"),
         ("pay", "http://127.0.0.1:9/", "-H", "no colon"),
         ("pay", "http://127.0.0.1:9/", "-H", "authorization: Bearer x"),
@@ -133,8 +142,24 @@ def test_wrong_usage_is_exit_code_2(arguments, tmp_path):
     done = run(*arguments, home=tmp_path)
 
     assert (done.code, done.out) == (2, "")
-    assert "mpp-gateway" in done.err
-    assert "Traceback" not in done.err
+    assert done.err.startswith("mpp-gateway")
+    assert one_line(done.err), done.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("check", "--confg", "x"), "unknown option --confg; did you mean `--config`?"),
+        (("serve", "--prot=1"), "unknown option --prot; did you mean `--port`?"),
+        (("check", "gateway.yaml"), "unexpected argument 'gateway.yaml'"),
+        (("chek",), "choose from 'serve', 'check', 'explain', 'pay', 'demo'"),
+    ],
+)
+def test_wrong_usage_names_what_was_meant_and_where_it_is_described(arguments, said, tmp_path):
+    done = run(*arguments, home=tmp_path)
+
+    assert said in done.err
+    assert re.search(r"; see `mpp-gateway( \w+)? --help`\n\Z", done.err)
 
 
 # --- check ---------------------------------------------------------------------------------------
@@ -164,9 +189,10 @@ def test_check_prints_a_table_on_a_terminal(shop, tmp_path):
     assert "\x1b[33mwarning: " in shown
 
 
-def test_no_colour_where_nobody_wants_it(shop, tmp_path):
+@pytest.mark.parametrize("wish", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
+def test_no_colour_where_nobody_wants_it(wish, shop, tmp_path):
     options = ("check", "--config", shop)
-    code, shown = run_on_terminal(*options, home=tmp_path, TOKEN=MARKED, NO_COLOR="1")
+    code, shown = run_on_terminal(*options, home=tmp_path, TOKEN=MARKED, **wish)
 
     assert code == 0
     assert "\x1b" not in shown
@@ -204,30 +230,72 @@ def test_check_reports_every_mistake_at_once_and_no_secret(tmp_path):
     ("verb", "fault"),
     [
         (("check",), "missing"),
+        (("check",), "long"),
         (("check",), "folder"),
         (("check",), "variable"),
         (("check",), "empty"),
+        (("check",), "latin"),
+        (("check",), "utf-16"),
+        (("check",), "utf-16-le"),
+        (("check",), "tab"),
         (("serve",), "missing"),
         (("serve",), "variable"),
         (("explain", "GET", "/x"), "missing"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_exit_code_3_and_no_traceback(verb, fault, shop, tmp_path):
-    path = {"missing": tmp_path / "none.yaml", "folder": tmp_path, "variable": shop}.get(fault)
-    if path is None:
-        path = tmp_path / "empty.yaml"
-        path.touch()
+    path = {"missing": tmp_path / "none.yaml", "long": tmp_path / ("a" * 300), "folder": tmp_path}
+    contents = {
+        "empty": b"",
+        "latin": "title: caf\u00e9\n".encode("latin-1"),
+        "utf-16": SHOP.encode("utf-16"),
+        "utf-16-le": SHOP.encode("utf-16-le"),
+        "tab": b"services:\n\tweather: {}\n",
+    }
+    file = path.get(fault, shop)
+    if fault in contents:
+        file.write_bytes(contents[fault])
 
-    done = run(*verb, "--config", path, home=tmp_path)
+    done = run(*verb, "--config", file, home=tmp_path)
 
     assert (done.code, done.out) == (3, "")
     lines = done.err.strip().split("\n")
-    assert str(path) in lines[0]
+    assert str(file) in lines[0]
     assert lines[1:] in ([], ["1 mistake"])
-    if fault == "missing":
-        assert "no such file (name one with --config" in lines[0]
-    if fault == "variable":
-        assert "the environment variable TOKEN is not set" in lines[0]
+    assert CURES[fault] in lines[0]
+
+
+CURES = {
+    "missing": "no such file (name one with --config",
+    "long": "cannot be read: File name too long (name one with --config",
+    "folder": "this is a folder (name one with --config",
+    "variable": "the environment variable TOKEN is not set; export it before the start",
+    "empty": ":1: the file is empty (start from configs/minimal.yaml)",
+    "latin": ":1: this is not UTF-8 text; save the file as UTF-8",
+    "utf-16": ":1: this is not UTF-8 text; save the file as UTF-8",
+    "utf-16-le": ":1: not YAML: the character U+0000 may not stand in a text; take it out, or save",
+    "tab": ":2: not YAML: a tab stands where the line is indented; indent with spaces",
+}
+
+
+@pytest.mark.parametrize("form", ["byte order mark", "crlf"])
+def test_a_file_of_a_windows_editor_is_read(form, shop, tmp_path):
+    text = shop.read_bytes()
+    shop.write_bytes(b"\xef\xbb\xbf" + text if form != "crlf" else text.replace(b"\n", b"\r\n"))
+
+    done = run("check", "--config", shop, home=tmp_path, TOKEN=MARKED)
+
+    assert (done.code, done.err) == (0, "")
+    assert len(json.loads(done.out)["routes"]) == 3
+
+
+def test_a_method_that_nobody_registered_is_a_warning_and_no_failure(shop, tmp_path):
+    shop.write_text(shop.read_text().replace("GET /free", "GTE /free"))
+
+    code, shown = run_on_terminal("check", "--config", shop, home=tmp_path, TOKEN=MARKED)
+
+    assert code == 0
+    assert "GTE is no registered HTTP method; did you mean `GET`?" in shown
 
 
 @pytest.mark.parametrize("arguments", [("check", "--config", "SHOP"), ("--help",)])
@@ -340,11 +408,7 @@ def held():
 
 
 def test_serve_says_what_it_sells_and_answers_402(shop, tmp_path):
-    port = free_port()
-    with process(
-        "mpp-gateway", "serve", "--config", str(shop), "--port", str(port), environ={"TOKEN": "t"}
-    ) as started:
-        started.wait_for_text("serving on")
+    with serving(shop, TOKEN="t") as (started, port):
         status, fields, _ = get(port, "/weather/now/Oslo")
 
         assert status == 402
@@ -359,11 +423,7 @@ def test_serve_says_what_it_sells_and_answers_402(shop, tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_finishes_the_call_under_way_and_takes_no_other(number, held, shop, tmp_path):
     shop.write_text(shop.read_text().replace("http://127.0.0.1:9/v1", held.url))
-    port = free_port()
-    with process(
-        "mpp-gateway", "serve", "--config", str(shop), "--port", str(port), environ={"TOKEN": "t"}
-    ) as started:
-        started.wait_for_text("serving on")
+    with serving(shop, TOKEN="t") as (started, port):
         with RawClient(port) as client:
             client.send(b"GET /weather/free HTTP/1.1\r\nHost: a\r\n\r\n")
             assert held.arrived.wait(START_S)
@@ -389,18 +449,13 @@ def _refuses(port: int) -> bool:
 
 def test_a_second_signal_stops_at_once(held, shop):
     shop.write_text(shop.read_text().replace("http://127.0.0.1:9/v1", held.url))
-    port = free_port()
-    with process(
-        "mpp-gateway", "serve", "--config", str(shop), "--port", str(port), environ={"TOKEN": "t"}
-    ) as started:
-        started.wait_for_text("serving on")
-        with RawClient(port) as client:
-            client.send(b"GET /weather/free HTTP/1.1\r\nHost: a\r\n\r\n")
-            assert held.arrived.wait(START_S)
-            started.popen.terminate()
-            wait_until(lambda: _refuses(port), "the listener is closed")
-            started.popen.terminate()
-            assert started.popen.wait(START_S) == 0
+    with serving(shop, TOKEN="t") as (started, port), RawClient(port) as client:
+        client.send(b"GET /weather/free HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert held.arrived.wait(START_S)
+        started.popen.terminate()
+        wait_until(lambda: _refuses(port), "the listener is closed")
+        started.popen.terminate()
+        assert started.popen.wait(START_S) == 0
 
 
 def test_a_port_in_use_is_one_line_and_exit_code_4(shop, tmp_path):
@@ -409,7 +464,8 @@ def test_a_port_in_use_is_one_line_and_exit_code_4(shop, tmp_path):
         done = run("serve", "--config", shop, "--port", port, home=tmp_path, TOKEN="t")
 
     assert done.code == 4
-    assert done.err == f"mpp-gateway: cannot listen on 127.0.0.1:{port}: Address already in use\n"
+    reason = "Address already in use (--port names another)"
+    assert done.err == f"mpp-gateway: cannot listen on 127.0.0.1:{port}: {reason}\n"
 
 
 @pytest.mark.parametrize("fault", ["no folder", "no database", "newer"])
@@ -437,14 +493,14 @@ def test_a_listener_for_the_world_needs_the_files_word_for_it(shop, tmp_path):
     assert "clear text" in done.err
 
 
-def test_tls_is_served_with_the_files_certificate(shop, tmp_path):
+def test_tls_is_served_with_the_files_certificate_and_no_copy_of_its_key_stays(shop, tmp_path):
     self_signed(tmp_path)
+    temp, home = tmp_path / "temp", tmp_path / "home"
+    temp.mkdir()
+    home.mkdir()
     files = f"{{cert: {tmp_path / 'upstream.pem'}, key: {tmp_path / 'upstream.key'}}}"
     shop.write_text(f"tls: {files}\n{shop.read_text()}")
-    port = free_port()
-    with process(
-        "mpp-gateway", "serve", "--config", str(shop), "--port", str(port), environ={"TOKEN": "t"}
-    ) as started:
+    with serving(shop, TOKEN="t", TMPDIR=str(temp), HOME=str(home)) as (started, port):
         started.wait_for_text(f"serving on https://127.0.0.1:{port} ")
         trusting = ssl.create_default_context(cafile=tmp_path / "upstream.pem")
         with (
@@ -453,6 +509,21 @@ def test_tls_is_served_with_the_files_certificate(shop, tmp_path):
         ):
             wrapped.sendall(b"GET /weather/now/Oslo HTTP/1.1\r\nHost: a\r\n\r\n")
             assert wrapped.recv(12) == b"HTTP/1.1 402"
+        (left,) = [path for path in temp.rglob("*") if path.is_file()]
+        assert b"PRIVATE KEY" not in left.read_bytes()
+        assert list(home.iterdir()) == []
+
+
+def test_a_certificate_that_is_none_is_named_in_one_line(shop, tmp_path):
+    wrong = tmp_path / "wrong.pem"
+    wrong.write_text("no certificate")
+    shop.write_text(f"tls: {{cert: {wrong}, key: {wrong}}}\n{shop.read_text()}")
+
+    done = run("serve", "--config", shop, "--port", "0", home=tmp_path, TOKEN="t")
+
+    assert done.code == 4
+    assert f"tls: {wrong} and {wrong}: no certificate and its key in PEM" in done.err
+    assert "Traceback" not in done.err
 
 
 # --- pay -----------------------------------------------------------------------------------------
@@ -462,25 +533,8 @@ def test_tls_is_served_with_the_files_certificate(shop, tmp_path):
 def market(tmp_path_factory):
     """A gateway process before a chain and an upstream, and a buyer with a purse."""
     folder = tmp_path_factory.mktemp("market")
-    with paid_parts(folder, routes=ROUTES) as parts:
-        config = folder / "gateway.yaml"
-        config.write_text(parts.config)
-        port = free_port()
-        with process(
-            "mpp-gateway", "serve", "--config", str(config), "--port", str(port)
-        ) as started:
-            started.wait_for_text("serving on")
-            parts._port = port
-            yield parts
-
-
-def pay(market, path: str, *more: str, key: bytes | None = None, node: bool = True, **environ_):
-    """Run `mpp-gateway pay` with the buyer's key."""
-    rpc = ("--rpc-url", market.node.url) if node else ()
-    home = market.store.parent
-    key_text = (key or market.key).hex()
-    url = f"http://127.0.0.1:{market.port}{path}"
-    return run("pay", url, *rpc, *more, home=home, **({"MPP_PRIVATE_KEY": key_text} | environ_))
+    with open_market(folder, ROUTES) as parts:
+        yield parts
 
 
 def test_a_dry_run_shows_the_price_and_pays_nothing(market):
@@ -532,6 +586,10 @@ def test_a_paid_post_carries_its_body_and_fields(market, tmp_path):
         (("--max", "much"), {}, True, 2, "--max much"),
         ((), {"MPP_PRIVATE_KEY": ""}, True, 2, "set MPP_PRIVATE_KEY"),
         ((), {"MPP_PRIVATE_KEY": "0x12"}, True, 2, "set MPP_PRIVATE_KEY"),
+        ((), {"MPP_PRIVATE_KEY": "0" * 64}, True, 2, "set MPP_PRIVATE_KEY"),
+        ((), {"MPP_PRIVATE_KEY": "f" * 64}, True, 2, "set MPP_PRIVATE_KEY"),
+        ((), {"MPP_CREDENTIAL": "Payment nonsense"}, True, 2, "MPP_CREDENTIAL is no credential"),
+        ((), {"MPP_CREDENTIAL": "Bearer x"}, True, 2, "MPP_CREDENTIAL is no credential"),
         ((), {}, False, 5, "this token is not known here"),
     ],
 )
@@ -648,15 +706,3 @@ def test_the_answer_goes_into_a_pipe_unchanged(market):
         market.keeper.answers("200 OK", body=b'{"ok":true}')
 
     assert done.stdout == bytes(range(256))
-
-
-# --- demo ----------------------------------------------------------------------------------------
-
-
-def test_the_demo_says_in_one_line_that_its_port_is_taken(tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        done = run("demo", "--once", "--port", taken.getsockname()[1], home=tmp_path)
-
-    assert done.code == 4
-    assert "Address already in use" in done.out
-    assert "Traceback" not in done.out + done.err

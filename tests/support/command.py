@@ -23,7 +23,14 @@ class Done:
 
 def environ(home: Path, **more: str) -> dict[str, str]:
     """Return the environment of a command: this one's, without what would change its answers."""
-    left_out = {"NO_COLOR", "MPP_PRIVATE_KEY", "COLUMNS", "FORCE_COLOR", "PYTHONPATH"}
+    left_out = {
+        "NO_COLOR",
+        "MPP_PRIVATE_KEY",
+        "MPP_CREDENTIAL",
+        "COLUMNS",
+        "FORCE_COLOR",
+        "PYTHONPATH",
+    }
     kept = {name: value for name, value in os.environ.items() if name not in left_out}
     return {**kept, "HOME": str(home), **more}
 
@@ -49,7 +56,7 @@ def run_on_terminal(*arguments: str | Path, home: Path, **more: str) -> tuple[in
     child = subprocess.Popen(
         [COMMAND, *map(str, arguments)],
         cwd=ROOT,
-        env=environ(home, TERM="xterm", **more),
+        env=environ(home, **({"TERM": "xterm"} | more)),
         stdin=subprocess.DEVNULL,
         stdout=theirs,
         stderr=theirs,

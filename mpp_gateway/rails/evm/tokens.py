@@ -72,6 +72,20 @@ async def decimals_from_chain(rpc_url: str, token: bytes) -> int:
             raise TokenUnknown(f"the token cannot be asked at {rpc_url}: {error}") from error
 
 
+async def is_spent(rpc_url: str, token: bytes, authorizer: bytes, nonce: bytes) -> bool:
+    """Ask the token whether an authorization was used or cancelled.
+
+    Errors: `TokenUnknown`.
+    """
+    timeout = aiohttp.ClientTimeout(total=RPC_S)
+    question = abi.authorization_state(authorizer, nonce)
+    async with aiohttp.ClientSession(timeout=timeout) as session:
+        try:
+            return int.from_bytes(await _call(session, rpc_url, token, question)) != 0
+        except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError) as error:
+            raise TokenUnknown(f"the token cannot be asked at {rpc_url}: {error}") from error
+
+
 async def _call(session: aiohttp.ClientSession, url: str, token: bytes, data: bytes) -> bytes:
     call = {"to": f"0x{token.hex()}", "data": f"0x{data.hex()}"}
     return bytes.fromhex((await _ask(session, url, "eth_call", call, "latest"))[2:])

@@ -1,7 +1,11 @@
 """YAML is read strictly, and every value remembers its line."""
 
 import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
+from mpp_gateway.config import document
 from mpp_gateway.config.document import MAX_BYTES, MAX_DEPTH, format_path, read_document
 from mpp_gateway.errors import ConfigError
 
@@ -156,7 +160,7 @@ def test_a_value_from_the_environment_is_not_read_again():
 
 
 def test_an_unset_variable_is_named():
-    expected = "c.yaml:2: b: the environment variable NOPE is not set"
+    expected = "c.yaml:2: b: the environment variable NOPE is not set; export it before the start"
 
     assert expected == noted("a: 1\nb: x${NOPE}\n")
 
@@ -178,3 +182,72 @@ def test_paths_are_quoted_where_a_reader_would_stumble():
     path = ("services", "a", "routes", "GET /x.y", "offers", 0)
 
     assert format_path(path) == 'services.a.routes."GET /x.y".offers.0'
+
+
+# --- the cure of what is no YAML ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loader", [yaml.SafeLoader, document._LOADER])
+@pytest.mark.parametrize(
+    ("text", "line", "cure"),
+    [
+        ("services:\n\tweather: 1\n", 2, "a tab stands where the line is indented; indent with sp"),
+        ("a:\n  b:\n  \tc: 1\n", 3, "indent with spaces"),
+        ("a:\n  b: 1\n\tc: 2\n", 3, "indent with spaces"),
+        ("a: x\nservices\n  b: 1\n", 2, "a ':' and a space are missing after the key"),
+        ("title x\nservices:\n  a: 1\n", 1, "a ':' and a space are missing after the key"),
+        ("title:x\nservices:\n  a: 1\n", 1, "a space is missing after the ':'"),
+        ("# c\ntitle:x\n\n# c\nservices:\n  a: 1\n", 2, "a space is missing after the ':'"),
+        ('a:\n  "GET /x" {charge: 1}\n', 2, "a ':' and a space are missing after the key"),
+        ("title: Weather: now\n", 1, "a value has ': ' in it; put quotes around the value"),
+        ("title: @now\n", 1, "a value cannot start with '@'; put quotes"),
+        ("title: `now`\n", 1, "a value cannot start with '`'; put quotes"),
+        ("title: %now\n", 1, "a value cannot start with '%'; put quotes"),
+        (
+            "title: *now\n",
+            1,
+            "starts with '*' or '&' is an alias or an anchor; for a text put quot",
+        ),
+        ("title: * now\n", 1, "starts with '*' or '&'"),
+        ("title: & now\n", 1, "starts with '*' or '&'"),
+        ("title: {now} more\n", 1, "put quotes around the value"),
+        ("title: {now\nb: {}\n", 2, "the '{' or '[' of line 1 is not closed before this"),
+        ("a: [1\nb: 1\n", 2, "the '{' or '[' of line 1 is not closed before this"),
+        ("a: {b: c: d}\n", 1, "put quotes around a value that starts so"),
+        ('title: "now\nb: {}\n', 1, "a quote that opens on this line is never closed"),
+        ("title: 'it's'\n", 1, "(a ' inside '…' is written '')"),
+        ('title: "C:\\d"\n', 1, "use single quotes, or write '\\\\'"),
+        ("a:\n  b:\n    c: 1\n   d: 2\n", 4, "keys of one mapping start in one column"),
+        ("a:\n    b: 1\n  c: 2\n", 3, "keys of one mapping start in one column"),
+        ("  a: 1\nb: 2\n", 2, "keys of one start in one column"),
+        ("a:\n  b: 1\n    c: 2\n", 3, "indent with the lines beside it"),
+        ("- a\nb: 1\n", 2, "a key among the items of a list"),
+        ("a: - b\n", 1, "a list starts on a line of its own"),
+        ("a: ? b\n", 1, "a value cannot start with '? '"),
+        ("a: | b\n", 1, "the text starts on the next line"),
+        ("a: {b: 1,, c: 2}\n", 1, "or a ',' too much"),
+        ("a: 1\n---\nb: 2\n", 2, "take the '---' out"),
+    ],
+)
+def test_what_is_no_yaml_is_told_with_its_line_and_its_cure(text, line, cure, loader, monkeypatch):
+    monkeypatch.setattr(document, "_LOADER", loader)
+
+    message = refused(text)
+
+    assert message.startswith(f"c.yaml:{line}: not YAML: ")
+    assert cure in message
+    assert "\n" not in message
+
+
+def test_a_forbidden_character_is_named_with_its_line():
+    assert refused("a: 1\nb: \x07\n").startswith("c.yaml:2: not YAML: the character U+0007 ")
+
+
+@given(st.text(alphabet="ab:{}[]'\"*&@!|>-?,# \t\n%`\\", max_size=40))
+def test_every_mistake_has_a_line_of_the_file_and_one_line_of_words(text):
+    try:
+        read(text)
+    except ConfigError as error:
+        (mistake,) = error.mistakes
+        assert 1 <= mistake.line <= text.count("\n") + 1
+        assert "\n" not in str(mistake)

@@ -1,5 +1,7 @@
 """The keys of the root."""
 
+import errno
+import os
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -199,10 +201,22 @@ def test_a_file_that_cannot_be_read_is_a_mistake(tmp_path):
         load(tmp_path / "none.yaml", {})
 
 
-def test_a_file_that_is_not_utf_8_is_a_mistake(tmp_path):
-    (tmp_path / "c.yaml").write_bytes(b"title: \xff\n")
+def test_a_file_that_is_not_utf_8_is_a_mistake_with_its_line_and_cure(tmp_path):
+    (tmp_path / "c.yaml").write_bytes(b"# one\ntitle: \xff\n")
 
-    with pytest.raises(ConfigError, match="not UTF-8"):
+    with pytest.raises(
+        ConfigError, match=r"c\.yaml:2: this is not UTF-8 text; save the file as UTF"
+    ):
+        load(tmp_path / "c.yaml", {})
+
+
+def test_a_file_that_may_not_be_read_says_why(tmp_path, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Path, "open", refuse)
+
+    with pytest.raises(ConfigError, match="cannot be read: Permission denied"):
         load(tmp_path / "c.yaml", {})
 
 

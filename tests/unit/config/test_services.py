@@ -279,6 +279,26 @@ def test_a_route_that_a_preset_does_not_know_is_warned_of(build):
     assert warning.path == 'services.it.routes."POST /v1/embedings"'
 
 
+@pytest.mark.parametrize(
+    ("method", "meant"),
+    [
+        ("GTE", "did you mean `GET`?"),
+        ("PSOT", "did you mean `POST`?"),
+        ("DELET", "did you mean `DELETE`?"),
+        ("PROPFID", "did you mean `PROPFIND`?"),
+        ("PURGE", "few clients send it"),
+    ],
+)
+def test_a_method_that_nobody_registered_is_warned_of_and_sold(method, meant, build):
+    config = build.load(preset(build, "openai", routes=f'"{method} /x": free, "GET /y": free'))
+
+    (warning,) = [w for w in config.warnings if "registered" in str(w)]
+    assert warning.path == f'services.it.routes."{method} /x"'
+    assert warning.message.startswith(f"{method} is no registered HTTP method")
+    assert warning.message.endswith(meant)
+    assert [route.method for route in config.services["it"].routes] == [method, "GET"]
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_the_typed_routes_of_a_preset_are_route_keys(name):
     for key in PRESETS[name].routes:
