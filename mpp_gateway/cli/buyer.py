@@ -18,7 +18,7 @@ import aiohttp
 from mpp_gateway.cli import outcome
 from mpp_gateway.cli.exits import FAILED, NOT_PAID, OK, OWED, USAGE
 from mpp_gateway.cli.outcome import CREDENTIAL_VARIABLE, PAYMENT_REQUIRED, PROBLEM, Outcome
-from mpp_gateway.cli.output import CommandFailed, emit_json, for_people, say, styled
+from mpp_gateway.cli.output import CommandFailed, emit_json, for_people, plain, say, styled
 from mpp_gateway.crypto.addresses import checksum, parse_address
 from mpp_gateway.crypto.secp256k1 import ORDER
 from mpp_gateway.protocol.challenge import Challenge
@@ -39,6 +39,7 @@ from mpp_gateway.rails.evm.tokens import (
 )
 
 KEY_VARIABLE = "MPP_PRIVATE_KEY"
+MAX_DOLLARS = "0.10"
 TIMEOUT_S = 120
 CHUNK = 16 * 1024
 PROBLEM_BYTES_MAX = 64 * 1024
@@ -105,7 +106,7 @@ async def pay(options: argparse.Namespace) -> int:
                 if response.status != PAYMENT_REQUIRED:
                     await _show(response)
                     return OK if response.status < 400 else FAILED
-                deal = _choose(response.headers.getall("WWW-Authenticate", []))
+                deal = _choose(response.headers.getall("WWW-Authenticate", []), options.chain)
         except (aiohttp.ClientError, TimeoutError) as error:
             raise CommandFailed(f"{call.url}: {_words(error)}") from None
         await _check_decimals(deal, options)
@@ -180,7 +181,7 @@ def _kept_credential() -> Credential | None:
         raise CommandFailed(f"{message} (unset it to pay anew)", USAGE) from None
 
 
-def _choose(fields: Sequence[str]) -> Deal:
+def _choose(fields: Sequence[str], chain_id: int | None) -> Deal:
     try:
         challenges = Challenge.parse_all(fields)
     except ParseError as error:
@@ -193,11 +194,14 @@ def _choose(fields: Sequence[str]) -> Deal:
             terms = Terms.read(request)
         except ValueError:
             continue
+        if chain_id is not None and terms.chain_id != chain_id:
+            continue
         decimals = request["methodDetails"].get("decimals", 6)
         if isinstance(decimals, int) and 0 <= decimals <= 36:
             return Deal(challenge, terms, decimals)
-    offered = ", ".join(f"{c.method}/{c.intent}" for c in challenges) or "nothing"
-    raise CommandFailed(f"no offer that this command can pay (offered: {offered})", NOT_PAID)
+    offered = plain(", ".join(f"{c.method}/{c.intent}" for c in challenges)) or "nothing"
+    where = f" on chain {chain_id}" if chain_id else ""
+    raise CommandFailed(f"no offer that this command can pay{where} (offered: {offered})", NOT_PAID)
 
 
 async def _check_decimals(deal: Deal, options: argparse.Namespace) -> None:
@@ -221,19 +225,34 @@ async def _check_decimals(deal: Deal, options: argparse.Namespace) -> None:
         )
 
 
-def _show_deal(deal: Deal, options: argparse.Namespace) -> None:
+def _limit_minor(deal: Deal, options: argparse.Namespace) -> int:
+    """Return the most to pay, in minor units of the token that is asked for."""
+    is_dollar = known_domain(deal.terms.chain_id, deal.terms.token) is not None
+    if options.max is None and not is_dollar and not options.dry_run:
+        # The token is the seller's choice: a tenth of some tokens is worth a house.
+        raise CommandFailed(
+            "this token is not known here, nor what it is worth: name the most to pay of it with"
+            " --max; nothing was paid",
+            NOT_PAID,
+        )
+    text = MAX_DOLLARS if options.max is None else options.max
     try:
-        limit = parse_minor(options.max, deal.decimals)
+        return parse_minor(text, deal.decimals)
     except ValueError as error:
-        raise CommandFailed(f"--max {options.max}: {error}", USAGE) from None
+        raise CommandFailed(f"--max {text}: {error}", USAGE) from None
+
+
+def _show_deal(deal: Deal, options: argparse.Namespace) -> None:
     if options.dry_run and not for_people():
         emit_json(deal.describe())
     else:
         for name, value in deal.describe().items():
-            say(f"{name + ':':<11}{value}")
-    if deal.terms.amount_minor > limit and not options.dry_run:
+            say(f"{name + ':':<11}{plain(str(value))}")
+    limit_minor = _limit_minor(deal, options)
+    if deal.terms.amount_minor > limit_minor and not options.dry_run:
+        limit = options.max or MAX_DOLLARS
         raise CommandFailed(
-            f"the price {deal.price} is above --max {options.max}; nothing was paid", NOT_PAID
+            f"the price {deal.price} is above --max {limit}; nothing was paid", NOT_PAID
         )
 
 
@@ -262,7 +281,7 @@ async def _sign(deal: Deal, options: argparse.Namespace) -> Credential:
                     "this token is not known here; name a node with --rpc-url to ask it", NOT_PAID
                 )
             domain = await domain_from_chain(options.rpc_url, terms.chain_id, terms.token)
-        purse = Purse(domain, parse_minor(options.max, deal.decimals), options.nonce)
+        purse = Purse(domain, _limit_minor(deal, options), options.nonce)
         return sign_payment(deal.challenge, purse, key, int(time.time()))
     except (PaymentDeclined, TokenUnknown) as error:
         raise CommandFailed(f"{error}; nothing was paid", NOT_PAID) from None
@@ -270,7 +289,7 @@ async def _sign(deal: Deal, options: argparse.Namespace) -> Credential:
 
 async def _show(response: aiohttp.ClientResponse) -> bytes:
     """Print the answer; return its beginning if it is a problem document, which is short."""
-    say(styled(f"HTTP {response.status} {response.reason}", "bold", sys.stderr))
+    say(styled(plain(f"HTTP {response.status} {response.reason}"), "bold", sys.stderr))
     # Before the body: whoever cuts that short, as `| head` does, has paid and keeps the receipt.
     receipt = response.headers.get("Payment-Receipt")
     if receipt is not None:

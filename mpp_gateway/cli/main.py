@@ -156,9 +156,12 @@ def _pay(verbs: Verbs) -> None:
     )
     verb.add_argument(
         "--max",
-        default="0.10",
         metavar="AMOUNT",
-        help="the most to pay, in whole units of the token (default: 0.10)",
+        help="the most to pay, in whole units of the token (default: 0.10 of a dollar token;"
+        " of a token that this command does not know, it must be named)",
+    )
+    verb.add_argument(
+        "--chain", type=int, metavar="ID", help="pay on this chain only (8453, 84532, ...)"
     )
     verb.add_argument("--dry-run", action="store_true", help="show the price, pay nothing")
     verb.add_argument(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mpp_gateway.cli.exits import FAILED, OK, OWED
+from mpp_gateway.cli.output import plain
 
 CREDENTIAL_VARIABLE = "MPP_CREDENTIAL"
 PROBLEM = "application/problem+json"
@@ -77,7 +78,7 @@ def judge(status: int, media_type: str, body: bytes) -> Outcome | None:
     if status == PAYMENT_REQUIRED:
         detail = str(problem.get("detail", "no reason was given"))
         cure = f"mend that and {_AGAIN}, without {CREDENTIAL_VARIABLE}"
-        return Outcome(f"not accepted: {detail}", cure)
+        return Outcome(f"not accepted: {plain(detail)}", cure)
     slug = str(problem.get("type", "")).rpartition(":")[2]
     return _BY_SLUG.get(slug)
 

@@ -33,6 +33,11 @@ def styled(text: str, style: str, stream: Any = None) -> str:
     return f"\x1b[{_STYLES[style]}m{text}\x1b[0m"
 
 
+def plain(text: str) -> str:
+    """Return a stranger's text with nothing in it that a terminal would obey."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def say(text: str = "") -> None:
     """Tell people something that is no result: it goes to stderr and leaves pipes clean."""
     print(text, file=sys.stderr, flush=True)
@@ -40,7 +45,8 @@ def say(text: str = "") -> None:
 
 def emit_json(value: Any) -> None:
     """Print a result for a program."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    print("".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text))
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]], stream: Any = None) -> str:

@@ -184,12 +184,12 @@ def _invite(stage: Stage, shop: Shop) -> None:
     print(f"   curl -i {stage.url}{PATH}               # 402 and what to pay")
     print(f"   curl {stage.url}/llms.txt                       # what is for sale")
     print(f"   export MPP_PRIVATE_KEY=0x{BUYER_KEY.hex()}")
-    print(f"   {_command()} pay {stage.url}/weather/stream --rpc-url {node}")
+    print(f"   {_command()} pay {stage.url}/weather/stream --rpc-url {node} --max 0.10")
     _say("Sell an API of your own on this chain (the file sells the sample API; put in yours)")
     print(f"   export {' '.join(f'{name}={value}' for name, value in shop.environ.items())}")
     print(f"   {_command()} serve --config {shlex.quote(str(shop.file))}")
     note = "# in another terminal, with the key above"
-    print(f"   {_command()} pay {shop.url} --rpc-url {node}   {note}")
+    print(f"   {_command()} pay {shop.url} --rpc-url {node} --max 0.10   {note}")
     print(flush=True)
 
 

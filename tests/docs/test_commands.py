@@ -55,7 +55,8 @@ RUN_BY = {
     r"\.venv/bin/mpp-gateway serve --config (/tmp/mpp-gateway-demo-\.\.\./)?gateway.yaml": SELL,
     r"\.venv/bin/mpp-gateway check --config gateway.yaml": CLI
     + "test_check_prints_a_table_on_a_terminal",
-    r"\.venv/bin/mpp-gateway pay http://127.0.0.1:4403/mine/now/Oslo --rpc-url http://\S+": SELL,
+    r"\.venv/bin/mpp-gateway pay http://127.0.0.1:4403/mine/now/Oslo"
+    r" --rpc-url http://\S+ --max 0\.10": SELL,
     r"mitmdump -s addons/gateway.py --mode reverse:https://api.example.com"
     r" --set gateway_charge=0.01 --set gateway_recipient=0x\w+": ZERO,
     r"export MPP_GAS_KEY=0x\.\.\.": REAL,

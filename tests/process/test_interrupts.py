@@ -94,6 +94,8 @@ def test_ctrl_c_after_the_payment_was_sent_says_that_it_may_have_been_made(tmp_p
                 f"http://127.0.0.1:{market.port}/api/paid",
                 "--rpc-url",
                 market.node.url,
+                "--max",
+                "0.10",
             ],
             cwd=ROOT,
             env=environ(tmp_path, MPP_PRIVATE_KEY=market.key.hex()),

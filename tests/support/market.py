@@ -34,6 +34,8 @@ def pay(
 ) -> Done:
     """Run `mpp-gateway pay` with the buyer's key."""
     rpc = ("--rpc-url", market.node.url) if node else ()
+    if node and "--max" not in more:
+        more = ("--max", "0.10", *more)  # the token of a test is nobody's dollar
     home = market.store.parent
     key_text = (key or market.key).hex()
     url = f"http://127.0.0.1:{market.port}{path}"

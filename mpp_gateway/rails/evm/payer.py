@@ -14,6 +14,8 @@ from mpp_gateway.rails.evm.request import CREDENTIAL_TYPE, INTENT, METHOD, Nonce
 
 LIFETIME_S = 600
 """How long an authorization lives at least: longer than the seller's upstream may take."""
+LIFETIME_MAX_S = 3600
+"""And at most: the end of a challenge is the seller's choice, and may be in the year 9999."""
 
 
 class PaymentDeclined(Exception):
@@ -50,7 +52,7 @@ def pay(challenge: Challenge, purse: Purse, private_key: bytes, now_s: int) -> C
         recipient=terms.recipient,
         value=terms.amount_minor,
         valid_after=0,
-        valid_before=max(expires_s, now_s + LIFETIME_S),
+        valid_before=min(max(expires_s, now_s + LIFETIME_S), now_s + LIFETIME_MAX_S),
         nonce=packed if purse.nonce_form == "packed" else json_array,
         signature=b"",
     )

@@ -1,0 +1,86 @@
+"""A seller that means ill, against `mpp-gateway pay`: nothing is signed beyond what was said."""
+
+import time
+
+import pytest
+
+from mpp_gateway.protocol import jcs
+from mpp_gateway.protocol.credential import Credential
+from tests.support.command import run
+from tests.support.upstream import upstream
+
+KEY = "11" * 32
+USDC_BASE = "0x833589fCD6eDb6E08f4c7C32D4f71b54bdA02913"
+USDC_SEPOLIA = "0x036CbD53842c5426634e7929541eC2318f3dCF7e"
+OTHER_TOKEN = "0x" + "33" * 20
+FAR = "9999-12-31T23:59:59Z"
+
+
+def seller(chain_id=84532, token=USDC_SEPOLIA, amount="1000", realm="shop", expires=FAR):
+    """Answers 402 with a challenge of its own making, and 200 to whoever pays."""
+    request = {
+        "amount": amount,
+        "currency": token,
+        "recipient": "0x" + "22" * 20,
+        "methodDetails": {"chainId": chain_id, "decimals": 6},
+    }
+    challenge = (
+        f'Payment id="x", realm="{realm}", method="evm", intent="charge",'
+        f' request="{jcs.encode_object(request)}", expires="{expires}"'
+    )
+
+    async def respond(seen, _, writer):
+        if seen.get("authorization"):
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nthanks")
+        else:
+            head = f"HTTP/1.1 402 Payment Required\r\nWWW-Authenticate: {challenge}\r\n"
+            writer.write(f"{head}Content-Length: 0\r\n\r\n".encode())
+        await writer.drain()
+        return True
+
+    return upstream(respond)
+
+
+def signed(asked) -> list[Credential]:
+    fields = [seen.get("authorization") for seen in asked.seen]
+    return [Credential.parse(field.split(" ", 1)[1]) for field in fields if field]
+
+
+def pay(tmp_path, asked, *more):
+    return run("pay", f"{asked.url}/", *more, home=tmp_path, MPP_PRIVATE_KEY=KEY)
+
+
+def test_a_realm_cannot_repaint_the_price_on_a_terminal(tmp_path):
+    with seller(realm=r"\u001b[4A\u000d\u001b[Kprice: 0.001\u009b4B") as asked:
+        done = pay(tmp_path, asked, "--dry-run")
+
+    assert not {"\x1b", "\r", "\x9b"} & set(done.err + done.out)
+    assert "0.001000" in done.err + done.out
+
+
+def test_an_authorization_ends_within_the_hour_whatever_the_seller_says(tmp_path):
+    started_s = time.time()
+    with seller() as asked:
+        done = pay(tmp_path, asked)
+
+    (credential,) = signed(asked)
+    assert done.code == 0
+    assert started_s < int(credential.payload["validBefore"]) <= time.time() + 3600
+
+
+def test_a_token_of_unknown_worth_needs_a_limit_of_its_own(tmp_path):
+    with seller(token=OTHER_TOKEN) as asked:
+        done = pay(tmp_path, asked)
+
+    assert done.code == 5
+    assert "nor what it is worth" in done.err
+    assert signed(asked) == []
+
+
+@pytest.mark.parametrize(("chain", "paid"), [("84532", 0), ("8453", 1)])
+def test_the_buyer_names_the_chain_and_not_the_seller(tmp_path, chain, paid):
+    with seller(chain_id=8453, token=USDC_BASE) as asked:
+        done = pay(tmp_path, asked, "--chain", chain)
+
+    assert done.code == (0 if paid else 5)
+    assert len(signed(asked)) == paid
