@@ -58,6 +58,7 @@ class Departures:
         without an owner, and its place among the unpaid bodies, for ever.
         """
         client = handler.client
+        _close(handler.transports.pop(client, None))
         await handler.server_event(ClientGone())
         await self._outlive(client)
         # mitmproxy does just this next, and tells nobody whose connection was not up yet.
@@ -66,6 +67,8 @@ class Departures:
             task.cancel("client disconnected")
         if tasks:
             await asyncio.wait(tasks)
+        for io in handler.transports.values():
+            _close(io)
         await handler.server_event(UpstreamsGone())
 
     async def _outlive(self, client: Client) -> None:
@@ -81,6 +84,12 @@ class Departures:
         finally:
             self._none_left.pop(client, None)
             self._calls.pop(client, None)
+
+
+def _close(io: Any) -> None:
+    """Close a socket whose task was cancelled before it could: it would stay open for ever."""
+    if io is not None and io.writer is not None:
+        io.writer.close()
 
 
 def abort_when_stuck(
