@@ -24,8 +24,6 @@ from mpp_gateway.protocol.problems import Problem
 type Commands = layer.CommandGenerator[None]
 
 STREAMS_MAX = 100
-PATIENCE = 200
-"""How many frames without a purpose a client has free; each answer that it takes gives one back."""
 HEAD_FRAMES = frozenset({0x1, 0x9})
 """HEADERS and CONTINUATION."""
 TYPE_AT = 3
@@ -62,8 +60,8 @@ class GatewayHttp2Server(_http2.Http2Server):
         takes_no_data: Callable[[int], bool] = lambda _: False,
     ) -> None:
         super().__init__(context)
-        self._patience = PATIENCE
         self.limits = limits
+        self._patience = limits.http2_control_frames
         self.clock = clock
         self._is_over = False
         self._head_since_s: float | None = None
@@ -95,7 +93,7 @@ class GatewayHttp2Server(_http2.Http2Server):
         yield from super()._handle_event(event)
         if isinstance(event, ResponseEndOfMessage):
             self._answered.add(event.stream_id)
-            self._patience = min(PATIENCE, self._patience + 1)
+            self._patience = min(self.limits.http2_control_frames, self._patience + 1)
         if self._answered:
             yield from self._stop_uploads()
         self._watch()

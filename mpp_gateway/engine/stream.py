@@ -142,7 +142,7 @@ class GatewayStream(stock.HttpStream):
             return
         if not self._request_ended:
             # Unpaid bodies cost memory before they cost money: their number is bounded too.
-            if not self.engine.admit_body():
+            if not self.engine.admit_body(self.gate.client):
                 yield from self._refuse(
                     errors.NotReady("Too many requests are waiting.", retry_after_s=1)
                 )
@@ -497,4 +497,4 @@ class GatewayStream(stock.HttpStream):
     def _uncount_body(self) -> None:
         if self._counted_body:
             self._counted_body = False
-            self.engine.release_body()
+            self.engine.release_body(self.gate.client)
