@@ -13,6 +13,7 @@ HOOKS = (
     "done",
     "next_layer",
     "client_connected",
+    "client_disconnected",
     "server_connected",
     "requestheaders",
     "request",
@@ -57,6 +58,11 @@ class Chain:
     def client_connected(self, client: connection.Client) -> None:
         """Pass it on."""
         self._call("client_connected", client)
+
+    async def client_disconnected(self, client: connection.Client) -> None:
+        """End what was left of its connection."""
+        for call in self._calls["client_disconnected"]:
+            await call(client)
 
     def server_connected(self, data: server_hooks.ServerConnectionHookData) -> None:
         """Pass it on."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from mitmproxy import connection, ctx, exceptions
 from mitmproxy.addonmanager import Loader
-from mitmproxy.proxy import layer, server_hooks
+from mitmproxy.proxy import events, layer, server_hooks
 
 from mpp_gateway.addons import sentinel, takeover
 from mpp_gateway.addons.probe import missing_documents
@@ -193,6 +193,17 @@ class Host:
             reader = io.reader = backpressure.install(client, io.reader)
             patience_s = self.runtime.engine.limits.head_s
             asyncio.get_running_loop().call_later(patience_s, _drop_if_silent, handler, reader)
+
+    async def client_disconnected(self, client: connection.Client) -> None:
+        """End what was closed while its last bytes waited to be handed over.
+
+        mitmproxy loses such a close: the socket would stay open, its streams and their places too.
+        """
+        handler = self._handler(client)
+        if handler is None or client not in handler.transports:
+            return
+        handler.transports.pop(client).writer.close()
+        await handler.server_event(events.ConnectionClosed(client))
 
     def server_connected(self, data: server_hooks.ServerConnectionHookData) -> None:
         """Put a gate before the upstream's bytes."""
