@@ -72,7 +72,7 @@ class ContentTooLarge(GatewayProblem):
 
 
 class TooManyRequests(GatewayProblem):
-    """The caller asks more often than it may."""
+    """The caller leaves more requests unpaid than it may."""
 
     slug, title, status = "too-many-requests", "Too many requests", 429
 

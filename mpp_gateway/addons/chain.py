@@ -60,7 +60,7 @@ class Chain:
         self._call("client_connected", client)
 
     async def client_disconnected(self, client: connection.Client) -> None:
-        """Wait for the paid calls that outlive their client."""
+        """End what the client has begun; wait for the paid calls that outlive it."""
         for call in self._calls["client_disconnected"]:
             await call(client)
 

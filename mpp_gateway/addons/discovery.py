@@ -30,7 +30,7 @@ class Discovery:
         else:
             documents = self.library.of(serving.config, serving.snapshot, runtime.mount)
             state = RuntimeState(is_open=True, problems=serving.problems)
-        head = gate.head = head_of(flow)
+        head = gate.head = head_of(flow, runtime.trusted_proxies)
         if head.target in runtime.root_documents:
             head = dataclasses.replace(head, target=runtime.mount + head.target)
         verdict = answer(documents, head, state)

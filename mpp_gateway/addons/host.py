@@ -112,11 +112,14 @@ class Host:
             raise exceptions.OptionsError(f"gateway: {error}") from error
 
     def _outwait_the_slowest_route(self) -> None:
-        """Keep mitmproxy from closing a connection, mute, while a slow upstream may yet answer."""
+        """Keep mitmproxy from closing a connection, mute, while a slow upstream may yet answer.
+
+        Nor may it close one before `keep_alive_s` has passed.
+        """
         config = self.runtime.config
         routes = [r for s in config.services.values() for r in s.routes] if config else []
         waits_s = (max(r.timeouts.first_byte_s, r.timeouts.idle_s) for r in routes)
-        slowest_s = max(waits_s, default=0)
+        slowest_s = max([*waits_s, self.runtime.engine.limits.keep_alive_s])
         ctx.options.update(tcp_timeout=max(TCP_TIMEOUT_S, int(slowest_s) + TCP_MARGIN_S))
 
     def _configure_one_host(self) -> None:

@@ -14,10 +14,15 @@ class Payment:
     async def requestheaders(self, flow: http.HTTPFlow, gate: Gate) -> None:
         """Admit on the head alone, or ask for the body first."""
         route = gate.exchange.route
-        if route.digest and not route.free:
-            gate.body_limit_bytes = route.body_limit_bytes
+        if not route.digest or route.free:
+            await self._admit(flow, gate)
             return
-        await self._admit(flow, gate)
+        executor = gate.serving.executor
+        refusal = await executor.run(admission.before_body(gate.exchange, executor.clock()))
+        if refusal is not None:
+            flow.response = response_of(refusal)
+        else:
+            gate.body_limit_bytes = route.body_limit_bytes
 
     @fail_closed
     async def request(self, flow: http.HTTPFlow, gate: Gate) -> None:

@@ -30,7 +30,7 @@ class Routing:
             problem = NotReady("The gateway is starting.", retry_after_s=1)
             flow.response = response_of(problem_answer(problem))
             return
-        head = gate.head or head_of(flow)
+        head = gate.head = gate.head or head_of(flow, self.runtime.trusted_proxies)
         entropy = secrets.token_bytes(ENTROPY_BYTES)
         verdict = await serving.executor.run(
             admission.match(head, serving.snapshot, serving.executor.clock(), entropy)

@@ -2,16 +2,18 @@
 
 import asyncio
 import logging
+from collections.abc import Callable, Sequence
 
 from mpp_gateway.config.model import GatewayConfig
 from mpp_gateway.engine.context import Engine
 from mpp_gateway.engine.gate import Gate
 from mpp_gateway.engine.limits import Limits
 from mpp_gateway.events import Event
-from mpp_gateway.gateway.executor import Sink
+from mpp_gateway.gateway.executor import Sink, uptime_ms
 from mpp_gateway.gateway.serving import Serving, open_serving
 from mpp_gateway.gateway.slots import NO_MODULES, Slots
 from mpp_gateway.ledger.database import StoreTooNew, StoreUnavailable
+from mpp_gateway.limits.clients import Network
 from mpp_gateway.rails import registry
 from mpp_gateway.rails.base import RailMisconfigured
 from mpp_gateway.routing.table import RouteTable
@@ -31,7 +33,10 @@ class Runtime:
     """`serving` is None until everything is open: until then every request gets 503."""
 
     def __init__(
-        self, sink: Sink = quiet, build_rail: registry.RailBuilder = registry.build
+        self,
+        sink: Sink = quiet,
+        build_rail: registry.RailBuilder = registry.build,
+        ticker: Callable[[], int] = uptime_ms,
     ) -> None:
         self.config: GatewayConfig | None = None
         self.table: RouteTable | None = None
@@ -49,6 +54,7 @@ class Runtime:
         self._closing: asyncio.Task[None] | None = None
         self._sink = sink
         self._build_rail = build_rail
+        self._ticker = ticker
 
     def configure(
         self,
@@ -68,7 +74,16 @@ class Runtime:
             head_s=limits.head_s,
             request_body_bytes=limits.request_body_bytes,
             unpaid_bodies=limits.unpaid_bodies,
+            unpaid_bodies_per_client=limits.unpaid_bodies_per_client,
+            keep_alive_s=limits.keep_alive_s,
+            unread_s=limits.unread_s,
+            http2_control_frames=limits.http2_control_frames,
         )
+
+    @property
+    def trusted_proxies(self) -> Sequence[Network]:
+        """Whose word is taken for who the client is."""
+        return self.config.trusted_proxies if self.config else ()
 
     def begin(self, gate: Gate) -> None:
         """Count a matched request until its books are closed."""
@@ -89,6 +104,7 @@ class Runtime:
             self.serving = await open_serving(
                 self.config,
                 self._sink,
+                ticker=self._ticker,
                 build_rail=self._build_rail,
                 table=self.table,
                 slots=self.slots,

@@ -37,7 +37,8 @@ REMEDIES: Mapping[str, str] = {
     "request-timeout": "Send the request faster.",
     "payment-in-progress": "Wait for `Retry-After` and for the other request; do not pay again.",
     "content-too-large": "Send a shorter body.",
-    "too-many-requests": "Wait for `Retry-After`. Nothing in the gateway answers this yet.",
+    "too-many-requests": "Wait for `Retry-After`. Nothing was claimed or charged; a credential is"
+    " as good as before.",
     "head-too-large": "Send fewer or shorter header fields.",
     "gateway-fault": "Repeat later; if a credential was sent, present the same one.",
     "upstream-refused": "Repeat later with the same credential.",

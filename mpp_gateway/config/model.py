@@ -33,12 +33,17 @@ class Timeouts:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much of a request is taken before somebody paid for it."""
+    """What is taken of a caller before it has paid."""
 
     request_body_bytes: int = 1_048_576
     unpaid_bodies: int = 64
     head_bytes: int = 131_072
     head_s: float = 10.0
+    unpaid_per_minute: int = 1200
+    unpaid_bodies_per_client: int = 8
+    keep_alive_s: float = 120.0
+    unread_s: float = 60.0
+    http2_control_frames: int = 200
 
 
 @dataclass(frozen=True, slots=True)

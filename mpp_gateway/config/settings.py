@@ -57,7 +57,7 @@ class TimeoutSettings(Strict):
 
 
 class LimitSettings(Strict):
-    """What is taken from a caller before anything is paid."""
+    """What is taken of a caller before it has paid."""
 
     request_body_bytes: Bytes = Field(
         default=1_048_576,
@@ -69,10 +69,36 @@ class LimitSettings(Strict):
     unpaid_bodies: Annotated[Count, Field(ge=1, le=65_536)] = Field(
         default=64, description="Bodies read at the same time from callers that have not paid."
     )
+    unpaid_bodies_per_client: Annotated[Count, Field(ge=1, le=65_536)] = Field(
+        default=8, description="How many of `unpaid_bodies` one client may have."
+    )
+    unpaid_per_minute: Annotated[Count, Field(ge=0, le=1_000_000)] = Field(
+        default=1200,
+        description=(
+            "Requests for priced routes that one client may leave unpaid in a minute, all at once"
+            " or one by one; then 429. A call that is paid and delivered does not count, nor does"
+            " the 402 before it. `0`: no limit."
+        ),
+    )
     head_bytes: Annotated[Count, Field(ge=4096, le=2**20)] = Field(
         default=131_072, description="Longest request head: request line and fields."
     )
     head_s: Seconds = Field(default=10.0, description="Seconds to send a request head.")
+    keep_alive_s: Seconds = Field(
+        default=120.0, description="Seconds for which a connection stays open without a request."
+    )
+    unread_s: Seconds = Field(
+        default=60.0,
+        description="Seconds for which a caller may take nothing of an answer that waits for it.",
+    )
+    http2_control_frames: Annotated[Count, Field(ge=1, le=1_000_000)] = Field(
+        default=200,
+        description=(
+            "HTTP/2 frames that ask for nothing (resets, pings, settings, empty data) which one"
+            " connection may send before it is closed. An answered request gives one back, a second"
+            " gives ten."
+        ),
+    )
 
 
 class TlsSettings(Strict):
@@ -281,7 +307,8 @@ class RootSettings(Strict):
         default=(),
         description=(
             "Networks of the front proxies that end TLS before this listener. Naming them says"
-            " that clear text here is meant; no field that they send is read."
+            " that clear text here is meant, and that `X-Forwarded-For` from them names the client"
+            " for `limits`; no other field of theirs is read."
         ),
     )
     allow_insecure: Flag = Field(
@@ -297,7 +324,11 @@ class RootSettings(Strict):
     timeouts: TimeoutSettings = Field(
         default=TimeoutSettings(), description="For all services, unless they override it."
     )
-    limits: LimitSettings = Field(default=LimitSettings(), description="What callers may send.")
+    limits: LimitSettings = Field(
+        default=LimitSettings(),
+        description="What callers may cost before they pay. A client is an IPv4 address or a /64 of"
+        " IPv6; this machine itself is not counted.",
+    )
     challenge_ttl_s: Annotated[Count, Field(ge=30, le=86_400)] = Field(
         default=300, description="Seconds for which a challenge can be paid."
     )

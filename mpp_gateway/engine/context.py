@@ -1,6 +1,7 @@
 """What the streams of one process share."""
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from weakref import WeakSet
@@ -32,15 +33,25 @@ class Engine:
         self.requires_tls = False
         """Whether clear text is turned away: a challenge must not travel in it (draft, 1.12)."""
         self.departures = Departures(clock)
-        self._unpaid_bodies = 0
+        self._unpaid_bodies: Counter[str] = Counter()
+        """By client; who is not counted has the empty name."""
 
-    def admit_body(self) -> bool:
-        """Count one more buffered unpaid body; False when there are as many as may be."""
-        if self._unpaid_bodies >= self.limits.unpaid_bodies:
+    def admit_body(self, client: str) -> bool:
+        """Count one more buffered unpaid body; False when there are as many as may be.
+
+        One client with slow uploads cannot have all places.
+        """
+        own = self._unpaid_bodies[client] if client else 0
+        if (
+            self._unpaid_bodies.total() >= self.limits.unpaid_bodies
+            or own >= self.limits.unpaid_bodies_per_client
+        ):
             return False
-        self._unpaid_bodies += 1
+        self._unpaid_bodies[client] += 1
         return True
 
-    def release_body(self) -> None:
+    def release_body(self, client: str) -> None:
         """Give a place back."""
-        self._unpaid_bodies -= 1
+        self._unpaid_bodies[client] -= 1
+        if not self._unpaid_bodies[client]:
+            del self._unpaid_bodies[client]

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakSet
 
 from mitmproxy.connection import Client
 from mitmproxy.proxy import events
@@ -33,6 +34,11 @@ class Departures:
         self._clock = clock
         self._calls: dict[Client, dict[object, float]] = {}
         self._none_left: dict[Client, asyncio.Event] = {}
+        self._ours: WeakSet[Client] = WeakSet()
+
+    def expect(self, client: Client) -> None:
+        """See `client` off one day: a layer of ours carries its connection."""
+        self._ours.add(client)
 
     def __len__(self) -> int:
         return sum(map(len, self._calls.values()))
@@ -59,6 +65,8 @@ class Departures:
         """
         client = handler.client
         _close(handler.transports.pop(client, None))
+        if client not in self._ours:
+            return
         await handler.server_event(ClientGone())
         await self._outlive(client)
         # mitmproxy does just this next, and tells nobody whose connection was not up yet.

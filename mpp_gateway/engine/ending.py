@@ -168,4 +168,4 @@ class EndingStream(stock.HttpStream):
     def _uncount_body(self) -> None:
         if self._counted_body:
             self._counted_body = False
-            self.engine.release_body()
+            self.engine.release_body(self.gate.client)

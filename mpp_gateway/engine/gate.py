@@ -58,6 +58,11 @@ class Gate:
         self.entropy = b""
         self.admitted = False
 
+    @property
+    def client(self) -> str:
+        """Who asks, as limits count it."""
+        return self.head.client if self.head else ""
+
     def fail(self, problem: Problem) -> None:
         """Note what the upstream did wrong; nothing of its answer may be delivered any more."""
         self.delivery = None

@@ -31,10 +31,8 @@ from mpp_gateway.protocol.problems import Problem
 type Commands = layer.CommandGenerator[None]
 
 STREAMS_MAX = 100
-PATIENCE = 200
-"""How many frames without a purpose a client has free; each answer that it takes gives one back."""
 PATIENCE_PER_S = 10
-"""And so many come back with time: pings in the course of an answer are good manners."""
+"""So many frames without a purpose are free again each second: a ping now and then is no flood."""
 HEAD_FRAMES = frozenset({0x1, 0x9})
 """HEADERS and CONTINUATION."""
 TYPE_AT = 3
@@ -52,8 +50,8 @@ class GatewayHttp2Server(_http2.Http2Server):
         takes_no_data: Callable[[int], bool] = lambda _: False,
     ) -> None:
         super().__init__(context)
-        self._patience = PATIENCE
         self.limits = limits
+        self._patience = limits.http2_control_frames
         self.clock = clock
         self._is_over = False
         self._head_since_s: float | None = None
@@ -155,7 +153,7 @@ class GatewayHttp2Server(_http2.Http2Server):
         self._unread_since_s.pop(stream_id, None)
 
     def _regain_patience(self, frames: int) -> None:
-        self._patience = min(PATIENCE, self._patience + frames)
+        self._patience = min(self.limits.http2_control_frames, self._patience + frames)
 
     def _lose_patience(self) -> bool:
         """Count one frame without a purpose; True when there were too many for the time."""

@@ -79,6 +79,7 @@ class GatewayLayer(stock.HttpLayer):
         else:
             server = GatewayHttp1Server(self.context.fork(), limits, self.engine.clock)
         self.connections[self.context.client] = server
+        self.engine.departures.expect(self.context.client)
         yield from self.event_to_child(server, event)
 
     def make_stream(self, stream_id: int) -> Commands:

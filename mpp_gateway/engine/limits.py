@@ -15,6 +15,8 @@ class Limits:
     """The largest body that is buffered before a verdict."""
     unpaid_bodies: int = 64
     """How many such bodies are buffered at once, over all connections of the process."""
+    unpaid_bodies_per_client: int = 8
+    """How many of them for one client."""
     keep_alive_body_bytes: int = 64 * 1024
     """A refused request with a body up to this size keeps its connection."""
     body_s: float = 60.0
@@ -24,6 +26,8 @@ class Limits:
     unread_s: float = 60.0
     """How long a client may take nothing of an answer that waits for it."""
     tls_handshake_s: float = 10.0
+    http2_control_frames: int = 200
+    """How many frames without a purpose a client has free; each answer taken gives one back."""
     inspected_body_bytes: int = 64 * 1024
     """How much of a streamed body is kept on the flow for the inspection tools."""
     backlog_bytes: int = 256 * 1024

@@ -128,7 +128,7 @@ class GatewayStream(EndingStream):
             return
         if not self._request_ended:
             # Unpaid bodies cost memory before they cost money: their number is bounded too.
-            if not self.engine.admit_body():
+            if not self.engine.admit_body(self.gate.client):
                 yield from self._refuse(
                     errors.NotReady("Too many requests are waiting.", retry_after_s=1)
                 )

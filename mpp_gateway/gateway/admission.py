@@ -12,6 +12,7 @@ from mpp_gateway.errors import (
     AmbiguousCredentials,
     PaymentInProgress,
     SettlementUnknown,
+    TooManyRequests,
 )
 from mpp_gateway.gateway import settlement
 from mpp_gateway.gateway.answers import problem_answer
@@ -27,6 +28,7 @@ from mpp_gateway.gateway.steps import (
     LookUp,
     NeedBody,
     Reply,
+    TakeToken,
     Verify,
 )
 from mpp_gateway.ledger.exchanges import Claim, Claimed, ClaimRequest, State, Turn
@@ -51,6 +53,7 @@ from mpp_gateway.upstream.rewriting import HookContext, RewrittenRequest, rewrit
 UNKNOWN_RETRY_S = 5
 ALREADY_PAID = 1 << 256
 IN_PROGRESS_RETRY_S = 1
+SECOND_MS = 1000
 
 
 @dataclass(slots=True)
@@ -94,12 +97,23 @@ def match(
 # --- admit ---------------------------------------------------------------------------------------
 
 
+def before_body(exchange: Exchange, now_s: int) -> Machine[Answer | None]:
+    """Return the answer to a request whose body need not be read; the others go on to `admit`."""
+    return (yield from _admit(BEFORE_BODY, exchange, now_s))
+
+
 def admit(exchange: Exchange, now_s: int, entropy: bytes) -> Machine[Answer | None]:
     """Return None when the request may go on to the upstream, or the answer that refuses it."""
     exchange.entropy = entropy
+    return (yield from _admit(ADMISSION, exchange, now_s))
+
+
+def _admit(
+    steps: tuple[AdmissionStep, ...], exchange: Exchange, now_s: int
+) -> Machine[Answer | None]:
     admission = Admission(exchange, Clock(now_s))
     try:
-        for step in ADMISSION:
+        for step in steps:
             yield from step(admission)
     except PaymentRequired as problem:
         yield from emit(settlement.event(events.PaymentRequired, exchange, admission.clock.now_s))
@@ -118,6 +132,21 @@ def admit(exchange: Exchange, now_s: int, entropy: bytes) -> Machine[Answer | No
         )
         return settlement.refused(exchange, problem, admission.clock.now_s)
     return None
+
+
+def _take_token(admission: Admission) -> Generator[Effect, Reply]:
+    """Count a priced request against its client, once, before it has cost anything."""
+    exchange = admission.exchange
+    if exchange.route.free or exchange.is_counted or not exchange.head.client:
+        return
+    wait_ms: int = yield from perform(admission.clock, TakeToken(exchange.head.client))
+    if wait_ms:
+        raise TooManyRequests(
+            "Too many requests from this address were not paid.",
+            hint="Nothing was claimed or charged: a credential is as good as before.",
+            retry_after_s=-(-wait_ms // SECOND_MS),
+        )
+    exchange.is_counted = True
 
 
 def _run_modules(admission: Admission) -> Generator[Effect, Reply]:
@@ -328,7 +357,11 @@ def _settles_before(exchange: Exchange) -> bool:
     )
 
 
+BEFORE_BODY: tuple[AdmissionStep, ...] = (_take_token,)
+"""What is asked before a body is read that the verdict depends on."""
+
 ADMISSION: tuple[AdmissionStep, ...] = (
+    _take_token,
     _run_modules,
     _bind,
     _read_credential,

@@ -37,6 +37,8 @@ class Exchange:
     """What a stream module counted, for a rail that settles at the end; None: the whole price."""
     was_paid_ahead: bool = False
     """The money had moved before the upstream was asked: a client who leaves then has had it."""
+    is_counted: bool = False
+    """A token of the client was taken for this request, and not given back."""
     receipt: Headers = ()
     finished: bool = False
     """Every step that touches money has been taken; nothing may follow."""

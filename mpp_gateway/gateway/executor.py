@@ -14,6 +14,7 @@ from mpp_gateway.gateway.steps import (
     ClaimProof,
     Effect,
     Emit,
+    GiveBackTokens,
     Hold,
     LookUp,
     MarkDelivered,
@@ -21,10 +22,12 @@ from mpp_gateway.gateway.steps import (
     NeedBody,
     Reply,
     Settle,
+    TakeToken,
     Verify,
 )
 from mpp_gateway.ledger.database import StoreUnavailable
 from mpp_gateway.ledger.exchanges import Exchanges, State
+from mpp_gateway.limits.buckets import TokenBuckets
 from mpp_gateway.protocol.problems import Problem
 from mpp_gateway.rails.base import Outcome, Rail, Settlement
 
@@ -42,6 +45,11 @@ def wall_clock() -> int:
     return int(time.time())
 
 
+def uptime_ms() -> int:
+    """Return milliseconds by a clock that never goes back, whatever is done to the wall clock."""
+    return time.monotonic_ns() // 1_000_000
+
+
 class Executor:
     """Drives one stage at a time to its end. Shared by every host of the machine."""
 
@@ -51,9 +59,14 @@ class Executor:
         rails: Mapping[str, Rail],
         sink: Sink,
         clock: Callable[[], int] = wall_clock,
+        *,
+        buckets: TokenBuckets,
+        ticker: Callable[[], int] = uptime_ms,
     ) -> None:
         self.clock = clock
         self.sink = sink
+        self._buckets = buckets
+        self._ticker = ticker
         self._exchanges = exchanges
         self._rails = rails
         self._settling: set[asyncio.Future[Outcome]] = set()
@@ -131,6 +144,10 @@ class Executor:
                 return await self._settle(effect, now_s)
             case LookUp(presented):
                 return await self._look_up(presented.rail, effect, now_s)
+            case TakeToken(client):
+                return self._buckets.take(client, self._ticker())
+            case GiveBackTokens(client, tokens):
+                return self._buckets.give_back(client, tokens)
             case _:
                 raise TypeError(f"no such effect: {effect!r}")
 

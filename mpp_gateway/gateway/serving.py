@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import IO
 
 from mpp_gateway.config.model import GatewayConfig
-from mpp_gateway.gateway.executor import Executor, Sink, wall_clock
+from mpp_gateway.gateway.executor import Executor, Sink, uptime_ms, wall_clock
 from mpp_gateway.gateway.slots import NO_MODULES, Slots
 from mpp_gateway.gateway.snapshot import Snapshot, compile_offers
 from mpp_gateway.ledger.database import Database, StoreUnavailable
 from mpp_gateway.ledger.exchanges import EXCHANGES_SCHEMA, Exchanges
+from mpp_gateway.limits.buckets import TokenBuckets
 from mpp_gateway.protocol.challenge import ChallengeKeys
 from mpp_gateway.protocol.problems import Problem
 from mpp_gateway.rails import registry
@@ -66,6 +67,7 @@ async def open_serving(
     sink: Sink,
     *,
     clock: Callable[[], int] = wall_clock,
+    ticker: Callable[[], int] = uptime_ms,
     build_rail: registry.RailBuilder = registry.build,
     table: RouteTable | None = None,
     slots: Slots = NO_MODULES,
@@ -103,7 +105,8 @@ async def open_serving(
             prefixed=table is None,
         )
         opened.pop_all()  # it is all open: from here on `Serving.close` sees to it
-    executor = Executor(exchanges, rails, sink, clock)
+    buckets = TokenBuckets(config.limits.unpaid_per_minute)
+    executor = Executor(exchanges, rails, sink, clock, buckets=buckets, ticker=ticker)
     upkeep = asyncio.ensure_future(_keep(config, exchanges, rails, problems, clock))
     return Serving(config, snapshot, executor, exchanges, rails, database, lock, problems, upkeep)
 

@@ -8,7 +8,7 @@ from mpp_gateway.gateway.answers import problem_answer
 from mpp_gateway.gateway.exchange import Exchange
 from mpp_gateway.gateway.machine import Clock, Machine, emit, move, perform
 from mpp_gateway.gateway.refusals import refusal
-from mpp_gateway.gateway.steps import Deliver, MarkDelivered, Settle
+from mpp_gateway.gateway.steps import Deliver, GiveBackTokens, MarkDelivered, Settle
 from mpp_gateway.ledger.exchanges import State
 from mpp_gateway.protocol.messages import Answer, Headers
 from mpp_gateway.protocol.problems import Problem, VerificationFailed
@@ -18,6 +18,8 @@ from mpp_gateway.upstream.redirects import rewrite_location
 from mpp_gateway.upstream.rewriting import HookContext, RewrittenResponse, rewrite_response
 
 UNKNOWN_RETRY_S = 5
+PAID_TOKENS = 2
+"""What a paid call gives back: its own token, and that of the 402 which it answers."""
 
 _DIRECTIVE = re.compile(r'(?:[^",]|"(?:\\.|[^"\\])*"?)+')
 _SHARED = frozenset({"public", "s-maxage", "private"})
@@ -162,7 +164,7 @@ def _deliver(
             yield from settle(exchange, clock)
         except Problem as problem:
             return refusal(exchange, problem, clock.now_s)
-    yield from perform(clock, MarkDelivered(exchange.turn))
+    yield from _delivered(exchange, clock)
     headers = _private(rewritten.headers)
     if not 200 <= rewritten.status < 300:
         return Deliver(rewritten.status, headers)
@@ -206,7 +208,7 @@ def finish(
     clock = Clock(now_s)
     if abandoned and not delivered and exchange.was_paid_ahead and exchange.turn is not None:
         # A credit here would run the upstream again and again for one payment: ask, hang up, ask.
-        yield from perform(clock, MarkDelivered(exchange.turn))
+        yield from _delivered(exchange, clock)
     elif not delivered:
         yield from release(exchange, clock, "not delivered")
     elif exchange.settles_at_end and exchange.state is State.VERIFIED:
@@ -223,8 +225,16 @@ def _settle_at_end(exchange: Exchange, clock: Clock) -> Machine[None]:
     except Problem:
         # The answer is out already: a rail that settles at the end lets the seller bear this.
         return
+    yield from _delivered(exchange, clock)
+
+
+def _delivered(exchange: Exchange, clock: Clock) -> Machine[None]:
+    """Note that the buyer has paid and has had its call; who pays is not slowed down."""
     assert exchange.turn is not None
     yield from perform(clock, MarkDelivered(exchange.turn))
+    if exchange.is_counted:
+        exchange.is_counted = False
+        yield from perform(clock, GiveBackTokens(exchange.head.client, PAID_TOKENS))
 
 
 def _rewritten(exchange: Exchange, status: int, headers: Headers) -> Deliver:

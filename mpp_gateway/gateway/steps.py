@@ -122,7 +122,34 @@ class LookUp:
     presented: Presented
 
 
-type Effect = Emit | ClaimProof | Verify | Hold | Move | MarkDelivered | Settle | LookUp | NeedBody
+@dataclass(frozen=True, slots=True)
+class TakeToken:
+    """Count a request against its client. Result: milliseconds to wait; 0 when it may go on."""
+
+    client: str
+
+
+@dataclass(frozen=True, slots=True)
+class GiveBackTokens:
+    """Stop counting requests of a client, as many as there are tokens."""
+
+    client: str
+    tokens: int
+
+
+type Effect = (
+    Emit
+    | ClaimProof
+    | Verify
+    | Hold
+    | Move
+    | MarkDelivered
+    | Settle
+    | LookUp
+    | TakeToken
+    | GiveBackTokens
+    | NeedBody
+)
 type Step = Effect | Answer | Forward | Deliver
 
 

@@ -19,6 +19,7 @@ class RequestHead:
     content_length: int | None = None
     has_body: bool = False
     client: str = ""
+    """Who asks, as limits count it; empty: not counted."""
 
     @cached_property
     def _fields(self) -> dict[str, list[str]]:

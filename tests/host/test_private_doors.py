@@ -50,6 +50,27 @@ def test_the_handler_of_a_client_is_found_and_is_what_we_take_it_for():
             assert isinstance(transport.writer, asyncio.StreamWriter)
 
 
+def test_a_close_that_meets_bytes_on_their_way_in_is_a_close_all_the_same():
+    """mitmproxy's reader is cancelled where it does not look: it leaves the socket open."""
+    with scene() as play, RawClient(play.port) as client:
+        client.send(b"POST /api/digest HTTP/1.1\r\nHost: g\r\nContent-Length: 10\r\n\r\nx")
+        places = play.proxy.runtime.engine._unpaid_bodies
+        assert eventually(lambda: places.total() == 1)
+        ((_, handler),) = play.proxy.master.addons.get("proxyserver").connections.items()
+        play.proxy.call(handler._server_event_lock.acquire)
+        client.send(b"y")
+        assert eventually(lambda: bool(handler._server_event_lock._waiters))
+
+        def close() -> None:
+            handler.close_connection(handler.client)
+            handler._server_event_lock.release()
+
+        play.proxy.call(close)
+        assert client.is_closed()
+        assert eventually(lambda: play.clients == 0 and not places)
+        assert play.complaints == []
+
+
 def test_the_reader_is_taken_from_the_transport_once_and_after_the_hook():
     source = inspect.getsource(server.ConnectionHandler.handle_connection)
     assert source.count(".reader") == 1

@@ -131,6 +131,22 @@ def flood_of_pings(client: H2Client) -> None:
     client.flush()
 
 
+@pytest.mark.parametrize("frames", [5, 300])
+def test_how_many_frames_without_a_purpose_are_free_is_the_operators_choice(frames):
+    limits = f"limits: {{http2_control_frames: {frames}}}"
+    # The client's settings are one of them.
+    for pings, is_too_many in ((frames - 1, False), (frames, True)):
+        with scene(more=limits) as played, H2Client(played.port) as client:
+            for _ in range(pings):
+                client.h2.ping(b"12345678")
+            client.flush()
+            if is_too_many:
+                drained(client)
+                assert client.goaway == 11  # ENHANCE_YOUR_CALM
+            else:
+                assert client.response(client.request("GET", "/api/free")).status == 200
+
+
 @pytest.mark.parametrize("flood", [flood_of_resets, flood_of_empty_data, flood_of_pings])
 def test_a_flood_of_frames_without_a_purpose_ends_its_connection(flood):
     with scene() as played:

@@ -230,15 +230,15 @@ def test_only_so_many_unpaid_bodies_are_held_at_once(play, version):
     waiting = [RawClient(play.port) for _ in range(2)]
     for client in waiting:
         client.send(b"POST /api/digest HTTP/1.1\r\nHost: g\r\nContent-Length: 10\r\n\r\nx")
-    assert eventually(lambda: engine._unpaid_bodies == 2)
+    assert eventually(lambda: engine._unpaid_bodies.total() == 2)
     reply = call(version, play.port, "POST", "/api/digest", body=b"x" * 10)
     assert (reply.status, slug(reply.body)) == (503, "not-ready")
     assert reply.fields["retry-after"] == "1"
     waiting[0].close()
-    assert eventually(lambda: engine._unpaid_bodies == 1)
+    assert eventually(lambda: engine._unpaid_bodies.total() == 1)
     assert call(version, play.port, "POST", "/api/digest", body=b"x" * 10).status == 402
     waiting[1].close()
-    assert eventually(lambda: engine._unpaid_bodies == 0)
+    assert eventually(lambda: engine._unpaid_bodies.total() == 0)
 
 
 def test_a_credential_in_half_a_head_is_in_no_log(play):

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import dataclasses
 import socket
 import time
 
@@ -27,9 +26,8 @@ UPLOAD = b"POST /api/free HTTP/1.1\r\nHost: g\r\nContent-Length: 100000000\r\n\r
 @contextlib.contextmanager
 def impatient(respond=OK, keep_alive_s=KEEP_ALIVE_S, **more):
     """Run a gateway that gives up early; a keep-alive far away shows that the head was at fault."""
-    with scene(respond, more=f"limits: {{head_s: {HEAD_S}}}", **more) as play:
-        engine = play.proxy.runtime.engine
-        engine.limits = dataclasses.replace(engine.limits, keep_alive_s=keep_alive_s)
+    limits = f"limits: {{head_s: {HEAD_S}, keep_alive_s: {keep_alive_s}}}"
+    with scene(respond, more=limits, **more) as play:
         yield play
 
 
@@ -173,6 +171,11 @@ def test_an_idle_http1_connection_is_closed_in_clear_text_too():
         client.send(GET)
         assert client.response()[0] == 200
         assert until_closed(client.socket) == b""
+
+
+def test_mitmproxy_does_not_close_a_connection_that_we_keep():
+    with impatient(keep_alive_s=3600) as play:
+        assert play.proxy.master.options.tcp_timeout > 3600
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -85,7 +85,7 @@ OBLIGATIONS: dict[str, str] = {
     "C49": "test_no_log_line_holds_a_credential_a_signature_or_a_secret",
     "C50": "test_every_402_says_no_store",
     "C51": "test_a_paid_answer_is_for_no_shared_cache",
-    "C52": Open("no rate limit yet; a bad signature costs no disk, a good one a row"),
+    "C52": "test_failing_credentials_are_stopped_before_a_rail_or_the_store_sees_them",
     "C53": NotOurs("the gateway is the origin of its own 402s and follows nobody's"),
     "C54": NotOurs("the operator writes the description in one language; realm is checked ASCII"),
     # charge

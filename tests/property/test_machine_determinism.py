@@ -58,6 +58,7 @@ class Play:
     attempt: Attempt
     status: int
     copies: int
+    client: str
 
 
 PLAYS = st.builds(
@@ -72,6 +73,7 @@ PLAYS = st.builds(
     ATTEMPTS,
     st.sampled_from([200, 204, 402, 404, 500]),
     st.integers(1, 3),
+    st.sampled_from(["", "203.0.113.7"]),
 )
 
 
@@ -160,8 +162,8 @@ def test_both_hosts_of_the_machine_give_the_same_effects_and_the_same_bytes(play
     for host in ("executor", "resume"):
         with tempfile.TemporaryDirectory() as folder:
             loop = asyncio.new_event_loop()
-            stage = Stage(Path(folder))
-            head = loop.run_until_complete(head_of(stage, play))
+            stage = Stage(Path(folder), more="limits: {unpaid_per_minute: 2}")
+            head = replace(loop.run_until_complete(head_of(stage, play)), client=play.client)
             stage.settler.problem, stage.settler.attempt = play.check, play.attempt
             if host == "executor":
                 results.append(loop.run_until_complete(by_executor(stage, play, head)))

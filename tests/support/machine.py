@@ -16,6 +16,7 @@ from mpp_gateway.gateway.snapshot import Snapshot, compile_offers
 from mpp_gateway.gateway.steps import Effect, Reply
 from mpp_gateway.ledger.database import Database
 from mpp_gateway.ledger.exchanges import EXCHANGES_SCHEMA, Exchanges
+from mpp_gateway.limits.buckets import TokenBuckets
 from mpp_gateway.protocol.challenge import Challenge, ChallengeKeys
 from mpp_gateway.protocol.credential import Credential
 from mpp_gateway.protocol.messages import Answer, RequestHead
@@ -107,7 +108,14 @@ class Stage:
         self.exchanges = Exchanges(self.database)
         self.now_s = NOW_S
         self.events: list[Any] = []
-        self.executor = Executor(self.exchanges, rails, self.events.append, lambda: self.now_s)
+        self.executor = Executor(
+            self.exchanges,
+            rails,
+            self.events.append,
+            lambda: self.now_s,
+            buckets=TokenBuckets(self.config.limits.unpaid_per_minute),
+            ticker=lambda: self.now_s * 1000,
+        )
 
     async def close(self) -> None:
         await self.executor.close()

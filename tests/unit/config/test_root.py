@@ -33,7 +33,7 @@ def test_everything_has_a_default_but_the_key_and_the_services(root):
         config.store_path,
     )
     assert Timeouts(5.0, 60.0, 300.0, 30.0) == config.timeouts
-    assert Limits(1_048_576, 64, 131_072, 10.0) == config.limits
+    assert Limits(1_048_576, 64, 131_072, 10.0, 1200, 8, 120.0, 60.0, 200) == config.limits
     assert not config.allow_insecure
 
 
