@@ -28,7 +28,9 @@ class Payment:
     async def _admit(self, flow: http.HTTPFlow, gate: Gate) -> None:
         executor = gate.serving.executor
         refusal = await executor.run(
-            admission.admit(gate.exchange, executor.clock(), gate.entropy), gate.body
+            admission.admit(gate.exchange, executor.clock(), gate.entropy),
+            gate.began_ms,
+            gate.body,
         )
         if refusal is not None:
             flow.response = response_of(refusal)

@@ -109,8 +109,12 @@ _EVENTS = """
 ## Events
 
 `mpp_gateway/events.py`. Every step of a request tells one sink, a Python callable that is given to
-`Runtime(sink=...)`. The default sink keeps nothing. A sink that raises is logged and decides
-nothing.
+`Runtime(sink=...)`. Without one nothing is told. A sink that raises is logged and decides nothing.
+
+- `duration_ms` counts from the receipt of the request's head, by a clock that never goes back.
+- `method` and `amount_minor` are those of the credential, before there is one those of the first
+  offer. That money moved is said by `PaymentSettled` alone.
+- A request that is refused for its form (no HTTP, too slow, too large a head) has no events.
 
 Every event has these fields; times are unix seconds, durations milliseconds:
 """

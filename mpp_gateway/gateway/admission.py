@@ -48,6 +48,7 @@ from mpp_gateway.routing.table import Preflight
 from mpp_gateway.upstream.hygiene import request_headers
 from mpp_gateway.upstream.rewriting import HookContext, RewrittenRequest, rewrite_request
 
+REQUEST_ID_BYTES = 12
 UNKNOWN_RETRY_S = 5
 ALREADY_PAID = 1 << 256
 IN_PROGRESS_RETRY_S = 1
@@ -73,7 +74,7 @@ def match(
     head: RequestHead, snapshot: Snapshot, now_s: int, entropy: bytes
 ) -> Machine[Exchange | Answer]:
     """Find the route of a request. Nothing is read, claimed or charged here."""
-    request_id = entropy[:12].hex()
+    request_id = entropy[:REQUEST_ID_BYTES].hex()
     yield from emit(events.RequestReceived(request_id=request_id, at_s=now_s))
     try:
         found = snapshot.table.match(head.method, head.target)
@@ -85,6 +86,11 @@ def match(
         )
         return problem_answer(problem)
     if isinstance(found, Preflight):
+        yield from emit(
+            events.GatewayAnswered(
+                request_id=request_id, at_s=now_s, service=found.service_id, status=204
+            )
+        )
         return Answer(204, (("Allow", ", ".join(found.allow)),))
     exchange = Exchange(request_id, head, snapshot, found, now_s, entropy)
     yield from emit(settlement.event(events.RouteMatched, exchange, now_s))
@@ -101,22 +107,9 @@ def admit(exchange: Exchange, now_s: int, entropy: bytes) -> Machine[Answer | No
     try:
         for step in ADMISSION:
             yield from step(admission)
-    except PaymentRequired as problem:
-        yield from emit(settlement.event(events.PaymentRequired, exchange, admission.clock.now_s))
-        return settlement.refused(exchange, problem, admission.clock.now_s)
     except Problem as problem:
         yield from settlement.release(exchange, admission.clock, problem.slug)
-        yield from emit(
-            events.RequestRefused(
-                request_id=exchange.request_id,
-                at_s=admission.clock.now_s,
-                service=exchange.service.id,
-                route=exchange.route.key,
-                slug=problem.slug,
-                status=problem.status,
-            )
-        )
-        return settlement.refused(exchange, problem, admission.clock.now_s)
+        return (yield from settlement.refused(exchange, problem, admission.clock))
     return None
 
 
@@ -270,6 +263,15 @@ def _resolve(
         )
     elif outcome.state is Settlement.REFUSED:
         yield from move(turn, State.UNKNOWN, State.RELEASED, admission.clock)
+    kind = _RESOLVED.get(outcome.state)
+    if kind is not None:
+        yield from emit(settlement.event(kind, admission.exchange, admission.clock.now_s))
+
+
+_RESOLVED: dict[Settlement, type[events.Event]] = {
+    Settlement.SETTLED: events.PaymentCredited,
+    Settlement.REFUSED: events.PaymentReleased,
+}
 
 
 def _outlives_the_call(admission: Admission) -> Generator[Effect, Reply]:

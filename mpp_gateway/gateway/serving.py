@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import IO
 
 from mpp_gateway.config.model import GatewayConfig
-from mpp_gateway.gateway.executor import Executor, Sink, wall_clock
+from mpp_gateway.gateway.executor import Executor, wall_clock
+from mpp_gateway.gateway.reporting import Reporter
 from mpp_gateway.gateway.slots import NO_MODULES, Slots
 from mpp_gateway.gateway.snapshot import Snapshot, compile_offers
 from mpp_gateway.ledger.database import Database, StoreUnavailable
@@ -63,7 +64,7 @@ class Serving:
 
 async def open_serving(
     config: GatewayConfig,
-    sink: Sink,
+    reporter: Reporter,
     *,
     clock: Callable[[], int] = wall_clock,
     build_rail: registry.RailBuilder = registry.build,
@@ -103,7 +104,7 @@ async def open_serving(
             prefixed=table is None,
         )
         opened.pop_all()  # it is all open: from here on `Serving.close` sees to it
-    executor = Executor(exchanges, rails, sink, clock)
+    executor = Executor(exchanges, rails, reporter, clock)
     upkeep = asyncio.ensure_future(_keep(config, exchanges, rails, problems, clock))
     return Serving(config, snapshot, executor, exchanges, rails, database, lock, problems, upkeep)
 

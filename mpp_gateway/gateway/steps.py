@@ -54,7 +54,7 @@ class NeedBody:
 
 @dataclass(frozen=True, slots=True)
 class Emit:
-    """Tell the sink."""
+    """Tell the sink; whoever does so adds how long the request has taken."""
 
     event: Event
 
