@@ -67,7 +67,8 @@ Every refusal and failure of the gateway is an `application/problem+json` docume
   presented again, for the same request. See [How the money moves](../concepts/money.md).
 - A 402 carries a fresh challenge for every way to pay; no other status carries any.
 - A payment that cannot be checked at the moment is answered with 503 `rail-unavailable`; so is a
-  call for which every offer is withheld, for instance because the gas key is empty.
+  call for which every offer is withheld, for instance because the gas key is empty
+  or gas costs more than `max_fee_gwei`.
 - Every problem says `Cache-Control: no-store`.
 - What has a seller's secret, an upstream's address or a credential in it is in no document.
 """

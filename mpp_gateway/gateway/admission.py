@@ -11,6 +11,7 @@ from mpp_gateway import events
 from mpp_gateway.errors import (
     AmbiguousCredentials,
     PaymentInProgress,
+    RailUnavailable,
     SettlementUnknown,
 )
 from mpp_gateway.gateway import settlement
@@ -19,6 +20,7 @@ from mpp_gateway.gateway.exchange import Exchange
 from mpp_gateway.gateway.machine import Clock, Machine, emit, move, perform
 from mpp_gateway.gateway.snapshot import Snapshot
 from mpp_gateway.gateway.steps import (
+    AskRail,
     ClaimProof,
     Deadlines,
     Effect,
@@ -60,8 +62,9 @@ class Admission:
 
     exchange: Exchange
     clock: Clock
-    expired: Problem | None = None
-    """Set when the challenge is too old: then only an earlier use of it is looked after."""
+    only_earlier: Problem | None = None
+    """Why no new payment is taken (an old challenge, a rail that cannot): then only an earlier use
+    of this one is looked after."""
 
 
 type AdmissionStep = Callable[[Admission], Generator[Effect, Reply]]
@@ -174,7 +177,7 @@ def _read(
     except PaymentExpired as expired:
         # Its money may have moved while it was good. Without a look at the store this answer would
         # ask a buyer who has paid to pay again.
-        admission.expired = expired
+        admission.only_earlier = expired
         expires = Credential.parse(credential_tokens(head)[0]).challenge.expires
         assert expires is not None
         try:
@@ -192,6 +195,17 @@ def _no_credential(exchange: Exchange) -> Problem:
     if any((o.method, o.intent) == (challenge.method, challenge.intent) for o in exchange.offers):
         return InvalidChallenge("The challenge is not one that this route offers.")
     return MethodUnsupported("This route does not take this payment method.")
+
+
+def _ask_rail(admission: Admission) -> Generator[Effect, Reply]:
+    """See that the rail takes payments now; what was paid before gets its call all the same."""
+    presented = admission.exchange.presented
+    if presented is None or admission.only_earlier is not None:
+        return
+    try:
+        yield from perform(admission.clock, AskRail(presented.rail))
+    except RailUnavailable as problem:
+        admission.only_earlier = problem
 
 
 def _claim(admission: Admission) -> Generator[Effect, Reply]:
@@ -212,7 +226,7 @@ def _claim(admission: Admission) -> Generator[Effect, Reply]:
             exchange.turn, exchange.state = turn, State.SETTLED
             exchange.paid, exchange.receipt = True, claimed.receipt
         case Claim.SPENT:
-            raise admission.expired or InvalidChallenge("This payment has been used.")
+            raise admission.only_earlier or InvalidChallenge("This payment has been used.")
         case Claim.UNKNOWN:
             raise SettlementUnknown(
                 "An earlier use of this payment is not settled yet; do not pay again.",
@@ -237,7 +251,7 @@ def _claimed(admission: Admission, presented: Presented) -> Machine[Claimed]:
         scope=admission.exchange.binding.scope,
         valid_until_s=presented.valid_until_s,
         challenge_id=presented.challenge_id,
-        is_expired=admission.expired is not None,
+        only_earlier=admission.only_earlier is not None,
     )
     claimed: Claimed = yield from perform(admission.clock, ClaimProof(request))
     return claimed
@@ -334,6 +348,7 @@ ADMISSION: tuple[AdmissionStep, ...] = (
     _run_modules,
     _bind,
     _read_credential,
+    _ask_rail,
     _claim,
     _outlives_the_call,
     _verify_and_hold,

@@ -11,6 +11,7 @@ from mpp_gateway.errors import NotReady
 from mpp_gateway.gateway.machine import Machine
 from mpp_gateway.gateway.reporting import Reporter
 from mpp_gateway.gateway.steps import (
+    AskRail,
     ClaimProof,
     Effect,
     Emit,
@@ -116,6 +117,8 @@ class Executor:
         match effect:
             case ClaimProof(request):
                 return await self._exchanges.claim(request, now_s)
+            case AskRail(rail):
+                return await self._rails[rail].ready(now_s)
             case Verify(presented):
                 return await self._rails[presented.rail].verify(presented, now_s)
             case Hold(turn, spendable_minor, seen_seq):

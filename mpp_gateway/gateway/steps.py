@@ -67,6 +67,13 @@ class ClaimProof:
 
 
 @dataclass(frozen=True, slots=True)
+class AskRail:
+    """Ask whether the rail takes new payments now. Result: None or a Problem."""
+
+    rail: str
+
+
+@dataclass(frozen=True, slots=True)
 class Verify:
     """Have the rail check the proof. Result: `rails.base.Verified` or a Problem."""
 
@@ -118,7 +125,9 @@ class LookUp:
     presented: Presented
 
 
-type Effect = Emit | ClaimProof | Verify | Hold | Move | MarkDelivered | Settle | LookUp | NeedBody
+type Effect = (
+    Emit | AskRail | ClaimProof | Verify | Hold | Move | MarkDelivered | Settle | LookUp | NeedBody
+)
 type Step = Effect | Answer | Forward | Deliver
 
 

@@ -54,10 +54,16 @@ class Switches:
 
     attempt: Attempt = field(default_factory=lambda: Attempt(Settlement.SETTLED, "0x" + "ab" * 32))
     problem: Problem | None = None
+    closed_for: Problem | None = None
+    """Raised by `ready`."""
     fault: Exception | None = None
     hold: asyncio.Event | None = None
     settled: list[str] = field(default_factory=list)
     is_withheld: bool = False
+
+    async def ready(self, now_s: int) -> None:
+        if self.closed_for is not None:
+            raise self.closed_for
 
     async def check(self, payment: Payment, now_s: int) -> None:
         if self.problem is not None:

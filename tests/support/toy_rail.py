@@ -86,6 +86,9 @@ class ToyRail:
             self.name, offer, proof, f"purse-of-{proof}", offer.amount.minor, FOREVER_S
         )
 
+    async def ready(self, now_s: int) -> None:
+        pass
+
     async def verify(self, presented: Presented, now_s: int) -> Verified:
         self.verified.append(presented.proof_id)
         if self.hold_verify:
