@@ -1,6 +1,7 @@
 """Everything that happens to a request, as frozen values. Sinks are elsewhere."""
 
 from dataclasses import dataclass
+from typing import Self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -9,12 +10,21 @@ class Event:
 
     request_id: str
     at_s: int
+    duration_ms: int = 0
+    """Since the request's head was received; filled in when the sink is told."""
     service: str = ""
     route: str = ""
     method: str = ""
-    """Payment method, empty where none was involved."""
+    """Payment method: of the credential, else of the first offer; empty where there is none."""
     amount_minor: int = 0
+    """What the call costs by `method`. That it was paid is said by `PaymentSettled` alone."""
     asset: str = ""
+
+    def timed(self, duration_ms: int) -> Self:
+        """Return this event with its duration. For the one who tells of it, before anybody else."""
+        # In place: to copy a frozen event takes longer than all the rest of telling it.
+        object.__setattr__(self, "duration_ms", duration_ms)
+        return self
 
 
 class RequestReceived(Event):
@@ -23,6 +33,13 @@ class RequestReceived(Event):
 
 class RouteMatched(Event):
     """The request belongs to a service and a route."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayAnswered(Event):
+    """We answered for ourselves: a document (`route` is its path), our health, or a preflight."""
+
+    status: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,4 +100,3 @@ class ExchangeFinished(Event):
     """The last event of a request."""
 
     status: int
-    duration_ms: int

@@ -5,8 +5,7 @@ import dataclasses
 from mitmproxy import http
 
 from mpp_gateway.addons.runtime import Runtime
-from mpp_gateway.addons.translation import head_of
-from mpp_gateway.discovery.answering import answer
+from mpp_gateway.discovery.answering import answer, told
 from mpp_gateway.discovery.documents import Library
 from mpp_gateway.discovery.health import RuntimeState
 from mpp_gateway.engine.answers import response_of
@@ -30,9 +29,10 @@ class Discovery:
         else:
             documents = self.library.of(serving.config, serving.snapshot, runtime.mount)
             state = RuntimeState(is_open=True, problems=serving.problems)
-        head = gate.head = head_of(flow, runtime.trusted_proxies)
+        head = runtime.see(flow, gate)
         if head.target in runtime.root_documents:
             head = dataclasses.replace(head, target=runtime.mount + head.target)
         verdict = answer(documents, head, state)
         if verdict is not None:
             flow.response = response_of(verdict)
+            runtime.tell(gate, told(documents, head, verdict))

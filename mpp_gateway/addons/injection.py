@@ -23,4 +23,5 @@ class AuthInjection:
     async def _aim(self, gate: Gate) -> None:
         if gate.admitted:
             executor = gate.serving.executor
-            gate.forward = await executor.run(admission.forward(gate.exchange, executor.clock()))
+            aiming = admission.forward(gate.exchange, executor.clock())
+            gate.forward = await executor.run(aiming, gate.began_ms)

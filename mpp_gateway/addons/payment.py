@@ -18,7 +18,8 @@ class Payment:
             await self._admit(flow, gate)
             return
         executor = gate.serving.executor
-        refusal = await executor.run(admission.before_body(gate.exchange, executor.clock()))
+        looking = admission.before_body(gate.exchange, executor.clock())
+        refusal = await executor.run(looking, gate.began_ms)
         if refusal is not None:
             flow.response = response_of(refusal)
         else:
@@ -33,7 +34,9 @@ class Payment:
     async def _admit(self, flow: http.HTTPFlow, gate: Gate) -> None:
         executor = gate.serving.executor
         refusal = await executor.run(
-            admission.admit(gate.exchange, executor.clock(), gate.entropy), gate.body
+            admission.admit(gate.exchange, executor.clock(), gate.entropy),
+            gate.began_ms,
+            gate.body,
         )
         if refusal is not None:
             flow.response = response_of(refusal)

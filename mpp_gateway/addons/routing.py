@@ -1,11 +1,12 @@
 """Maps a flow to a service and a route."""
 
 import secrets
+from functools import partial
 
 from mitmproxy import http
 
+from mpp_gateway import events
 from mpp_gateway.addons.runtime import Runtime
-from mpp_gateway.addons.translation import head_of
 from mpp_gateway.engine.answers import response_of
 from mpp_gateway.engine.gate import Gate, fail_closed
 from mpp_gateway.errors import NotReady
@@ -26,15 +27,16 @@ class Routing:
     async def requestheaders(self, flow: http.HTTPFlow, gate: Gate) -> None:
         """Match the request against the routes of the current snapshot."""
         serving = self.runtime.serving
+        head = self.runtime.see(flow, gate)
         if serving is None:
             problem = NotReady("The gateway is starting.", retry_after_s=1)
             flow.response = response_of(problem_answer(problem))
+            refused = partial(events.RequestRefused, slug=problem.slug, status=problem.status)
+            self.runtime.tell(gate, refused)
             return
-        head = gate.head = gate.head or head_of(flow, self.runtime.trusted_proxies)
         entropy = secrets.token_bytes(ENTROPY_BYTES)
-        verdict = await serving.executor.run(
-            admission.match(head, serving.snapshot, serving.executor.clock(), entropy)
-        )
+        matching = admission.match(head, serving.snapshot, serving.executor.clock(), entropy)
+        verdict = await serving.executor.run(matching, gate.began_ms)
         if isinstance(verdict, Answer):
             flow.response = response_of(verdict)
             return

@@ -2,18 +2,25 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+import secrets
+from collections.abc import Callable
 
+from mitmproxy import http
+
+from mpp_gateway import events
+from mpp_gateway.addons.translation import head_of
 from mpp_gateway.config.model import GatewayConfig
 from mpp_gateway.engine.context import Engine
 from mpp_gateway.engine.gate import Gate
 from mpp_gateway.engine.limits import Limits
 from mpp_gateway.events import Event
-from mpp_gateway.gateway.executor import Sink, uptime_ms
+from mpp_gateway.gateway.admission import REQUEST_ID_BYTES
+from mpp_gateway.gateway.executor import wall_clock
+from mpp_gateway.gateway.reporting import Reporter, Sink, uptime_ms
 from mpp_gateway.gateway.serving import Serving, open_serving
 from mpp_gateway.gateway.slots import NO_MODULES, Slots
 from mpp_gateway.ledger.database import StoreTooNew, StoreUnavailable
-from mpp_gateway.limits.clients import Network
+from mpp_gateway.protocol.messages import RequestHead
 from mpp_gateway.rails import registry
 from mpp_gateway.rails.base import RailMisconfigured
 from mpp_gateway.routing.table import RouteTable
@@ -25,16 +32,12 @@ CLOSING: set[asyncio.Future[None]] = set()
 """What is being closed in this process; the last addon waits for it before the loop ends."""
 
 
-def quiet(_: Event) -> None:
-    """The sink that keeps nothing."""
-
-
 class Runtime:
     """`serving` is None until everything is open: until then every request gets 503."""
 
     def __init__(
         self,
-        sink: Sink = quiet,
+        sink: Sink | None = None,
         build_rail: registry.RailBuilder = registry.build,
         ticker: Callable[[], int] = uptime_ms,
     ) -> None:
@@ -52,9 +55,8 @@ class Runtime:
         """Set while no matched request has open books; a drain waits for it."""
         self.idle.set()
         self._closing: asyncio.Task[None] | None = None
-        self._sink = sink
+        self.reporter = Reporter(sink, ticker)
         self._build_rail = build_rail
-        self._ticker = ticker
 
     def configure(
         self,
@@ -80,10 +82,21 @@ class Runtime:
             http2_control_frames=limits.http2_control_frames,
         )
 
-    @property
-    def trusted_proxies(self) -> Sequence[Network]:
-        """Whose word is taken for who the client is."""
-        return self.config.trusted_proxies if self.config else ()
+    def see(self, flow: http.HTTPFlow, gate: Gate) -> RequestHead:
+        """Return the head of a request; the first who asks starts its clock."""
+        if gate.head is None:
+            gate.head, gate.began_ms = self._head_of(flow), self.reporter.begin()
+        return gate.head
+
+    def tell(self, gate: Gate, answered: Callable[..., Event]) -> None:
+        """Tell the sink of a request that was answered before any stage of the machine saw it."""
+        clock = self.serving.executor.clock if self.serving else wall_clock
+        request_id, at_s = secrets.token_hex(REQUEST_ID_BYTES), clock()
+        for event in (events.RequestReceived, answered):
+            self.reporter.tell(event(request_id=request_id, at_s=at_s), gate.began_ms)
+
+    def _head_of(self, flow: http.HTTPFlow) -> RequestHead:
+        return head_of(flow, self.config.trusted_proxies if self.config else ())
 
     def begin(self, gate: Gate) -> None:
         """Count a matched request until its books are closed."""
@@ -103,8 +116,7 @@ class Runtime:
         try:
             self.serving = await open_serving(
                 self.config,
-                self._sink,
-                ticker=self._ticker,
+                self.reporter,
                 build_rail=self._build_rail,
                 table=self.table,
                 slots=self.slots,

@@ -1,7 +1,6 @@
 """Finishes the money of an exchange, whatever became of its request."""
 
 import logging
-import time
 
 from mitmproxy import http
 
@@ -38,7 +37,8 @@ class Settlement:
                     flow.response.status_code,
                     text_of(flow.response.headers),
                     executor.clock(),
-                )
+                ),
+                gate.began_ms,
             )
         except Exception:
             log.exception("settlement failed; the answer is withheld")
@@ -64,7 +64,7 @@ class Settlement:
             try:
                 executor = gate.serving.executor
                 gate.delivery = await executor.run(
-                    settlement.fail(gate.exchange, gate.failure, executor.clock())
+                    settlement.fail(gate.exchange, gate.failure, executor.clock()), gate.began_ms
                 )
             except Exception:
                 log.exception("giving the money back failed; the store has the exchange")
@@ -75,7 +75,6 @@ class Settlement:
         if gate is None or gate.exchange is None:
             return
         status = flow.response.status_code if flow.response else 0
-        duration_ms = int((time.time() - flow.request.timestamp_start) * 1000)
         try:
             executor = gate.serving.executor
             await executor.run(
@@ -85,8 +84,8 @@ class Settlement:
                     gate.delivered,
                     abandoned and is_granted(flow.server_conn),
                     executor.clock(),
-                    duration_ms,
-                )
+                ),
+                gate.began_ms,
             )
         except Exception:
             log.exception("an exchange was not closed; the store has it open")

@@ -68,7 +68,8 @@ Every refusal and failure of the gateway is an `application/problem+json` docume
   presented again, for the same request. See [How the money moves](../concepts/money.md).
 - A 402 carries a fresh challenge for every way to pay; no other status carries any.
 - A payment that cannot be checked at the moment is answered with 503 `rail-unavailable`; so is a
-  call for which every offer is withheld, for instance because the gas key is empty.
+  call for which every offer is withheld, for instance because the gas key is empty
+  or gas costs more than `max_fee_gwei`.
 - Every problem says `Cache-Control: no-store`.
 - What has a seller's secret, an upstream's address or a credential in it is in no document.
 """
@@ -111,8 +112,12 @@ _EVENTS = """
 ## Events
 
 `mpp_gateway/events.py`. Every step of a request tells one sink, a Python callable that is given to
-`Runtime(sink=...)`. The default sink keeps nothing. A sink that raises is logged and decides
-nothing.
+`Runtime(sink=...)`. Without one nothing is told. A sink that raises is logged and decides nothing.
+
+- `duration_ms` counts from the receipt of the request's head, by a clock that never goes back.
+- `method` and `amount_minor` are those of the credential, before there is one those of the first
+  offer. That money moved is said by `PaymentSettled` alone.
+- A request that is refused for its form (no HTTP, too slow, too large a head) has no events.
 
 Every event has these fields; times are unix seconds, durations milliseconds:
 """

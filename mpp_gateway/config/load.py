@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from mpp_gateway.config.context import Context, merge_timeouts
 from mpp_gateway.config.document import MAX_BYTES, Document, Path, read_document
 from mpp_gateway.config.methods import KINDS, METHOD_NAME, Method
-from mpp_gateway.config.model import GatewayConfig, Limits, Listen, Timeouts, Tls
+from mpp_gateway.config.model import GatewayConfig, Limits, Listen, Service, Timeouts, Tls
 from mpp_gateway.config.report import check, did_you_mean, show
 from mpp_gateway.config.services import resolve_services
 from mpp_gateway.config.settings import RootSettings
@@ -77,7 +77,7 @@ def load_text(text: str, filename: str, environ: Mapping[str, str]) -> GatewayCo
         challenge_ttl_s=root.challenge_ttl_s,
         categories=root.categories,
         docs_llms_url=root.docs_llms_url,
-        warnings=_sorted([*warnings, *about_services]),
+        warnings=_sorted([*warnings, *about_services, *_about_gas(context, services)]),
     )
     if document.mistakes:
         # `from None`, and nothing of the document in the exception: a traceback shows no secret.
@@ -115,6 +115,19 @@ def _methods(
             line = document.line(path)
             warnings.append(Mistake(document.file, line, f"methods.{name}", message))
     return methods
+
+
+def _about_gas(context: Context, services: Mapping[str, Service]) -> list[Mistake]:
+    """Warn of methods that sell calls, pay the gas themselves, and would pay any price for it."""
+    routes = (route for service in services.values() for route in service.routes)
+    sold = {price.method_name for route in routes for price in route.prices}
+    message = "without `submit.max_fee_gwei` a call may cost more for gas than it earns"
+    return [
+        Mistake(context.document.file, context.document.line(path), f"methods.{name}", message)
+        for name, method in context.methods.items()
+        if name in sold and method and method.submit.private_key and method.max_fee_wei is None
+        for path in [("methods", name)]
+    ]
 
 
 def _refuse_kind(document: Document, name: str, value: dict[str, object]) -> None:

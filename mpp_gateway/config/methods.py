@@ -8,8 +8,10 @@ from typing import Annotated, ClassVar, Self
 from pydantic import Field, model_validator
 
 from mpp_gateway.config.values import (
+    GWEI_DECIMALS,
     Address,
     Count,
+    Gwei,
     HeaderValue,
     PrivateKey,
     SecretUrl,
@@ -20,11 +22,18 @@ from mpp_gateway.config.values import (
     read_address,
     wrong,
 )
-from mpp_gateway.protocol.money import DECIMALS_MAX, Asset
+from mpp_gateway.protocol.money import DECIMALS_MAX, Asset, parse_minor
 
 METHOD_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}\Z")
 CHAIN_ID_MAX = 2**53 - 1
 """Chain ids travel as JSON numbers, which are exact up to here."""
+
+
+USUAL_MAX_FEE_GWEI: Mapping[int, str] = MappingProxyType({8453: "1", 84532: "1"})
+"""Ceilings for where none is set, by chain: Base and Base Sepolia ask for a hundredth of this.
+
+Other chains have none: what gas costs there, and what its coin is worth, differ too much.
+"""
 
 
 class EvmToken(Strict):
@@ -57,12 +66,24 @@ class EvmSubmit(Strict):
         description="Key of an account of yours that pays the gas; needs `rpc_url`. Secret.",
     )
 
+    max_fee_gwei: Gwei | None = Field(
+        default=None,
+        description=(
+            "Highest price of one unit of gas, in gwei, that `private_key` pays: a decimal string."
+            " While the network asks for more, no payment is taken. Default: "
+            + ", ".join(f"`{gwei}` on chain {chain}" for chain, gwei in USUAL_MAX_FEE_GWEI.items())
+            + "; none on other chains, of which `check` warns."
+        ),
+    )
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         if (self.facilitator is None) == (self.private_key is None):
             raise wrong("either `facilitator` or `private_key`")
         if self.private_key is not None and self.authorization is not None:
             raise wrong("`authorization` only beside `facilitator`")
+        if self.private_key is None and self.max_fee_gwei is not None:
+            raise wrong("`max_fee_gwei` only beside `private_key`")
         return self
 
 
@@ -111,6 +132,12 @@ class EvmMethod(Strict):
         """The token as an asset, coded as in CAIP-19."""
         code = f"eip155:{self.chain_id}/erc20:{self.token.address.lower()}"
         return Asset(code, self.token.decimals)
+
+    @property
+    def max_fee_wei(self) -> int | None:
+        """The most that a unit of gas may cost us; None where nothing limits it."""
+        gwei = self.submit.max_fee_gwei or USUAL_MAX_FEE_GWEI.get(self.chain_id)
+        return None if gwei is None else parse_minor(gwei, GWEI_DECIMALS)
 
     def recipient_from(self, text: str) -> str:
         """Return another recipient for this method; ValueError says what is expected instead."""

@@ -21,8 +21,10 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from mpp_gateway.crypto.addresses import checksum, parse_address
+from mpp_gateway.protocol.money import parse_minor
 
 MIN_SECRET_BYTES = 32
+GWEI_DECIMALS = 9
 DECIMAL = re.compile(r"(?:0|[1-9][0-9]{0,77})(?:\.[0-9]{1,36})?\Z")
 WHOLE = re.compile(r"(?:0|[1-9][0-9]{0,77})\Z")
 VISIBLE_ASCII = re.compile(r"[!-~](?:[ -~]*[!-~])?\Z")
@@ -70,6 +72,17 @@ def _whole(value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise wrong('a whole number of base units such as "50000"')
     return value
+
+
+def _gwei(value: Any) -> str:
+    text = _decimal(value)
+    try:
+        wei = parse_minor(text, GWEI_DECIMALS)
+    except ValueError:
+        wei = 0
+    if not wei:
+        raise wrong(f'more than zero gwei with at most {GWEI_DECIMALS} decimals, such as "0.5"')
+    return text
 
 
 def _number_from_text(value: Any) -> Any:
@@ -241,6 +254,7 @@ def _unit(text: str) -> str:
 Text = Annotated[str, StringConstraints(min_length=1, max_length=10_000)]
 ShortText = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Decimal = Annotated[str, BeforeValidator(_decimal)]
+Gwei = Annotated[str, BeforeValidator(_gwei)]
 BaseUnits = Annotated[int, BeforeValidator(_whole)]
 Flag = Annotated[bool, BeforeValidator(_flag_from_text)]
 Count = Annotated[int, BeforeValidator(_number_from_text)]

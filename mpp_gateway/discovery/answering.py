@@ -1,12 +1,15 @@
 """Which requests discovery answers, and with what."""
 
 import re
+from collections.abc import Callable
+from functools import partial
 
 from mpp_gateway.discovery import health
 from mpp_gateway.discovery.documents import Document, Documents, Page
 from mpp_gateway.discovery.health import RuntimeState
 from mpp_gateway.discovery.site import ALIVE, READY
 from mpp_gateway.errors import MethodNotAllowed, NotFound
+from mpp_gateway.events import Event, GatewayAnswered, RequestRefused
 from mpp_gateway.gateway.answers import problem_answer, without_body
 from mpp_gateway.protocol.messages import Answer, Headers, RequestHead
 
@@ -21,6 +24,7 @@ PREFLIGHT: Headers = (
     ("Access-Control-Allow-Headers", "*"),
     ("Access-Control-Max-Age", "86400"),
 )
+_REFUSALS = {problem.status: problem.slug for problem in (NotFound, MethodNotAllowed)}
 _ENTITY_TAG = re.compile(r'(?:W/)?("[^"]*")')
 
 
@@ -52,6 +56,17 @@ def answer(documents: Documents, head: RequestHead, state: RuntimeState) -> Answ
     return problem_answer(
         MethodNotAllowed(METHODS, "This document can be read, nothing else."), ANY_ORIGIN
     )
+
+
+def told(documents: Documents, head: RequestHead, found: Answer) -> Callable[..., Event]:
+    """Return what a sink is told of an answer of ours; it lacks the request's id and the time."""
+    refused = _REFUSALS.get(found.status)
+    if refused is not None:
+        return partial(RequestRefused, slug=refused, status=found.status)
+    path = documents.site.within(head.target.partition("?")[0]) or ""
+    # What a client asks for is no name of ours before there is such a page.
+    is_known = path in documents.pages or path in {ALIVE, READY}
+    return partial(GatewayAnswered, route=path if is_known else "", status=found.status)
 
 
 def _document(page: Page, head: RequestHead) -> Answer:

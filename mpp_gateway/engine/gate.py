@@ -29,6 +29,7 @@ class Gate:
     __slots__ = (
         "__weakref__",
         "admitted",
+        "began_ms",
         "body",
         "body_limit_bytes",
         "delivered",
@@ -53,6 +54,8 @@ class Gate:
         """Why the upstream gave nothing usable."""
         # What the addons keep between the hooks of one request.
         self.head: RequestHead | None = None
+        self.began_ms = 0
+        """When the head was received, by the clock of the process's `Reporter`."""
         self.exchange: Any = None
         self.serving: Any = None
         self.entropy = b""

@@ -11,6 +11,7 @@ from mpp_gateway import events
 from mpp_gateway.errors import (
     AmbiguousCredentials,
     PaymentInProgress,
+    RailUnavailable,
     SettlementUnknown,
     TooManyRequests,
 )
@@ -20,6 +21,7 @@ from mpp_gateway.gateway.exchange import Exchange
 from mpp_gateway.gateway.machine import Clock, Machine, emit, move, perform
 from mpp_gateway.gateway.snapshot import Snapshot
 from mpp_gateway.gateway.steps import (
+    AskRail,
     ClaimProof,
     Deadlines,
     Effect,
@@ -50,6 +52,7 @@ from mpp_gateway.routing.table import Preflight
 from mpp_gateway.upstream.hygiene import request_headers
 from mpp_gateway.upstream.rewriting import HookContext, RewrittenRequest, rewrite_request
 
+REQUEST_ID_BYTES = 12
 UNKNOWN_RETRY_S = 5
 ALREADY_PAID = 1 << 256
 IN_PROGRESS_RETRY_S = 1
@@ -62,8 +65,9 @@ class Admission:
 
     exchange: Exchange
     clock: Clock
-    expired: Problem | None = None
-    """Set when the challenge is too old: then only an earlier use of it is looked after."""
+    only_earlier: Problem | None = None
+    """Why no new payment is taken (an old challenge, a rail that cannot): then only an earlier use
+    of this one is looked after."""
 
 
 type AdmissionStep = Callable[[Admission], Generator[Effect, Reply]]
@@ -76,7 +80,7 @@ def match(
     head: RequestHead, snapshot: Snapshot, now_s: int, entropy: bytes
 ) -> Machine[Exchange | Answer]:
     """Find the route of a request. Nothing is read, claimed or charged here."""
-    request_id = entropy[:12].hex()
+    request_id = entropy[:REQUEST_ID_BYTES].hex()
     yield from emit(events.RequestReceived(request_id=request_id, at_s=now_s))
     try:
         found = snapshot.table.match(head.method, head.target)
@@ -88,6 +92,11 @@ def match(
         )
         return problem_answer(problem)
     if isinstance(found, Preflight):
+        yield from emit(
+            events.GatewayAnswered(
+                request_id=request_id, at_s=now_s, service=found.service_id, status=204
+            )
+        )
         return Answer(204, (("Allow", ", ".join(found.allow)),))
     exchange = Exchange(request_id, head, snapshot, found, now_s, entropy)
     yield from emit(settlement.event(events.RouteMatched, exchange, now_s))
@@ -115,22 +124,9 @@ def _admit(
     try:
         for step in steps:
             yield from step(admission)
-    except PaymentRequired as problem:
-        yield from emit(settlement.event(events.PaymentRequired, exchange, admission.clock.now_s))
-        return settlement.refused(exchange, problem, admission.clock.now_s)
     except Problem as problem:
         yield from settlement.release(exchange, admission.clock, problem.slug)
-        yield from emit(
-            events.RequestRefused(
-                request_id=exchange.request_id,
-                at_s=admission.clock.now_s,
-                service=exchange.service.id,
-                route=exchange.route.key,
-                slug=problem.slug,
-                status=problem.status,
-            )
-        )
-        return settlement.refused(exchange, problem, admission.clock.now_s)
+        return (yield from settlement.refused(exchange, problem, admission.clock))
     return None
 
 
@@ -210,7 +206,7 @@ def _read(
     except PaymentExpired as expired:
         # Its money may have moved while it was good. Without a look at the store this answer would
         # ask a buyer who has paid to pay again.
-        admission.expired = expired
+        admission.only_earlier = expired
         expires = Credential.parse(credential_tokens(head)[0]).challenge.expires
         assert expires is not None
         try:
@@ -228,6 +224,17 @@ def _no_credential(exchange: Exchange) -> Problem:
     if any((o.method, o.intent) == (challenge.method, challenge.intent) for o in exchange.offers):
         return InvalidChallenge("The challenge is not one that this route offers.")
     return MethodUnsupported("This route does not take this payment method.")
+
+
+def _ask_rail(admission: Admission) -> Generator[Effect, Reply]:
+    """See that the rail takes payments now; what was paid before gets its call all the same."""
+    presented = admission.exchange.presented
+    if presented is None or admission.only_earlier is not None:
+        return
+    try:
+        yield from perform(admission.clock, AskRail(presented.rail))
+    except RailUnavailable as problem:
+        admission.only_earlier = problem
 
 
 def _claim(admission: Admission) -> Generator[Effect, Reply]:
@@ -248,7 +255,7 @@ def _claim(admission: Admission) -> Generator[Effect, Reply]:
             exchange.turn, exchange.state = turn, State.SETTLED
             exchange.paid, exchange.receipt = True, claimed.receipt
         case Claim.SPENT:
-            raise admission.expired or InvalidChallenge("This payment has been used.")
+            raise admission.only_earlier or InvalidChallenge("This payment has been used.")
         case Claim.UNKNOWN:
             raise SettlementUnknown(
                 "An earlier use of this payment is not settled yet; do not pay again.",
@@ -273,7 +280,7 @@ def _claimed(admission: Admission, presented: Presented) -> Machine[Claimed]:
         scope=admission.exchange.binding.scope,
         valid_until_s=presented.valid_until_s,
         challenge_id=presented.challenge_id,
-        is_expired=admission.expired is not None,
+        only_earlier=admission.only_earlier is not None,
     )
     claimed: Claimed = yield from perform(admission.clock, ClaimProof(request))
     return claimed
@@ -299,6 +306,15 @@ def _resolve(
         )
     elif outcome.state is Settlement.REFUSED:
         yield from move(turn, State.UNKNOWN, State.RELEASED, admission.clock)
+    kind = _RESOLVED.get(outcome.state)
+    if kind is not None:
+        yield from emit(settlement.event(kind, admission.exchange, admission.clock.now_s))
+
+
+_RESOLVED: dict[Settlement, type[events.Event]] = {
+    Settlement.SETTLED: events.PaymentCredited,
+    Settlement.REFUSED: events.PaymentReleased,
+}
 
 
 def _outlives_the_call(admission: Admission) -> Generator[Effect, Reply]:
@@ -365,6 +381,7 @@ ADMISSION: tuple[AdmissionStep, ...] = (
     _run_modules,
     _bind,
     _read_credential,
+    _ask_rail,
     _claim,
     _outlives_the_call,
     _verify_and_hold,

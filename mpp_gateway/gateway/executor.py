@@ -8,9 +8,10 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from mpp_gateway.errors import NotReady
-from mpp_gateway.events import Event
 from mpp_gateway.gateway.machine import Machine
+from mpp_gateway.gateway.reporting import Reporter
 from mpp_gateway.gateway.steps import (
+    AskRail,
     ClaimProof,
     Effect,
     Emit,
@@ -37,17 +38,13 @@ STORE_RETRY_S = 5
 RECORD_S = 5
 """How long a stop waits for what was settled to be written down."""
 
-type Sink = Callable[[Event], None]
+_TOLD = Reply(None, 0)
+"""What telling comes to: nothing that the machine reads."""
 
 
 def wall_clock() -> int:
     """Return the time in unix seconds."""
     return int(time.time())
-
-
-def uptime_ms() -> int:
-    """Return milliseconds by a clock that never goes back, whatever is done to the wall clock."""
-    return time.monotonic_ns() // 1_000_000
 
 
 class Executor:
@@ -57,16 +54,14 @@ class Executor:
         self,
         exchanges: Exchanges,
         rails: Mapping[str, Rail],
-        sink: Sink,
+        reporter: Reporter,
         clock: Callable[[], int] = wall_clock,
         *,
         buckets: TokenBuckets,
-        ticker: Callable[[], int] = uptime_ms,
     ) -> None:
         self.clock = clock
-        self.sink = sink
+        self._reporter = reporter
         self._buckets = buckets
-        self._ticker = ticker
         self._exchanges = exchanges
         self._rails = rails
         self._settling: set[asyncio.Future[Outcome]] = set()
@@ -74,21 +69,23 @@ class Executor:
         self._running = 0
         self._idle = asyncio.Event()
 
-    async def run[T](self, machine: Machine[T], body: bytes | None = None) -> T:
+    async def run[T](self, machine: Machine[T], began_ms: int, body: bytes | None = None) -> T:
         """Run `machine` and return its verdict; `body` answers `NeedBody`.
+
+        `began_ms` is when the request began, as `Reporter.begin` said it.
 
         A Problem that an effect meets is raised into the machine, which knows what to undo.
         """
         self._running += 1
         self._idle.clear()
         try:
-            return await self._drive(machine, body)
+            return await self._drive(machine, began_ms, body)
         finally:
             self._running -= 1
             if not self._running:
                 self._idle.set()
 
-    async def _drive[T](self, machine: Machine[T], body: bytes | None) -> T:
+    async def _drive[T](self, machine: Machine[T], began_ms: int, body: bytes | None) -> T:
         reply: Reply | Problem | None = None
         while True:
             try:
@@ -101,12 +98,12 @@ class Executor:
             except StopIteration as end:
                 verdict: T = end.value
                 return verdict
-            reply = await self._reply(effect, body)
+            reply = await self._reply(effect, began_ms, body)
 
-    async def _reply(self, effect: Effect, body: bytes | None) -> Reply | Problem:
+    async def _reply(self, effect: Effect, began_ms: int, body: bytes | None) -> Reply | Problem:
         if isinstance(effect, Emit):
-            self._emit(effect.event)
-            return Reply(None, effect.event.at_s)
+            self._reporter.tell(effect.event, began_ms)
+            return _TOLD
         if isinstance(effect, NeedBody):
             return Reply(body or b"", self.clock())
         if isinstance(effect, MarkDelivered):
@@ -126,6 +123,8 @@ class Executor:
         match effect:
             case ClaimProof(request):
                 return await self._exchanges.claim(request, now_s)
+            case AskRail(rail):
+                return await self._rails[rail].ready(now_s)
             case Verify(presented):
                 return await self._rails[presented.rail].verify(presented, now_s)
             case Hold(turn, spendable_minor, seen_seq):
@@ -145,7 +144,7 @@ class Executor:
             case LookUp(presented):
                 return await self._look_up(presented.rail, effect, now_s)
             case TakeToken(client):
-                return self._buckets.take(client, self._ticker())
+                return self._buckets.take(client, self._reporter.ticker())
             case GiveBackTokens(client, tokens):
                 return self._buckets.give_back(client, tokens)
             case _:
@@ -207,13 +206,6 @@ class Executor:
             return await self._rails[name].look_up(effect.presented, now_s)
         except Problem:
             return Outcome(Settlement.UNKNOWN)
-
-    def _emit(self, event: Event) -> None:
-        try:
-            self.sink(event)
-        except Exception:
-            # A sink that fails must not decide about money.
-            log.exception("an event sink failed")
 
     async def close(self) -> None:
         """Wait for the money that is under way, and for its record."""

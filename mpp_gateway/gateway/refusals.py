@@ -13,14 +13,17 @@ from mpp_gateway.rails.base import Binding
 RAIL_RETRY_S = 30
 
 
-def refusal(exchange: Exchange, problem: Problem, now_s: int) -> Answer:
-    """Return the answer to a refused request; a 402 carries fresh offers, nothing else does."""
+def refusal(exchange: Exchange, problem: Problem, now_s: int) -> tuple[Answer, Problem]:
+    """Return the answer to a refused request, and the problem that it states.
+
+    A 402 carries fresh offers, nothing else does.
+    """
     challenges: list[tuple[str, str]] = []
     if problem.status == PaymentRequired.status and exchange.binding is not None:
         challenges = _challenges(exchange, exchange.binding, now_s)
         if not challenges:  # a 402 that nobody can pay is forbidden by the draft, section 1.2
             problem = RailUnavailable("No payment can be taken now.", retry_after_s=RAIL_RETRY_S)
-    return problem_answer(problem, challenges)
+    return problem_answer(problem, challenges), problem
 
 
 def _challenges(exchange: Exchange, binding: Binding, now_s: int) -> list[tuple[str, str]]:

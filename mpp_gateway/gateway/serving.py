@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import IO
 
 from mpp_gateway.config.model import GatewayConfig
-from mpp_gateway.gateway.executor import Executor, Sink, uptime_ms, wall_clock
+from mpp_gateway.gateway.executor import Executor, wall_clock
+from mpp_gateway.gateway.reporting import Reporter
 from mpp_gateway.gateway.slots import NO_MODULES, Slots
 from mpp_gateway.gateway.snapshot import Snapshot, compile_offers
 from mpp_gateway.ledger.database import Database, StoreUnavailable
@@ -64,10 +65,9 @@ class Serving:
 
 async def open_serving(
     config: GatewayConfig,
-    sink: Sink,
+    reporter: Reporter,
     *,
     clock: Callable[[], int] = wall_clock,
-    ticker: Callable[[], int] = uptime_ms,
     build_rail: registry.RailBuilder = registry.build,
     table: RouteTable | None = None,
     slots: Slots = NO_MODULES,
@@ -106,7 +106,7 @@ async def open_serving(
         )
         opened.pop_all()  # it is all open: from here on `Serving.close` sees to it
     buckets = TokenBuckets(config.limits.unpaid_per_minute)
-    executor = Executor(exchanges, rails, sink, clock, buckets=buckets, ticker=ticker)
+    executor = Executor(exchanges, rails, reporter, clock, buckets=buckets)
     upkeep = asyncio.ensure_future(_keep(config, exchanges, rails, problems, clock))
     return Serving(config, snapshot, executor, exchanges, rails, database, lock, problems, upkeep)
 

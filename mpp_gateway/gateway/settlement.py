@@ -1,6 +1,7 @@
 """What happens to the money once the upstream has spoken, or has failed to."""
 
 import re
+from typing import Any
 
 from mpp_gateway import events
 from mpp_gateway.errors import GatewayFault, SettlementUnknown, UpstreamRefused
@@ -11,7 +12,7 @@ from mpp_gateway.gateway.refusals import refusal
 from mpp_gateway.gateway.steps import Deliver, GiveBackTokens, MarkDelivered, Settle
 from mpp_gateway.ledger.exchanges import State
 from mpp_gateway.protocol.messages import Answer, Headers
-from mpp_gateway.protocol.problems import Problem, VerificationFailed
+from mpp_gateway.protocol.problems import PaymentRequired, Problem, VerificationFailed
 from mpp_gateway.rails.base import Settlement
 from mpp_gateway.upstream.hygiene import response_headers
 from mpp_gateway.upstream.redirects import rewrite_location
@@ -25,17 +26,19 @@ _DIRECTIVE = re.compile(r'(?:[^",]|"(?:\\.|[^"\\])*"?)+')
 _SHARED = frozenset({"public", "s-maxage", "private"})
 
 
-def event[E: events.Event](kind: type[E], exchange: Exchange, at_s: int, **more: object) -> E:
+def event[E: events.Event](kind: type[E], exchange: Exchange, at_s: int, **more: Any) -> E:
     """Return an event of `kind` about `exchange`."""
     presented = exchange.presented
+    offer = presented.offer if presented else next(iter(exchange.offers), None)
+    minor = presented.amount_minor if presented else offer.amount.minor if offer else 0
     return kind(
         request_id=exchange.request_id,
         at_s=at_s,
         service=exchange.service.id,
         route=exchange.route.key,
-        method=presented.offer.method if presented else "",
-        amount_minor=presented.amount_minor if presented else 0,
-        asset=presented.offer.amount.asset.code if presented else "",
+        method=offer.method if offer else "",
+        amount_minor=minor,
+        asset=offer.amount.asset.code if offer else "",
         **more,
     )
 
@@ -77,6 +80,7 @@ def settle(exchange: Exchange, clock: Clock) -> Machine[None]:
         case Settlement.REFUSED:
             yield from move(turn, State.SETTLING, State.RELEASED, clock, detail=outcome.detail)
             exchange.state = State.RELEASED
+            yield from emit(event(events.PaymentReleased, exchange, clock.now_s))
             raise VerificationFailed("The payment could not be settled; nothing was charged.")
         case Settlement.UNKNOWN:
             unknown = move(turn, State.SETTLING, State.UNKNOWN, clock, detail=outcome.detail)
@@ -123,10 +127,28 @@ def release(exchange: Exchange, clock: Clock, detail: str) -> Machine[None]:
         yield from emit(event(kind, exchange, clock.now_s))
 
 
-def refused(exchange: Exchange, problem: Problem, now_s: int) -> Answer:
-    """Return the refusal of a matched request, as the modules let it go."""
-    answer = exchange.snapshot.slots.posted(exchange, refusal(exchange, problem, now_s))
+def refused(exchange: Exchange, problem: Problem, clock: Clock) -> Machine[Answer]:
+    """Refuse a matched request; return the answer as the modules let it go."""
+    refusing = yield from _refused(exchange, problem, clock)
+    answer = exchange.snapshot.slots.posted(exchange, refusing)
     assert isinstance(answer, Answer)
+    return answer
+
+
+def _refused(exchange: Exchange, problem: Problem, clock: Clock) -> Machine[Answer]:
+    answer, stated = refusal(exchange, problem, clock.now_s)
+    if isinstance(stated, PaymentRequired):
+        yield from emit(event(events.PaymentRequired, exchange, clock.now_s))
+    else:
+        yield from emit(
+            event(
+                events.RequestRefused,
+                exchange,
+                clock.now_s,
+                slug=stated.slug,
+                status=stated.status,
+            )
+        )
     return answer
 
 
@@ -163,7 +185,7 @@ def _deliver(
         try:
             yield from settle(exchange, clock)
         except Problem as problem:
-            return refusal(exchange, problem, clock.now_s)
+            return (yield from _refused(exchange, problem, clock))
     yield from _delivered(exchange, clock)
     headers = _private(rewritten.headers)
     if not 200 <= rewritten.status < 300:
@@ -196,7 +218,6 @@ def finish(
     delivered: bool,
     abandoned: bool,
     now_s: int,
-    duration_ms: int,
 ) -> Machine[None]:
     """Close the books on a request, however it ended. Idempotent.
 
@@ -213,9 +234,7 @@ def finish(
         yield from release(exchange, clock, "not delivered")
     elif exchange.settles_at_end and exchange.state is State.VERIFIED:
         yield from _settle_at_end(exchange, clock)
-    yield from emit(
-        event(events.ExchangeFinished, exchange, now_s, status=status, duration_ms=duration_ms)
-    )
+    yield from emit(event(events.ExchangeFinished, exchange, clock.now_s, status=status))
 
 
 def _settle_at_end(exchange: Exchange, clock: Clock) -> Machine[None]:

@@ -58,7 +58,7 @@ class NeedBody:
 
 @dataclass(frozen=True, slots=True)
 class Emit:
-    """Tell the sink."""
+    """Tell the sink; whoever does so adds how long the request has taken."""
 
     event: Event
 
@@ -68,6 +68,13 @@ class ClaimProof:
     """Bind the proof to this exchange in the store. Result: `ledger.exchanges.Claimed`."""
 
     request: ClaimRequest
+
+
+@dataclass(frozen=True, slots=True)
+class AskRail:
+    """Ask whether the rail takes new payments now. Result: None or a Problem."""
+
+    rail: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +146,7 @@ class GiveBackTokens:
 
 type Effect = (
     Emit
+    | AskRail
     | ClaimProof
     | Verify
     | Hold

@@ -136,8 +136,8 @@ class ClaimRequest:
     valid_until_s: int
     challenge_id: str | None = None
     """An id is used once: a second proof for the same challenge is refused."""
-    is_expired: bool = False
-    """The challenge cannot be paid any more: only a use of it that is under way still counts."""
+    only_earlier: bool = False
+    """Nothing new may be claimed: only a use of the proof that is there already counts."""
 
 
 class IllegalTransition(Exception):
@@ -228,7 +228,7 @@ class Exchanges:
 
 
 def _claim(db: sqlite3.Connection, request: ClaimRequest, now_s: int) -> Claimed:
-    if not request.is_expired and _insert(db, request, now_s):
+    if not request.only_earlier and _insert(db, request, now_s):
         _journal(db, request.exchange_id, "", State.CLAIMED, now_s, "")
         return Claimed(Claim.FRESH, request.exchange_id, seq=_last_seq(db))
     row = db.execute(
@@ -244,7 +244,7 @@ def _claim(db: sqlite3.Connection, request: ClaimRequest, now_s: int) -> Claimed
     if scope != request.scope or state in {State.SETTLED, State.REFUNDED}:
         return Claimed(Claim.SPENT, exchange_id)
     if state == State.RELEASED:
-        if request.is_expired or _is_taken(db, request, exchange_id):
+        if request.only_earlier or _is_taken(db, request, exchange_id):
             return Claimed(Claim.SPENT, exchange_id)
         _move(db, turn, _Change(State.RELEASED, State.CLAIMED, detail="presented again"), now_s)
         db.execute("UPDATE exchanges SET valid_until_s = ? WHERE id = ?", (last_s, exchange_id))

@@ -121,6 +121,13 @@ class Rail(Protocol):
         """Return the credential meant for this rail, None if there is none, raise if it is bad."""
         ...
 
+    async def ready(self, now_s: int) -> None:
+        """Return if new payments can be taken now; raise `errors.RailUnavailable` if not.
+
+        Asked before a proof is claimed, and cheap: what is known is not asked again.
+        """
+        ...
+
     async def verify(self, presented: Presented, now_s: int) -> Verified:
         """Check the proof without moving money; raise a Problem when it does not hold."""
         ...

@@ -39,6 +39,7 @@ class Preflight:
     """An OPTIONS request on a known path, which the gateway answers itself with 204 and `Allow`."""
 
     allow: tuple[str, ...]
+    service_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +127,7 @@ class RouteTable:
         if entry is None:
             allow = _allowed(candidates)
             if method == "OPTIONS":
-                return Preflight(allow)
+                return Preflight(allow, mounted.service.id)
             raise MethodNotAllowed(allow, "This path does not take this method.")
         _refuse_second_reading(method, path, entry, mounted)
         found = entry.exact.match(path)

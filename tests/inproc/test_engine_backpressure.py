@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gc
 import hashlib
+import time
 import tracemalloc
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from tests.support.client import RawClient
 from tests.support.h2client import H2Client
 from tests.support.scene import VERSIONS, eventually, paying, scene
-from tests.support.toy_rail import ToyRail
+from tests.support.toy_rail import RECEIPT, ToyRail
 from tests.support.upstream import OK
 
 BODY_BYTES = 100 * 1024 * 1024
@@ -21,6 +22,9 @@ PEAK_BYTES = 8 * 1024 * 1024
 """With what the test's own client and upstream hold, which live in the same process."""
 LAST_BYTES = 1024 * 1024
 QUIET_S = 0.3
+EVENT = b"data: " + b"x" * 4088 + b"\n\n"
+EVENTS = 6 * 1024
+LAST = b"data: last\n\n"
 
 
 class Fountain:
@@ -103,6 +107,87 @@ def test_a_large_answer_waits_at_the_upstream_while_settlement_is_held(version):
         finally:
             tracemalloc.stop()
         client.close()
+
+
+SETTLE_S = 3
+
+
+def test_a_hundred_mebibytes_wait_for_a_settlement_of_three_seconds():
+    rail, fountain = ToyRail(settle_s=SETTLE_S), Fountain()
+    with scene(fountain, rail=rail) as play, RawClient(play.port, timeout_s=30) as client:
+        gc.collect()
+        tracemalloc.start()
+        try:
+            began = time.monotonic()
+            client.send(b"GET /api/paid HTTP/1.1\r\nHost: g\r\nAuthorization: Bearer toy-1\r\n\r\n")
+            assert eventually(fountain.is_blocked)
+            assert fountain.written < BODY_BYTES // 2
+            client.buffer = client.socket.recv(1)
+            assert rail.answered == ["toy-1"], "a byte came before the verdict"
+            assert time.monotonic() - began >= SETTLE_S
+            assert tracemalloc.get_traced_memory()[1] < GROWTH_BYTES
+            status, fields, _ = client.head()
+            assert (status, fields["payment-receipt"]) == (200, RECEIPT)
+            assert drain(client, BODY_BYTES) == expected(BODY_BYTES)
+            assert tracemalloc.get_traced_memory()[1] < PEAK_BYTES
+        finally:
+            tracemalloc.stop()
+
+
+class Ticker:
+    """An upstream with a stream of events: many at once, and one more when it is told to."""
+
+    def __init__(self):
+        self.written = 0
+        self.more = None
+
+    async def __call__(self, _, __, writer):
+        self.more = asyncio.Event()
+        writer.transport.set_write_buffer_limits(high=65536)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n")
+        writer.write(b"Transfer-Encoding: chunked\r\n\r\n")
+        for _ in range(EVENTS):
+            writer.write(b"%x\r\n%s\r\n" % (len(EVENT), EVENT))
+            await writer.drain()
+            self.written += len(EVENT)
+        await self.more.wait()
+        writer.write(b"%x\r\n%s\r\n0\r\n\r\n" % (len(LAST), LAST))
+        await writer.drain()
+        return True
+
+    def is_blocked(self) -> bool:
+        before = self.written
+        return before > 0 and not eventually(lambda: self.written != before, QUIET_S)
+
+
+def test_a_stream_of_events_waits_for_a_settlement_of_three_seconds_and_then_flows():
+    rail, ticker = ToyRail(settle_s=SETTLE_S), Ticker()
+    with scene(ticker, rail=rail) as play, H2Client(play.port, timeout_s=30) as client:
+        gc.collect()
+        tracemalloc.start()
+        try:
+            began = time.monotonic()
+            stream = client.streams[client.request("GET", "/api/paid", [paying()])]
+            assert eventually(ticker.is_blocked)
+            assert ticker.written < EVENTS * len(EVENT) // 2
+            while not stream.status and not stream.body:
+                assert client.receive()
+            assert rail.answered == ["toy-1"], "a byte came before the verdict"
+            assert time.monotonic() - began >= SETTLE_S
+            assert (stream.status, stream.fields["payment-receipt"]) == (200, RECEIPT)
+            assert tracemalloc.get_traced_memory()[1] < GROWTH_BYTES
+            size = 0
+            while size < EVENTS * len(EVENT):
+                assert stream.body or client.receive()
+                size, stream.body = size + len(stream.body), b""
+            # All that there is has come, and the last one is not made yet.
+            play.upstream._loop.call_soon_threadsafe(ticker.more.set)
+            while not stream.ended:
+                assert client.receive()
+            assert (size, stream.body) == (EVENTS * len(EVENT), LAST)
+            assert tracemalloc.get_traced_memory()[1] < PEAK_BYTES
+        finally:
+            tracemalloc.stop()
 
 
 class Drain:

@@ -61,8 +61,8 @@ class Books(RuleBasedStateMachine):
         self.loop.close()
         self.folder.cleanup()
 
-    @rule(proof=PROOFS, scope=st.sampled_from("xy"), is_expired=st.booleans())
-    def claim(self, proof: int, scope: str, is_expired: bool) -> None:
+    @rule(proof=PROOFS, scope=st.sampled_from("xy"), only_earlier=st.booleans())
+    def claim(self, proof: int, scope: str, only_earlier: bool) -> None:
         self.claims += 1
         request = ClaimRequest(
             exchange_id=f"{proof}" if proof not in self.model else f"again {self.claims}",
@@ -74,20 +74,20 @@ class Books(RuleBasedStateMachine):
             scope=scope,
             valid_until_s=VALID_S,
             challenge_id=f"c{proof}",
-            is_expired=is_expired,
+            only_earlier=only_earlier,
         )
         claimed = self.ask(self.exchanges.claim(request, self.now_s))
         known = self.model.get(proof)
         if known is None:
-            assert (claimed.claim is Claim.FRESH) == (not is_expired)
-            if not is_expired:
+            assert (claimed.claim is Claim.FRESH) == (not only_earlier)
+            if not only_earlier:
                 self.model[proof] = Model(scope, State.CLAIMED)
             return
         if known.scope != scope or known.state in (State.SETTLED, State.REFUNDED):
             assert claimed.claim is Claim.SPENT
         elif known.state is State.RELEASED:
-            assert claimed.claim is (Claim.SPENT if is_expired else Claim.FRESH)
-            if not is_expired:
+            assert claimed.claim is (Claim.SPENT if only_earlier else Claim.FRESH)
+            if not only_earlier:
                 known.state, known.attempt = State.CLAIMED, known.attempt + 1
         elif known.state is State.CREDITED:
             assert claimed.claim is Claim.CREDITED

@@ -19,7 +19,7 @@ from mpp_gateway.protocol.messages import Answer, RequestHead
 from mpp_gateway.protocol.problems import PaymentInsufficient, Problem, VerificationFailed
 from mpp_gateway.rails.base import Settlement
 from mpp_gateway.rails.evm.request import Attempt
-from tests.support.machine import Stage, driven, head_with
+from tests.support.machine import BEGAN_MS, Stage, driven, head_with
 
 METHODS = st.sampled_from(["GET", "POST", "HEAD", "DELETE", "OPTIONS"])
 TARGETS = st.sampled_from(
@@ -102,25 +102,26 @@ async def by_executor(stage: Stage, play: Play, head: RequestHead) -> list[Any]:
     effects: list[Any] = []
     reply = executor._reply
 
-    async def seen(effect: Any, body: bytes | None) -> Any:
+    async def seen(effect: Any, began_ms: int, body: bytes | None) -> Any:
         effects.append(effect)
-        return await reply(effect, body)
+        return await reply(effect, began_ms, body)
 
     executor._reply = seen
     for number in range(play.copies):
         entropy = play.entropy[:-1] + bytes((number,))
-        found = await executor.run(admission.match(head, stage.snapshot, stage.now_s, entropy))
+        matching = admission.match(head, stage.snapshot, stage.now_s, entropy)
+        found = await executor.run(matching, BEGAN_MS)
         shown.append(found if isinstance(found, Answer) else "matched")
         if isinstance(found, Exchange):
             work = admission.admit(found, stage.now_s, entropy)
-            refusal = await executor.run(work, play.body)
+            refusal = await executor.run(work, BEGAN_MS, play.body)
             shown.append(refusal)
             if refusal is None:
                 shown.append(admission.aim(found))
                 work = settlement.deliver(found, play.status, (), stage.now_s)
-                shown.append(await executor.run(work))
-                work = settlement.finish(found, play.status, True, False, stage.now_s, 0)
-                shown.append(await executor.run(work))
+                shown.append(await executor.run(work, BEGAN_MS))
+                work = settlement.finish(found, play.status, True, False, stage.now_s)
+                shown.append(await executor.run(work, BEGAN_MS))
     return [shown, [repr(effect) for effect in effects]]
 
 
@@ -129,7 +130,7 @@ def by_resume(stage: Stage, play: Play, head: RequestHead, loop: Any) -> list[An
 
     def reply(effect: Any) -> Any:
         assert isinstance(effect, NeedBody | Emit) or effect is not None
-        return loop.run_until_complete(stage.executor._reply(effect, play.body))
+        return loop.run_until_complete(stage.executor._reply(effect, BEGAN_MS, play.body))
 
     shown: list[Any] = []
     effects: list[Any] = []
@@ -149,9 +150,7 @@ def by_resume(stage: Stage, play: Play, head: RequestHead, loop: Any) -> list[An
             if refusal is None:
                 shown.append(admission.aim(found))
                 shown.append(run(settlement.deliver(found, play.status, (), stage.now_s)))
-                shown.append(
-                    run(settlement.finish(found, play.status, True, False, stage.now_s, 0))
-                )
+                shown.append(run(settlement.finish(found, play.status, True, False, stage.now_s)))
     return [shown, [repr(effect) for effect in effects]]
 
 

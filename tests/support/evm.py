@@ -3,10 +3,11 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 from aiohttp import web
@@ -51,6 +52,11 @@ def now() -> int:
     return int(time.time())
 
 
+def asking(base_fee_wei: int) -> dict[str, Callable[[Any], Any]]:
+    """Return the lies of a node whose blocks have that base fee."""
+    return {"eth_getBlockByNumber": lambda block: block | {"baseFeePerGas": hex(base_fee_wei)}}
+
+
 async def until(condition, what: str) -> None:
     """Poll `condition`, which may be a coroutine function, a bounded number of times."""
     for _ in range(POLLS_MAX):
@@ -72,6 +78,8 @@ class FaultyNode:
     """hang, 500, garbage, no-result, reset (before forwarding), lost (after), or `error: text`."""
     calls: list[str] = field(default_factory=list)
     url: str = ""
+    lies: dict[str, Callable[[Any], Any]] = field(default_factory=dict)
+    """By method, what the node makes of the true result."""
     released: asyncio.Event = field(default_factory=asyncio.Event)
     """Lets go of the answers of `held error: text`."""
 
@@ -100,6 +108,10 @@ class FaultyNode:
                 session.post(self.target, data=body) as response,
             ):
                 answer = await response.read()
+        if method in self.lies:
+            members = json.loads(answer)
+            members["result"] = self.lies[method](members["result"])
+            answer = json.dumps(members).encode()
         if fault in ("reset", "lost"):
             request.transport.abort()
             return web.Response()
@@ -156,6 +168,15 @@ class Bench:
         """Return what payer and payee hold."""
         payer = await self.chain.balance_of(address(PAYER))
         return payer, await self.chain.balance_of(PAYEE)
+
+    async def offered_wei(self) -> list[int]:
+        """Return the highest fee of every transaction that was ever signed, the newest last."""
+        return await self.database.read(
+            lambda db: [
+                int(fee)
+                for (fee,) in db.execute("SELECT max_fee_wei FROM broadcasts ORDER BY rowid")
+            ]
+        )
 
     async def submissions(self) -> list[tuple[int, str]]:
         return await self.database.read(

@@ -12,6 +12,7 @@ from mpp_gateway.gateway import admission, settlement
 from mpp_gateway.gateway.exchange import Exchange
 from mpp_gateway.gateway.executor import Executor
 from mpp_gateway.gateway.machine import Machine, Pending
+from mpp_gateway.gateway.reporting import Reporter
 from mpp_gateway.gateway.snapshot import Snapshot, compile_offers
 from mpp_gateway.gateway.steps import Effect, Reply
 from mpp_gateway.ledger.database import Database
@@ -30,6 +31,7 @@ from mpp_gateway.routing.table import RouteTable
 from tests.support.proxy import config_text
 
 NOW_S = 1_800_000_000
+BEGAN_MS = 0
 ENTROPY = bytes(range(32))
 TOKEN = "0x036CbD53842c5426634e7929541eC2318f3dCF7e"
 PAYEE = "0x742d35Cc6634c0532925a3b844bC9e7595F8fE00"
@@ -53,10 +55,16 @@ class Switches:
 
     attempt: Attempt = field(default_factory=lambda: Attempt(Settlement.SETTLED, "0x" + "ab" * 32))
     problem: Problem | None = None
+    closed_for: Problem | None = None
+    """Raised by `ready`."""
     fault: Exception | None = None
     hold: asyncio.Event | None = None
     settled: list[str] = field(default_factory=list)
     is_withheld: bool = False
+
+    async def ready(self, now_s: int) -> None:
+        if self.closed_for is not None:
+            raise self.closed_for
 
     async def check(self, payment: Payment, now_s: int) -> None:
         if self.problem is not None:
@@ -108,13 +116,11 @@ class Stage:
         self.exchanges = Exchanges(self.database)
         self.now_s = NOW_S
         self.events: list[Any] = []
+        self.reporter = Reporter(self.events.append, lambda: self.ticks_ms)
+        self.ticks_ms = 0
+        buckets = TokenBuckets(self.config.limits.unpaid_per_minute)
         self.executor = Executor(
-            self.exchanges,
-            rails,
-            self.events.append,
-            lambda: self.now_s,
-            buckets=TokenBuckets(self.config.limits.unpaid_per_minute),
-            ticker=lambda: self.now_s * 1000,
+            self.exchanges, rails, self.reporter, lambda: self.now_s, buckets=buckets
         )
 
     async def close(self) -> None:
@@ -122,7 +128,8 @@ class Stage:
         await self.database.close()
 
     async def match(self, head: RequestHead, entropy: bytes = ENTROPY) -> Exchange:
-        found = await self.executor.run(admission.match(head, self.snapshot, self.now_s, entropy))
+        matching = admission.match(head, self.snapshot, self.now_s, entropy)
+        found = await self.executor.run(matching, BEGAN_MS)
         assert isinstance(found, Exchange)
         return found
 
@@ -131,11 +138,11 @@ class Stage:
     ) -> tuple[Exchange, Answer | None]:
         exchange = await self.match(head, entropy)
         work = admission.admit(exchange, self.now_s, entropy)
-        return exchange, await self.executor.run(work, body)
+        return exchange, await self.executor.run(work, BEGAN_MS, body)
 
     async def deliver(self, exchange: Exchange, status: int = 200, headers=()) -> Any:
         work = settlement.deliver(exchange, status, headers, self.now_s)
-        return await self.executor.run(work)
+        return await self.executor.run(work, BEGAN_MS)
 
     async def buy(
         self, method: str = "GET", path: str = "/api/paid", entropy: bytes = ENTROPY, body=None

@@ -360,6 +360,7 @@ def paid_parts(
     more: str = "",
     services: str = "",
     auth: str = "auth: {bearer: marked-upstream-secret}",
+    submit_more: str = "",
     purse_minor: int = PURSE_MINOR,
     thread: ChainThread | None = None,
 ) -> Iterator[Paid]:
@@ -374,7 +375,7 @@ def paid_parts(
     with ExitStack() as stack:
         node.url = _serve(stack, thread, node.serve)
         stand_in = None
-        submit = f'private_key: "0x{gas_key.hex()}"'
+        submit = f'private_key: "0x{gas_key.hex()}"{submit_more}'
         if facilitator:
             thread.run(thread.demo.fund_gas(address(STAND_IN_KEY)))
             stand_in = StandInFacilitator(thread.demo)
@@ -410,6 +411,7 @@ def paid_gateway(tmp_path: Path, **options: Any) -> Iterator[Paid]:
         finally:
             paid.keeper.opened.set()
             paid.node.faults.clear()
+            paid.node.lies.clear()
             if paid.facilitator is not None:
                 paid.facilitator.fault = ""
             paid.stack.close()

@@ -12,7 +12,7 @@ from typing import Any
 
 from mpp_gateway.addons.build import build_addons
 from mpp_gateway.addons.runtime import Runtime
-from mpp_gateway.gateway.executor import uptime_ms
+from mpp_gateway.gateway.reporting import Sink, uptime_ms
 
 from .client import RawClient
 from .h2client import H2Client
@@ -147,8 +147,9 @@ def scene(
     upstream_ssl: Any = None,
     addons: Callable[[Runtime], Sequence[Any]] = build_addons,
     check: bool = True,
-    ticker: Callable[[], int] = uptime_ms,
     aim_option_at_upstream: bool = False,
+    sink: Sink | None = None,
+    ticker: Callable[[], int] = uptime_ms,
     **options: Any,
 ) -> Iterator[Scene]:
     """Run everything for the length of the block, and see that nothing has crashed."""
@@ -167,7 +168,7 @@ def scene(
         )
         if aim_option_at_upstream:
             options["mode"] = f"reverse:{server.url}"
-        runtime = Runtime(build_rail=rail.build, ticker=ticker)
+        runtime = Runtime(sink, rail.build, ticker)
         with running(text, runtime=runtime, addons=addons, **options) as proxy:
             play = Scene(proxy, server, rail, store)
             yield play

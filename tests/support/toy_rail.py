@@ -48,8 +48,11 @@ class ToyRail:
     spendable_minor: int | None = 10**9
     hold_verify: bool = False
     hold_settle: bool = False
+    settle_s: float = 0
+    """How long settling takes, in real time."""
     verified: list[str] = field(default_factory=list)
     settled: list[str] = field(default_factory=list)
+    answered: list[str] = field(default_factory=list)
     amounts: list[int] = field(default_factory=list)
     closed: bool = False
     released: asyncio.Event = field(default_factory=asyncio.Event)
@@ -83,6 +86,9 @@ class ToyRail:
             self.name, offer, proof, f"purse-of-{proof}", offer.amount.minor, FOREVER_S
         )
 
+    async def ready(self, now_s: int) -> None:
+        pass
+
     async def verify(self, presented: Presented, now_s: int) -> Verified:
         self.verified.append(presented.proof_id)
         if self.hold_verify:
@@ -96,6 +102,9 @@ class ToyRail:
         self.amounts.append(amount_minor)
         if self.hold_settle:
             await self.released.wait()
+        if self.settle_s:
+            await asyncio.sleep(self.settle_s)
+        self.answered.append(presented.proof_id)
         match self.settle_as:
             case "raise":
                 raise RuntimeError("the toy box is on fire")

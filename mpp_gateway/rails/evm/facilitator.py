@@ -99,6 +99,9 @@ class FacilitatorSettler:
         )
         return attempt if seen.is_unused else seen
 
+    async def ready(self, now_s: int) -> None:
+        """Return: whether it can, the facilitator says when it is asked to verify."""
+
     async def maintain(self, now_s: int) -> int:  # noqa: ARG002
         """Return 0: the facilitator looks after its own transactions; see that it is there.
 

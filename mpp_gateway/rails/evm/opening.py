@@ -25,6 +25,7 @@ def open_rail(
         settle_s=settle_s,
         rpc_s=min(settle_s, RPC_S),
         facilitator_s=settle_s,
+        max_fee_wei=method.max_fee_wei,
     )
     chain = None
     if method.rpc_url is not None:

@@ -25,6 +25,7 @@ class EvmSettings:
     """One token on one chain, and who is paid. `name` and `version` are the token's EIP-712 ones.
 
     `settle_s` bounds one attempt to settle; `rpc_s` and `facilitator_s` bound one call, in seconds.
+    `max_fee_wei` bounds what we pay for one unit of gas.
     """
 
     chain_id: int
@@ -37,6 +38,7 @@ class EvmSettings:
     rpc_s: int = RPC_S
     facilitator_s: int = 20
     retry_after_s: int = 5
+    max_fee_wei: int | None = None
     domain: Eip712Domain = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -106,6 +108,10 @@ class Attempt:
 
 class Settler(Protocol):
     """Moves the money of a verified payment: with a key of our own, or through a facilitator."""
+
+    async def ready(self, now_s: int) -> None:
+        """Return if payments can be taken now; raise `RailUnavailable`."""
+        ...
 
     async def check(self, payment: Payment, now_s: int) -> None:
         """Return if settling would be possible now; raise a Problem or `RailUnavailable`."""

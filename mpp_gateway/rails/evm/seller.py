@@ -110,6 +110,10 @@ class EvmRail:
             evidence=Payment(key, signed),
         )
 
+    async def ready(self, now_s: int) -> None:
+        """Return if new payments can be taken now; raise `RailUnavailable`."""
+        await self._settler.ready(now_s)
+
     async def verify(self, presented: Presented, now_s: int) -> Verified:
         """Ask the chain and the settler whether the payment would go through now.
 

@@ -48,12 +48,23 @@ class Fees:
     max_fee_wei: int
     tip_wei: int
 
-    def bumped(self, market: "Fees") -> "Fees":
-        """Return fees that may replace these: an eighth more, or the market's."""
+    def capped(self, ceiling_wei: int | None) -> "Fees":
+        """Return these fees, lowered to a ceiling where there is one."""
+        if ceiling_wei is None:
+            return self
+        return Fees(min(self.max_fee_wei, ceiling_wei), min(self.tip_wei, ceiling_wei))
+
+    def bumped(self, market: "Fees", ceiling_wei: int | None) -> "Fees | None":
+        """Return fees that may replace these: an eighth more, or the market's.
+
+        None if an eighth more is above the ceiling: then nothing may replace them.
+        """
+        least = Fees(self.max_fee_wei * 9 // 8 + 1, self.tip_wei * 9 // 8 + 1)
+        if ceiling_wei is not None and least.max_fee_wei > ceiling_wei:
+            return None
         return Fees(
-            max(self.max_fee_wei * 9 // 8 + 1, market.max_fee_wei),
-            max(self.tip_wei * 9 // 8 + 1, market.tip_wei),
-        )
+            max(least.max_fee_wei, market.max_fee_wei), max(least.tip_wei, market.tip_wei)
+        ).capped(ceiling_wei)
 
 
 @dataclass(frozen=True, slots=True)

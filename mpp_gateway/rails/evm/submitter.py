@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import enum
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -37,10 +38,13 @@ from mpp_gateway.rails.evm.submissions import (
     Submissions,
 )
 
+log = logging.getLogger(__name__)
+
 GAS_RESERVE = 300_000
 """Gas the key must be able to pay for before a payment is admitted: about four transfers."""
 FILL_GAS = 21_000
 BUMP_AFTER_S = 12
+DEAR_RETRY_S = 30
 RESEND_AFTER_S = 1
 LEASE_TRIES = 3
 POLLS_MS = (20, 50, 100, 200, 400)
@@ -65,11 +69,19 @@ class Sent(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Market:
+    """What we would offer for gas now, and whether the network asks for more than we may pay."""
+
+    fees: Fees
+    is_dear: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Quote:
-    """What a transaction needs: gas, fees, and the lowest nonce that the chain would take."""
+    """What a transaction needs: gas, its market, and the lowest nonce that the chain would take."""
 
     gas: int
-    fees: Fees
+    market: Market
     floor: int
 
 
@@ -108,15 +120,27 @@ class OwnKeySettler:
         self._submissions = Submissions(database, settings.chain_id, self.address)
         self._running: dict[str, asyncio.Task[Attempt]] = {}
         self._floor: int | None = None
-        self._market_seen: tuple[int, Fees] | None = None
+        self._market_seen: tuple[int, Market] | None = None
         self._lease = asyncio.Lock()
         self._repair = asyncio.Lock()
         self._low_gas = False
+        self._is_dear = False
 
     @property
     def is_withheld(self) -> bool:
-        """True since the key was last seen without gas for the next payments."""
-        return self._low_gas
+        """True since gas was last seen above the ceiling, or the key without enough of it."""
+        return self._low_gas or self._is_dear
+
+    async def ready(self, now_s: int) -> None:
+        """Look at what gas costs, if there is a ceiling; see `Settler.ready`."""
+        if self._settings.max_fee_wei is None:
+            return
+        try:
+            market = await self._market(now_s)
+        except (RpcFailed, RpcRefused) as error:
+            raise self._unavailable(str(error)) from error
+        if market.is_dear:
+            raise self._too_dear()
 
     async def check(self, payment: Payment, now_s: int) -> None:
         """Simulate the transfer and look at the key's gas; see `Settler.check`."""
@@ -134,6 +158,8 @@ class OwnKeySettler:
             raise self._unavailable(str(error)) from error
         except RpcFailed as error:
             raise self._unavailable(str(error)) from error
+        if self._is_dear:
+            raise self._too_dear()
         if self._low_gas:
             raise self._unavailable(f"{checksum(self.address)} has only {balance} wei for gas")
 
@@ -163,7 +189,7 @@ class OwnKeySettler:
         if not rows:
             return 0
         mined_below = await self._chain.transaction_count(self.address, "latest")
-        market = await self._market(now_s)
+        offer = (await self._market(now_s)).fees
         highest = max((row.nonce for row in rows if row.state != FREE), default=-1)
         left = 0
         for row in rows:
@@ -175,7 +201,7 @@ class OwnKeySettler:
                 await self._submissions.finish(row.nonce, LOST)
             elif row.state != FREE or row.nonce < highest:
                 left += 1
-                await self._push(row, market, now_s)
+                await self._push(row, offer, now_s)
         return left
 
     async def close(self) -> None:
@@ -231,8 +257,11 @@ class OwnKeySettler:
         except RpcFailed as error:
             return Attempt(Settlement.REFUSED, detail=f"nothing was sent: {error}")
 
+        if quote.market.is_dear:
+            return Attempt(Settlement.REFUSED, detail="gas costs too much; nothing was sent")
+
         def sign(nonce: int) -> Signed:
-            return self._sign(nonce, self._settings.token, payload, quote.gas, quote.fees)
+            return self._sign(nonce, self._settings.token, payload, quote.gas, quote.market.fees)
 
         # Outside the deadline: a lease that is cut off may be stored all the same, and a stored
         # transaction may be sent later. Only what is certainly not stored is refused.
@@ -250,12 +279,12 @@ class OwnKeySettler:
 
         Simulated before a nonce is taken, so that a revert costs neither gas nor a gap.
         """
-        gas, fees, floor = await gathered(
+        gas, market, floor = await gathered(
             self._chain.estimate_gas(payload, self.address),
             self._market(now_s),
             self._known_floor(),
         )
-        return Quote(gas * 5 // 4, fees, floor)
+        return Quote(gas * 5 // 4, market, floor)
 
     async def _follow(
         self, payment: Payment, submission: Submission, sent: Sent, now_s: int, deadline: Deadline
@@ -321,28 +350,33 @@ class OwnKeySettler:
         return Sent.YES
 
     async def _bump(self, submission: Submission, now_s: int) -> Submission:
-        """Offer more for the same nonce; if that cannot be stored, send what is stored again."""
-        newest = submission.sent[-1]
-        try:
-            signed = self._resign(newest, newest.fees.bumped(await self._market(now_s)))
-            stored = await self._submissions.replace(submission, signed, now_s, fills=False)
-        except (RpcFailed, RpcRefused, StoreUnavailable):
-            stored = False
-        if not stored:
+        """Offer more for the same nonce; where that fails or may not be, send the last again."""
+        newest, signed = submission.sent[-1], None
+        with contextlib.suppress(RpcFailed, RpcRefused, StoreUnavailable):
+            market = await self._market(now_s)
+            fees = newest.fees.bumped(market.fees, self._settings.max_fee_wei)
+            if fees is not None:
+                higher = self._resign(newest, fees)
+                if await self._submissions.replace(submission, higher, now_s, fills=False):
+                    signed = higher
+        if signed is None:
             await self._send(newest)
             return submission
         await self._send(signed)
         return replace(submission, sent=(*submission.sent, signed))
 
-    async def _push(self, row: Submission, market: Fees, now_s: int) -> None:
+    async def _push(self, row: Submission, offer: Fees, now_s: int) -> None:
         usable = row.state not in (FREE, FILLING) and row.valid_until_s > now_s
-        if usable and row.sent[-1].fees.max_fee_wei >= market.max_fee_wei:
+        if usable and row.sent[-1].fees.max_fee_wei >= offer.max_fee_wei:
             await self._send(row.sent[-1])
         elif usable:
             await self._bump(row, now_s)
         else:
-            fees = row.sent[-1].fees.bumped(market) if row.sent else market
-            signed = self._sign(row.nonce, self.address, b"", FILL_GAS, fees)
+            # What cannot be outbid may have left the node's pool, where the same price will do.
+            ceiling_wei = self._settings.max_fee_wei
+            last = row.sent[-1].fees if row.sent else None
+            fees = offer if last is None else last.bumped(offer, ceiling_wei) or last
+            signed = self._sign(row.nonce, self.address, b"", FILL_GAS, fees.capped(ceiling_wei))
             if await self._submissions.replace(row, signed, now_s, fills=True):
                 await self._send(signed)
 
@@ -367,7 +401,7 @@ class OwnKeySettler:
     async def _look_at_gas(self, now_s: int) -> int:
         market = await self._market(now_s)
         balance = await self._chain.gas_balance(self.address)
-        self._low_gas = balance < GAS_RESERVE * market.max_fee_wei
+        self._low_gas = balance < GAS_RESERVE * market.fees.max_fee_wei
         return balance
 
     async def _known_floor(self) -> int:
@@ -375,7 +409,7 @@ class OwnKeySettler:
             self._floor = await self._chain.transaction_count(self.address, "pending")
         return self._floor
 
-    async def _market(self, now_s: int) -> Fees:
+    async def _market(self, now_s: int) -> Market:
         """Return what gas costs now; asked at most once a second."""
         if self._market_seen is not None and self._market_seen[0] == now_s:
             return self._market_seen[1]
@@ -384,9 +418,23 @@ class OwnKeySettler:
             tip = await self._chain.tip_wei()
         except RpcRefused:
             tip = block.base_fee_wei // 10 + 1
-        fees = Fees(2 * block.base_fee_wei + tip, tip)
-        self._market_seen = (now_s, fees)
-        return fees
+        market = self._judged(block.base_fee_wei, tip)
+        self._market_seen = (now_s, market)
+        return market
+
+    def _judged(self, base_fee_wei: int, tip_wei: int) -> Market:
+        """Compare what the next block asks for with the ceiling, and say so when that changes."""
+        ceiling_wei = self._settings.max_fee_wei
+        asked_wei = base_fee_wei + tip_wei
+        # The node may lie: nothing that it says makes us offer more than the ceiling.
+        is_dear = ceiling_wei is not None and asked_wei > ceiling_wei
+        if is_dear != self._is_dear:
+            words = "too much: offers are withheld" if is_dear else "no longer too much"
+            log.warning(
+                "chain %d: gas costs %s (%d wei)", self._settings.chain_id, words, asked_wei
+            )
+        self._is_dear = is_dear
+        return Market(Fees(2 * base_fee_wei + tip_wei, tip_wei).capped(ceiling_wei), is_dear)
 
     def _sign(self, nonce: int, to: bytes, payload: bytes, gas: int, fees: Fees) -> Signed:
         return self._signed(
@@ -417,6 +465,14 @@ class OwnKeySettler:
             }
         )
         return Signed("0x" + bytes(signed.hash).hex(), bytes(signed.raw_transaction), fees)
+
+    def _too_dear(self) -> RailUnavailable:
+        settings = self._settings
+        return RailUnavailable(
+            "Moving a payment costs too much on this network now; nothing was charged.",
+            private=f"chain {settings.chain_id}: gas is above {settings.max_fee_wei} wei",
+            retry_after_s=DEAR_RETRY_S,
+        )
 
     def _unavailable(self, why: str) -> RailUnavailable:
         return RailUnavailable(

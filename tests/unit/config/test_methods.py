@@ -200,3 +200,51 @@ def test_a_name_is_small_letters(build):
 
 def test_a_broken_method_gives_no_second_mistake_on_the_routes_that_use_it(build):
     assert build.mistake(text(chain_id="0")).startswith("methods.evm.chain_id")
+
+
+def own_key(more="", chain_id="84532", root="", **keys):
+    submit = f"{{private_key: '{KEY}'{more}}}"
+    return text(root=root, submit=submit, rpc_url="https://r.example", chain_id=chain_id, **keys)
+
+
+@pytest.mark.parametrize(
+    ("chain_id", "gwei", "wei"),
+    [
+        ("1", '"30"', 30 * 10**9),
+        ("1", '"0.000000001"', 1),
+        ("1", "30", 30 * 10**9),
+        ("8453", '"0.5"', 5 * 10**8),
+        ("8453", "", 10**9),
+        ("84532", "", 10**9),
+        ("1", "", None),
+    ],
+)
+def test_the_ceiling_of_gas_is_what_is_set_or_what_is_usual_on_the_chain(
+    build, chain_id, gwei, wei
+):
+    more = f", max_fee_gwei: {gwei}" if gwei else ""
+    assert build.load(own_key(more, chain_id)).methods["evm"].max_fee_wei == wei
+
+
+@pytest.mark.parametrize("gwei", ['"0"', '"0.0000000001"', '"1e9"', "-1", "yes", "1.5", '"1,5"'])
+def test_a_ceiling_that_is_none_is_refused(build, gwei):
+    message = build.mistake(own_key(f", max_fee_gwei: {gwei}"))
+    assert message.startswith("methods.evm.submit.max_fee_gwei: found ")
+
+
+def test_a_ceiling_is_for_an_own_key(build):
+    message = build.mistake(text(submit='{facilitator: https://f.example, max_fee_gwei: "1"}'))
+    assert "`max_fee_gwei` only beside `private_key`" in message
+
+
+def test_a_priced_route_on_an_own_key_without_a_ceiling_is_warned_of(build):
+    (warning,) = build.load(own_key(chain_id="1")).warnings
+    assert str(warning).endswith(
+        "methods.evm: without `submit.max_fee_gwei` a call may cost more for gas than it earns"
+    )
+
+
+def test_a_ceiling_or_a_chain_with_a_usual_one_or_a_free_shop_is_not_warned_of(build):
+    free = own_key(chain_id="1").replace("{/x: {charge: 1}}", "{/x: free}")
+    for config in (own_key(', max_fee_gwei: "40"', "1"), own_key(chain_id="8453"), free):
+        assert build.load(config).warnings == ()

@@ -15,7 +15,7 @@ from mpp_gateway.gateway.steps import (
     TakeToken,
 )
 from mpp_gateway.protocol.messages import Answer, RequestHead
-from tests.support.machine import ENTROPY, NOW_S, Stage, driven, head_with
+from tests.support.machine import BEGAN_MS, ENTROPY, NOW_S, Stage, driven, head_with
 
 CLIENT = "203.0.113.7"
 WAIT_MS = 1001
@@ -109,12 +109,12 @@ def paid_call(tmp_path, path, status=200, *, answered=True, delivered=True):
         head = RequestHead(head.method, head.target, head.headers, client=CLIENT)
         exchange, answer = await stage.admit(head)
         assert answer is None
-        await stage.executor.run(admission.forward(exchange, NOW_S))
+        await stage.executor.run(admission.forward(exchange, NOW_S), BEGAN_MS)
         if answered:
             await stage.deliver(exchange, status)
         for _ in range(2):
-            work = settlement.finish(exchange, status, delivered, not delivered, NOW_S, 0)
-            await stage.executor.run(work)
+            work = settlement.finish(exchange, status, delivered, not delivered, NOW_S)
+            await stage.executor.run(work, BEGAN_MS)
         await stage.close()
 
     asyncio.run(story())

@@ -4,9 +4,11 @@ import asyncio
 
 import pytest
 
+from mpp_gateway.events import PaymentReleased, RequestReceived, RequestRefused, RouteMatched
 from mpp_gateway.gateway.steps import Deliver, Settle
 from mpp_gateway.ledger.exchanges import State
 from mpp_gateway.protocol.messages import Answer, RequestHead
+from mpp_gateway.protocol.problems import VerificationFailed
 from mpp_gateway.rails.base import Settlement
 from mpp_gateway.rails.evm.request import Attempt
 from tests.support.evm import until
@@ -172,7 +174,7 @@ def test_a_sink_that_fails_decides_nothing(tmp_path):
         def sink(_):
             raise ValueError("sink")
 
-        stage.executor.sink = sink
+        stage.reporter.sink = sink
         _, exchange = await verified(stage)
         assert isinstance(await stage.deliver(exchange), Deliver)
 
@@ -197,5 +199,37 @@ def test_without_a_rail_that_takes_money_a_402_becomes_a_503(tmp_path):
         _, answer = await stage.admit(RequestHead("GET", "/api/paid", ()))
         assert (answer.status, slug(answer)) == (503, "rail-unavailable")
         assert "WWW-Authenticate" not in dict(answer.headers)
+
+    play(tmp_path, story)
+
+
+def test_the_time_that_a_refused_check_took_is_in_what_the_sink_is_told(tmp_path):
+    async def story(stage: Stage) -> None:
+        credential = await stage.buy()
+
+        async def check(payment, now_s):
+            stage.ticks_ms += 3_000
+            raise VerificationFailed
+
+        stage.settler.check = check
+        stage.events.clear()
+        await stage.admit(head_with(credential))
+        assert [(type(event), event.duration_ms) for event in stage.events] == [
+            (RequestReceived, 0),
+            (RouteMatched, 0),
+            (PaymentReleased, 3_000),
+            (RequestRefused, 3_000),
+        ]
+
+    play(tmp_path, story)
+
+
+def test_a_402_without_an_offer_is_told_as_the_503_that_it_is(tmp_path):
+    async def story(stage: Stage) -> None:
+        stage.settler.is_withheld = True
+        await stage.admit(RequestHead("GET", "/api/paid", ()))
+        last = stage.events[-1]
+        assert isinstance(last, RequestRefused)
+        assert (last.slug, last.status) == ("rail-unavailable", 503)
 
     play(tmp_path, story)

@@ -10,6 +10,7 @@ import pytest
 from mpp_gateway.config import load_text
 from mpp_gateway.errors import RailUnavailable
 from mpp_gateway.gateway import serving
+from mpp_gateway.gateway.reporting import Reporter
 from mpp_gateway.gateway.serving import longest_settlement_s, open_serving
 from mpp_gateway.ledger.database import StoreTooNew
 from mpp_gateway.rails.base import RailMisconfigured
@@ -60,7 +61,7 @@ def writers() -> int:
 def test_a_rail_that_is_misconfigured_stops_the_start_and_leaves_nothing_open(tmp_path):
     rail, before = Rail(error=RailMisconfigured("wrong token")), writers()
     with pytest.raises(RailMisconfigured):
-        asyncio.run(open_serving(config(tmp_path), print, build_rail=rail))
+        asyncio.run(open_serving(config(tmp_path), Reporter(), build_rail=rail))
     assert rail.closed
     assert writers() == before
     with (tmp_path / "gateway.db.lock").open("ab") as file:
@@ -69,7 +70,7 @@ def test_a_rail_that_is_misconfigured_stops_the_start_and_leaves_nothing_open(tm
 
 def test_a_store_of_a_newer_gateway_stops_the_start(tmp_path, monkeypatch):
     async def open_and_close() -> None:
-        found = await open_serving(config(tmp_path), print, build_rail=Rail())
+        found = await open_serving(config(tmp_path), Reporter(), build_rail=Rail())
         await found.close()
 
     monkeypatch.setattr(serving, "MIGRATIONS", (*serving.MIGRATIONS, "CREATE TABLE n (x TEXT)"))
@@ -82,7 +83,7 @@ def test_a_store_of_a_newer_gateway_stops_the_start(tmp_path, monkeypatch):
 def test_a_rail_that_cannot_be_reached_is_a_problem_that_passes(tmp_path, monkeypatch):
     async def story() -> None:
         rail = Rail(error=RailUnavailable("no node"))
-        found = await open_serving(config(tmp_path), print, build_rail=rail)
+        found = await open_serving(config(tmp_path), Reporter(), build_rail=rail)
         assert found.problems == {"evm": "no node"}
         rail.error = None
         await until(lambda: not found.problems, "mended")
@@ -96,7 +97,7 @@ def test_a_rail_that_cannot_be_reached_is_a_problem_that_passes(tmp_path, monkey
 def test_care_for_the_rails_outlives_a_rail_that_fails_in_a_new_way(tmp_path, monkeypatch):
     async def story() -> None:
         rail = Rail()
-        found = await open_serving(config(tmp_path), print, build_rail=rail)
+        found = await open_serving(config(tmp_path), Reporter(), build_rail=rail)
         for error in (ValueError("new"), RailMisconfigured("the token was swapped")):
             rail.error = error
             await until(lambda error=error: found.problems.get("evm") == str(error), "noticed")
@@ -113,7 +114,7 @@ def test_a_settlement_of_less_than_a_second_still_gets_one(tmp_path):
     async def story() -> None:
         rail = Rail()
         found = await open_serving(
-            config(tmp_path, "timeouts: {settle_s: 0.3}"), print, build_rail=rail
+            config(tmp_path, "timeouts: {settle_s: 0.3}"), Reporter(), build_rail=rail
         )
         await found.close()
         assert rail.settle_s == 1
@@ -138,7 +139,7 @@ def test_upkeep_sweeps_what_another_process_left_behind(tmp_path, monkeypatch):
         with path.with_name("stage.db.lock").open("ab") as other:
             fcntl.flock(other, fcntl.LOCK_SH)  # another process serves: nothing is recovered
             found = await open_serving(
-                settings, lambda _: None, clock=lambda: clock[0], build_rail=Rail()
+                settings, Reporter(), clock=lambda: clock[0], build_rail=Rail()
             )
             exchange_id = exchange.turn.exchange_id
             assert await found.exchanges.state(exchange_id) == "verified"

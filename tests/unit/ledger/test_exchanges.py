@@ -188,11 +188,11 @@ def test_a_proof_is_worth_nothing_for_another_request(books, state):
 @pytest.mark.parametrize("state", State)
 def test_an_expired_challenge_opens_nothing_anew(books, state):
     books.at(state)
-    again = books.claim("p", 2, is_expired=True).claim
+    again = books.claim("p", 2, only_earlier=True).claim
     if state in (State.RELEASED, State.SETTLED, State.REFUNDED):
         assert again is Claim.SPENT
         assert books.state() is state
-    assert books.claim("never seen", 3, is_expired=True).claim is Claim.SPENT
+    assert books.claim("never seen", 3, only_earlier=True).claim is Claim.SPENT
     assert books.state("x3") is None
 
 

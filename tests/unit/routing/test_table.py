@@ -234,11 +234,11 @@ def test_head_on_a_path_without_get_is_not_allowed(table):
 def test_a_preflight_on_a_known_path_is_answered_by_the_gateway(table):
     made = table({"GET /x": "free", "POST /x": 5})
 
-    assert Preflight(("GET", "HEAD", "OPTIONS", "POST")) == made.match("OPTIONS", "/api/x")
+    assert Preflight(("GET", "HEAD", "OPTIONS", "POST"), "api") == made.match("OPTIONS", "/api/x")
 
 
 def test_a_preflight_is_never_charged(table):
-    assert Preflight(ORDINARY) == table({"/x": 5}).match("OPTIONS", "/api/x")
+    assert Preflight(ORDINARY, "api") == table({"/x": 5}).match("OPTIONS", "/api/x")
 
 
 @pytest.mark.parametrize("free", ["/x", "OPTIONS /x", "/*"])
