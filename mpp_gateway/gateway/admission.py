@@ -243,6 +243,8 @@ def _claimed(admission: Admission, presented: Presented) -> Machine[Claimed]:
         amount_minor=presented.amount_minor,
         scope=admission.exchange.binding.scope,
         valid_until_s=presented.valid_until_s,
+        # A claim that nobody ends keeps until its proof is dead: then it can move no money.
+        due_s=max(presented.valid_until_s, admission.exchange.answered_by_s(admission.clock.now_s)),
         challenge_id=presented.challenge_id,
         is_expired=admission.expired is not None,
     )

@@ -19,6 +19,7 @@ from mpp_gateway.gateway.steps import (
     MarkDelivered,
     Move,
     NeedBody,
+    OwnsTurn,
     Reply,
     Settle,
     Verify,
@@ -126,7 +127,10 @@ class Executor:
                     reference=effect.reference,
                     receipt=effect.receipt,
                     detail=effect.detail,
+                    due_s=effect.due_s,
                 )
+            case OwnsTurn(turn):
+                return await self._exchanges.owns(turn)
             case Settle():
                 return await self._settle(effect, now_s)
             case LookUp(presented):

@@ -3,12 +3,17 @@
 import re
 
 from mpp_gateway import events
-from mpp_gateway.errors import GatewayFault, SettlementUnknown, UpstreamRefused
+from mpp_gateway.errors import (
+    GatewayFault,
+    PaymentInProgress,
+    SettlementUnknown,
+    UpstreamRefused,
+)
 from mpp_gateway.gateway.answers import problem_answer
 from mpp_gateway.gateway.exchange import Exchange
 from mpp_gateway.gateway.machine import Clock, Machine, emit, move, perform
 from mpp_gateway.gateway.refusals import refusal
-from mpp_gateway.gateway.steps import Deliver, MarkDelivered, Settle
+from mpp_gateway.gateway.steps import Deliver, MarkDelivered, OwnsTurn, Settle
 from mpp_gateway.ledger.exchanges import State
 from mpp_gateway.protocol.messages import Answer, Headers
 from mpp_gateway.protocol.problems import Problem, VerificationFailed
@@ -18,6 +23,7 @@ from mpp_gateway.upstream.redirects import rewrite_location
 from mpp_gateway.upstream.rewriting import HookContext, RewrittenResponse, rewrite_response
 
 UNKNOWN_RETRY_S = 5
+TAKEN_OVER_RETRY_S = 1
 
 _DIRECTIVE = re.compile(r'(?:[^",]|"(?:\\.|[^"\\])*"?)+')
 _SHARED = frozenset({"public", "s-maxage", "private"})
@@ -48,7 +54,8 @@ def settle(exchange: Exchange, clock: Clock) -> Machine[None]:
     assert presented is not None
     # After a crash this record is what tells the restart to ask the rail. Without it the money
     # could have moved with nobody left who knows.
-    if not (yield from move(turn, State.VERIFIED, State.SETTLING, clock)):
+    due_s = exchange.settled_by_s(clock.now_s)
+    if not (yield from move(turn, State.VERIFIED, State.SETTLING, clock, due_s=due_s)):
         raise GatewayFault(private=f"{turn.exchange_id} was not ours to settle")
     exchange.state = State.SETTLING
     timeout_s = exchange.route.timeouts.settle_s
@@ -63,6 +70,7 @@ def settle(exchange: Exchange, clock: Clock) -> Machine[None]:
                 reference=outcome.reference,
                 receipt=outcome.headers,
                 detail=f"change {outcome.change_minor}" if outcome.change_minor else "",
+                due_s=exchange.answered_by_s(clock.now_s),
             )
             if not (yield from _recorded(settled)):
                 # A restart took the exchange over, or the store is gone: whoever looks at it next
@@ -157,16 +165,32 @@ def _deliver(
         return rewritten
     if exchange.settles_at_end and exchange.state is State.VERIFIED:
         return Deliver(rewritten.status, _private(rewritten.headers))
-    if exchange.state is not State.SETTLED:
-        try:
+    try:
+        if exchange.state is State.SETTLED:
+            yield from _still_ours(exchange, clock)
+        else:
             yield from settle(exchange, clock)
-        except Problem as problem:
-            return refusal(exchange, problem, clock.now_s)
+    except Problem as problem:
+        return refusal(exchange, problem, clock.now_s)
     yield from perform(clock, MarkDelivered(exchange.turn))
     headers = _private(rewritten.headers)
     if not 200 <= rewritten.status < 300:
         return Deliver(rewritten.status, headers)
     return Deliver(rewritten.status, (*headers, *exchange.receipt))
+
+
+def _still_ours(exchange: Exchange, clock: Clock) -> Machine[None]:
+    """Refuse to deliver what was paid ahead and then taken over, by a clock that jumped for one.
+
+    Whoever took it over made it a credit: delivered here too, one payment would buy two calls.
+    """
+    assert exchange.turn is not None
+    if not (yield from perform(clock, OwnsTurn(exchange.turn))):
+        raise PaymentInProgress(
+            "This payment was taken up elsewhere; do not pay again.",
+            hint="Present the same credential again after the time given.",
+            retry_after_s=TAKEN_OVER_RETRY_S,
+        )
 
 
 def fail(exchange: Exchange, problem: Problem, now_s: int) -> Machine[Deliver | Answer]:

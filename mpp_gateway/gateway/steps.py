@@ -94,6 +94,15 @@ class Move:
     reference: str | None = None
     receipt: Headers | None = None
     detail: str = ""
+    due_s: int | None = None
+    """When we are done with it, or gone; None leaves what was said before."""
+
+
+@dataclass(frozen=True, slots=True)
+class OwnsTurn:
+    """Ask the store. Result: whether what this turn has paid for is still its own to deliver."""
+
+    turn: Turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +129,9 @@ class LookUp:
     presented: Presented
 
 
-type Effect = Emit | ClaimProof | Verify | Hold | Move | MarkDelivered | Settle | LookUp | NeedBody
+type Effect = (
+    Emit | ClaimProof | Verify | Hold | Move | OwnsTurn | MarkDelivered | Settle | LookUp | NeedBody
+)
 type Step = Effect | Answer | Forward | Deliver
 
 

@@ -29,6 +29,7 @@ from mpp_gateway.routing.table import RouteTable
 from tests.support.proxy import config_text
 
 NOW_S = 1_800_000_000
+OWNER = "0123456789abcdef" * 2
 ENTROPY = bytes(range(32))
 TOKEN = "0x036CbD53842c5426634e7929541eC2318f3dCF7e"
 PAYEE = "0x742d35Cc6634c0532925a3b844bC9e7595F8fE00"
@@ -104,7 +105,7 @@ class Stage:
         )
         self.database = Database(folder / "stage.db", (EXCHANGES_SCHEMA,))
         self.database.open()
-        self.exchanges = Exchanges(self.database)
+        self.exchanges = Exchanges(self.database, OWNER)
         self.now_s = NOW_S
         self.events: list[Any] = []
         self.executor = Executor(self.exchanges, rails, self.events.append, lambda: self.now_s)
