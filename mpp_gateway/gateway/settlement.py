@@ -17,7 +17,7 @@ from mpp_gateway.gateway.steps import Deliver, MarkDelivered, OwnsTurn, Settle
 from mpp_gateway.ledger.exchanges import State
 from mpp_gateway.protocol.messages import Answer, Headers
 from mpp_gateway.protocol.problems import Problem, VerificationFailed
-from mpp_gateway.rails.base import Settlement
+from mpp_gateway.rails.base import Outcome, Settlement
 from mpp_gateway.upstream.hygiene import response_headers
 from mpp_gateway.upstream.redirects import rewrite_location
 from mpp_gateway.upstream.rewriting import HookContext, RewrittenResponse, rewrite_response
@@ -44,9 +44,11 @@ def event[E: events.Event](kind: type[E], exchange: Exchange, at_s: int, **more:
     )
 
 
-def settle(exchange: Exchange, clock: Clock) -> Machine[None]:
+def settle(exchange: Exchange, clock: Clock, found: Outcome | None = None) -> Machine[None]:
     """Move the money of a verified exchange; the intention is written down before it moves.
 
+    With `found` the rail has shown that it moved already: then that is written down and nothing
+    is asked of the rail.
     Errors: `VerificationFailed` when nothing moved, `SettlementUnknown` when only the rail knows.
     """
     turn, presented = exchange.turn, exchange.presented
@@ -58,8 +60,11 @@ def settle(exchange: Exchange, clock: Clock) -> Machine[None]:
     if not (yield from move(turn, State.VERIFIED, State.SETTLING, clock, due_s=due_s)):
         raise GatewayFault(private=f"{turn.exchange_id} was not ours to settle")
     exchange.state = State.SETTLING
-    timeout_s = exchange.route.timeouts.settle_s
-    outcome = yield from perform(clock, Settle(presented, turn, exchange.owed_minor, timeout_s))
+    outcome = found
+    if outcome is None:
+        timeout_s = exchange.route.timeouts.settle_s
+        asked = Settle(presented, turn, exchange.owed_minor, timeout_s)
+        outcome = yield from perform(clock, asked)
     match outcome.state:
         case Settlement.SETTLED:
             settled = move(

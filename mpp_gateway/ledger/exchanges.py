@@ -100,6 +100,8 @@ class Claim(enum.Enum):
     UNKNOWN = "unknown"
     """An earlier attempt to settle has not been resolved; ask the rail, not the buyer."""
     IN_PROGRESS = "in progress"
+    EXPIRED = "expired"
+    """Too late to pay, and no use of it is on record: only the rail knows whether money moved."""
     SPENT = "spent"
 
 
@@ -270,15 +272,17 @@ def _claim(db: sqlite3.Connection, request: ClaimRequest, owner: str, now_s: int
         (request.proof_id,),
     ).fetchone()
     if row is None:
-        return Claimed(Claim.SPENT, "")
+        return Claimed(Claim.EXPIRED if request.is_expired else Claim.SPENT, "")
     exchange_id, state, scope, attempt, reference, receipt, valid_until_s = row
     turn = Turn(exchange_id, attempt)
     last_s = max(valid_until_s, request.valid_until_s)
     if scope != request.scope or state in {State.SETTLED, State.REFUNDED}:
         return Claimed(Claim.SPENT, exchange_id)
     if state == State.RELEASED:
-        if request.is_expired or _is_taken(db, request, exchange_id):
+        if _is_taken(db, request, exchange_id):
             return Claimed(Claim.SPENT, exchange_id)
+        if request.is_expired:
+            return Claimed(Claim.EXPIRED, exchange_id)
         _reopen(db, turn, State.RELEASED, State.CLAIMED, request, owner, now_s)
         db.execute("UPDATE exchanges SET valid_until_s = ? WHERE id = ?", (last_s, exchange_id))
         return Claimed(Claim.FRESH, exchange_id, attempt + 1, seq=_last_seq(db))

@@ -198,6 +198,25 @@ def test_a_second_gateway_by_another_way_to_the_store_takes_no_live_call(tmp_pat
         assert (gateway.hits, gateway.balance(), gateway.states()) == (1, PRICE, {"settled": 1})
 
 
+def test_a_call_that_was_paid_early_is_a_credit_after_a_kill(tmp_path):
+    """The payee has the money already: released, the price would have no owner."""
+    with paid_parts(tmp_path) as gateway:
+        with serving(gateway, tmp_path) as (running, _):
+            credential = gateway.buy()
+            gateway.pay_early(credential)
+            gateway.keeper.opened.clear()
+            client = leave_pending(gateway, credential)
+            wait_until(lambda: gateway.hits == 1, "the upstream has the request")
+            kill(running)
+            client.close()
+        gateway.keeper.opened.set()
+        with serving(gateway, tmp_path):
+            assert gateway.states() == {"credited": 1}
+            assert gateway.send(credential)[0] == 200
+            refused(gateway.send(credential), "invalid-challenge")
+        assert (gateway.hits, gateway.balance(), gateway.states()) == (2, PRICE, {"settled": 1})
+
+
 def test_a_stop_waits_for_the_money_that_is_under_way(tmp_path):
     with paid_parts(tmp_path) as gateway, serving(gateway, tmp_path) as (running, _):
         credential = gateway.buy()

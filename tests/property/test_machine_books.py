@@ -82,7 +82,7 @@ class Books(RuleBasedStateMachine):
         claimed = self.ask(self.exchanges.claim(request, self.now_s))
         known = self.model.get(proof)
         if known is None:
-            assert claimed.claim is (Claim.SPENT if is_expired else Claim.FRESH)
+            assert claimed.claim is (Claim.EXPIRED if is_expired else Claim.FRESH)
             if not is_expired:
                 self.model[proof] = Model(request.exchange_id, scope, State.CLAIMED)
             return
@@ -90,7 +90,7 @@ class Books(RuleBasedStateMachine):
         if known.scope != scope or known.state in (State.SETTLED, State.REFUNDED):
             assert claimed.claim is Claim.SPENT
         elif known.state is State.RELEASED:
-            assert claimed.claim is (Claim.SPENT if is_expired else Claim.FRESH)
+            assert claimed.claim is (Claim.EXPIRED if is_expired else Claim.FRESH)
             if not is_expired:
                 known.state, known.attempt = State.CLAIMED, known.attempt + 1
         elif known.state is State.CREDITED:
