@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from mpp_gateway import events
 from mpp_gateway.errors import (
     AmbiguousCredentials,
+    GatewayFault,
     PaymentInProgress,
     RailUnavailable,
     SettlementUnknown,
@@ -46,7 +47,15 @@ from mpp_gateway.protocol.problems import (
     VerificationFailed,
 )
 from mpp_gateway.protocol.timestamps import parse_rfc3339
-from mpp_gateway.rails.base import Binding, Offer, Presented, Rail, Settlement, Verified
+from mpp_gateway.rails.base import (
+    Binding,
+    Offer,
+    Outcome,
+    Presented,
+    Rail,
+    Settlement,
+    Verified,
+)
 from mpp_gateway.rails.payment_scheme import PaymentScheme, credential_tokens, scope_of
 from mpp_gateway.routing.table import Preflight
 from mpp_gateway.upstream.hygiene import request_headers
@@ -68,6 +77,8 @@ class Admission:
     only_earlier: Problem | None = None
     """Why no new payment is taken (an old challenge, a rail that cannot): then only an earlier use
     of this one is looked after."""
+    found: Outcome | None = None
+    """Set when the rail has shown that the money moved, and no record of ours says so yet."""
 
 
 type AdmissionStep = Callable[[Admission], Generator[Effect, Reply]]
@@ -246,6 +257,9 @@ def _claim(admission: Admission) -> Generator[Effect, Reply]:
     if claimed.claim is Claim.UNKNOWN:
         yield from _resolve(admission, presented, claimed)
         claimed = yield from _claimed(admission, presented)
+    if claimed.claim is Claim.EXPIRED:
+        yield from _find_paid(admission, presented)
+        claimed = yield from _claimed(admission, presented)
     turn = Turn(claimed.exchange_id, claimed.attempt)
     exchange.seen_seq = claimed.seq
     match claimed.claim:
@@ -254,7 +268,7 @@ def _claim(admission: Admission) -> Generator[Effect, Reply]:
         case Claim.CREDITED:
             exchange.turn, exchange.state = turn, State.SETTLED
             exchange.paid, exchange.receipt = True, claimed.receipt
-        case Claim.SPENT:
+        case Claim.SPENT | Claim.EXPIRED:
             raise admission.only_earlier or InvalidChallenge("This payment has been used.")
         case Claim.UNKNOWN:
             raise SettlementUnknown(
@@ -279,8 +293,10 @@ def _claimed(admission: Admission, presented: Presented) -> Machine[Claimed]:
         amount_minor=presented.amount_minor,
         scope=admission.exchange.binding.scope,
         valid_until_s=presented.valid_until_s,
+        # A claim that nobody ends keeps until its proof is dead: then it can move no money.
+        due_s=max(presented.valid_until_s, admission.exchange.answered_by_s(admission.clock.now_s)),
         challenge_id=presented.challenge_id,
-        only_earlier=admission.only_earlier is not None,
+        only_earlier=admission.only_earlier is not None and admission.found is None,
     )
     claimed: Claimed = yield from perform(admission.clock, ClaimProof(request))
     return claimed
@@ -317,21 +333,38 @@ _RESOLVED: dict[Settlement, type[events.Event]] = {
 }
 
 
+def _find_paid(admission: Admission, presented: Presented) -> Generator[Effect, Reply]:
+    """Ask the rail whether a payment of which we have no record was made; set `found` if it was.
+
+    Somebody may have submitted it (a facilitator sees it before we settle) while its call failed or
+    its gateway was down. Without this question the buyer's price would have no owner.
+    """
+    seen: Outcome = yield from perform(admission.clock, LookUp(presented))
+    if seen.state is Settlement.SETTLED:
+        admission.found = seen
+    elif seen.may_be_paid:
+        raise SettlementUnknown(
+            "The payment may have been made; do not pay again.", retry_after_s=UNKNOWN_RETRY_S
+        )
+
+
 def _outlives_the_call(admission: Admission) -> Generator[Effect, Reply]:
     """Refuse a proof that would run out before we can settle it: the seller would work for free."""
     exchange, presented = admission.exchange, admission.exchange.presented
-    if presented is None or exchange.paid:
+    if presented is None or exchange.paid or admission.found is not None:
         return
     timeouts = exchange.route.timeouts
     needed_s = timeouts.settle_s
     if not _settles_before(exchange):
         needed_s += timeouts.connect_s + timeouts.first_byte_s
-    if presented.valid_until_s < admission.clock.now_s + needed_s:
+    if presented.valid_until_s >= admission.clock.now_s + needed_s:
+        return
+    yield from _find_paid(admission, presented)
+    if admission.found is None:
         raise VerificationFailed(
             f"The payment must stay valid for {int(needed_s)} seconds or more.",
             hint="Sign a payment that is valid for longer; nothing was charged.",
         )
-    yield from ()
 
 
 def _verify_and_hold(admission: Admission) -> Generator[Effect, Reply]:
@@ -340,12 +373,17 @@ def _verify_and_hold(admission: Admission) -> Generator[Effect, Reply]:
     if presented is None or exchange.paid:
         return
     assert exchange.turn is not None
-    verified: Verified = yield from perform(admission.clock, Verify(presented))
-    # Money that has moved already needs no balance to cover it; settling will find it there.
-    spendable_minor = ALREADY_PAID if verified.is_paid else verified.spendable_minor
+    spendable_minor: int | None = ALREADY_PAID
+    if admission.found is None:
+        verified: Verified = yield from perform(admission.clock, Verify(presented))
+        admission.found = verified.paid
+        if verified.paid is None:
+            spendable_minor = verified.spendable_minor
     held = yield from perform(
         admission.clock, Hold(exchange.turn, spendable_minor, exchange.seen_seq)
     )
+    if not held and admission.found is not None:
+        raise GatewayFault(private=f"{exchange.turn.exchange_id} was not ours to hold")
     if not held:
         raise PaymentInsufficient(
             "The payer's unsettled calls and this one cost more than it holds.",
@@ -356,11 +394,16 @@ def _verify_and_hold(admission: Admission) -> Generator[Effect, Reply]:
 
 
 def _settle_before(admission: Admission) -> Generator[Effect, Reply]:
-    """Move the money first where the route or the rail wants it so; a failure gives it back."""
+    """Move the money first where the route or the rail wants it so; a failure gives it back.
+
+    Money that was found to have moved is written down now: an upstream that fails later owes the
+    call. Only held, it would be "released", and the buyer told that nothing was charged.
+    """
     exchange = admission.exchange
-    if exchange.presented is None or exchange.paid or not _settles_before(exchange):
+    if exchange.presented is None or exchange.paid:
         return
-    yield from settlement.settle(exchange, admission.clock)
+    if admission.found is not None or _settles_before(exchange):
+        yield from settlement.settle(exchange, admission.clock, admission.found)
 
 
 def _settles_before(exchange: Exchange) -> bool:

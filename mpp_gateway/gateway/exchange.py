@@ -1,5 +1,6 @@
 """One request on its way through the gateway: what is known of it, and where its money is."""
 
+import math
 from dataclasses import dataclass
 
 from mpp_gateway.config.model import Route, Service
@@ -8,6 +9,9 @@ from mpp_gateway.ledger.exchanges import State, Turn
 from mpp_gateway.protocol.messages import Headers, RequestHead
 from mpp_gateway.rails.base import Binding, Offer, Presented, Rail
 from mpp_gateway.routing.table import Match
+
+GRACE_S = 60
+"""How long after its own deadlines a process may still be at a call, before others take it up."""
 
 
 @dataclass(slots=True)
@@ -47,6 +51,20 @@ class Exchange:
     def service(self) -> Service:
         """The service this request is for."""
         return self.match.service
+
+    def settled_by_s(self, now_s: int) -> int:
+        """Return until when a settlement that begins now is ours to follow."""
+        return now_s + math.ceil(self.route.timeouts.settle_s) + GRACE_S
+
+    def answered_by_s(self, now_s: int) -> int:
+        """Return until when a call that goes on now is ours; it may have to settle before its end.
+
+        Written into the store: of two configurations on it, one may wait for an upstream longer
+        than the other, which must not give away a call that is under way.
+        """
+        timeouts = self.route.timeouts
+        waits_s = math.ceil(timeouts.connect_s + timeouts.first_byte_s)
+        return self.settled_by_s(now_s) + waits_s
 
     @property
     def settles_at_end(self) -> bool:

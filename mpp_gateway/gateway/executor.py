@@ -21,6 +21,7 @@ from mpp_gateway.gateway.steps import (
     MarkDelivered,
     Move,
     NeedBody,
+    OwnsTurn,
     Reply,
     Settle,
     TakeToken,
@@ -109,6 +110,12 @@ class Executor:
         if isinstance(effect, MarkDelivered):
             self._later(self._mark_delivered(effect))
             return Reply(None, self.clock())
+        if isinstance(effect, TakeToken):
+            wait_ms = self._buckets.take(effect.client, self._reporter.ticker())
+            return Reply(wait_ms, self.clock())
+        if isinstance(effect, GiveBackTokens):
+            self._buckets.give_back(effect.client, effect.tokens)
+            return Reply(None, self.clock())
         try:
             value = await self._perform(effect)
         except Problem as problem:
@@ -138,15 +145,14 @@ class Executor:
                     reference=effect.reference,
                     receipt=effect.receipt,
                     detail=effect.detail,
+                    due_s=effect.due_s,
                 )
+            case OwnsTurn(turn):
+                return await self._exchanges.owns(turn)
             case Settle():
                 return await self._settle(effect, now_s)
             case LookUp(presented):
                 return await self._look_up(presented.rail, effect, now_s)
-            case TakeToken(client):
-                return self._buckets.take(client, self._reporter.ticker())
-            case GiveBackTokens(client, tokens):
-                return self._buckets.give_back(client, tokens)
             case _:
                 raise TypeError(f"no such effect: {effect!r}")
 

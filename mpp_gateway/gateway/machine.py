@@ -41,9 +41,10 @@ def move(
     reference: str | None = None,
     receipt: Headers | None = None,
     detail: str = "",
+    due_s: int | None = None,
 ) -> Machine[bool]:
     """Write down a move of the exchange; False if somebody else made it."""
-    effect = Move(turn, before, after, reference, receipt, detail)
+    effect = Move(turn, before, after, reference, receipt, detail, due_s)
     moved: bool = yield from perform(clock, effect)
     return moved
 

@@ -1,15 +1,12 @@
 """A configuration brought to life: store, rails, snapshot and executor, opened as one."""
 
 import asyncio
-import fcntl
 import logging
 import math
 import secrets
-from collections.abc import Callable
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack, closing
 from dataclasses import dataclass
-from pathlib import Path
-from typing import IO
 
 from mpp_gateway.config.model import GatewayConfig
 from mpp_gateway.gateway.executor import Executor, wall_clock
@@ -17,7 +14,8 @@ from mpp_gateway.gateway.reporting import Reporter
 from mpp_gateway.gateway.slots import NO_MODULES, Slots
 from mpp_gateway.gateway.snapshot import Snapshot, compile_offers
 from mpp_gateway.ledger.database import Database, StoreUnavailable
-from mpp_gateway.ledger.exchanges import EXCHANGES_SCHEMA, Exchanges
+from mpp_gateway.ledger.exchanges import BATCH_ROWS, EXCHANGES_SCHEMA, Exchanges
+from mpp_gateway.ledger.lock import StoreLock, whole_store
 from mpp_gateway.limits.buckets import TokenBuckets
 from mpp_gateway.protocol.challenge import ChallengeKeys
 from mpp_gateway.protocol.problems import Problem
@@ -30,7 +28,6 @@ from mpp_gateway.routing.table import RouteTable
 log = logging.getLogger(__name__)
 
 MAINTENANCE_S = 15
-SWEEP_MARGIN_S = 60
 
 MIGRATIONS = (EXCHANGES_SCHEMA, SUBMISSIONS_SCHEMA)
 """The schema of the store, one entry a version, forward only: never edit one that was released."""
@@ -46,8 +43,7 @@ class Serving:
     exchanges: Exchanges
     rails: dict[str, Rail]
     database: Database
-    lock: IO[bytes]
-    """The file beside the store that is locked while this process uses it."""
+    lock: StoreLock
     problems: dict[str, str]
     """Why a rail is not ready, by the rail's name; empty when all are."""
     upkeep: asyncio.Task[None]
@@ -78,12 +74,14 @@ async def open_serving(
     """
     keys = ChallengeKeys.from_secrets([key.get_secret_value() for key in config.secret_keys])
     scheme = PaymentScheme(keys, config.challenge_ttl_s)
-    database = Database(config.store_path, MIGRATIONS)
+    store = whole_store(config.store_path)
+    database = Database(store, MIGRATIONS)
     database.open()
-    exchanges = Exchanges(database)
     async with AsyncExitStack() as opened:
         opened.push_async_callback(database.close)
-        lock = opened.enter_context(await _lock(config.store_path, exchanges, clock()))
+        lock = opened.enter_context(closing(StoreLock.take(store, secrets.token_hex(16))))
+        exchanges = Exchanges(database, lock.owner)
+        await _recover(exchanges, lock, clock())
         rails: dict[str, Rail] = {}
         for name, settings in config.methods.items():
             settle_s = math.ceil(config.timeouts.settle_s)
@@ -107,12 +105,11 @@ async def open_serving(
         opened.pop_all()  # it is all open: from here on `Serving.close` sees to it
     buckets = TokenBuckets(config.limits.unpaid_per_minute)
     executor = Executor(exchanges, rails, reporter, clock, buckets=buckets)
-    upkeep = asyncio.ensure_future(_keep(config, exchanges, rails, problems, clock))
+    upkeep = asyncio.ensure_future(_keep(exchanges, rails, problems, clock))
     return Serving(config, snapshot, executor, exchanges, rails, database, lock, problems, upkeep)
 
 
 async def _keep(
-    config: GatewayConfig,
     exchanges: Exchanges,
     rails: dict[str, Rail],
     problems: dict[str, str],
@@ -121,7 +118,7 @@ async def _keep(
     """Look after the books and every rail now and then, for as long as the gateway serves."""
     while True:
         await asyncio.sleep(MAINTENANCE_S)
-        await _sweep(exchanges, config, clock())
+        await _sweep(exchanges, clock())
         for rail in rails.values():
             looking = _look_after(rail, problems, clock(), first=False)
             (error,) = await asyncio.gather(looking, return_exceptions=True)
@@ -131,28 +128,31 @@ async def _keep(
                 problems[rail.name] = str(error) or type(error).__name__
 
 
-def longest_settlement_s(config: GatewayConfig) -> int:
-    """Return after how many seconds no process of this configuration still settles a payment."""
-    routes = (route for service in config.services.values() for route in service.routes)
-    longest = max((route.timeouts.settle_s for route in routes), default=0)
-    return math.ceil(max(longest, config.timeouts.settle_s)) + SWEEP_MARGIN_S
+async def _recover(exchanges: Exchanges, lock: StoreLock, now_s: int) -> None:
+    """Settle what was left open, if nobody else is at it; then let others in."""
+    if lock.is_alone:
+        found = await exchanges.recover(now_s)
+        if found:
+            log.warning("%d exchanges were open when the gateway last stopped", found)
+        lock.share()
 
 
-def longest_answer_s(config: GatewayConfig) -> int:
-    """Return after how many seconds no upstream is waited for any more, settling included."""
-    routes = (route for service in config.services.values() for route in service.routes)
-    waits_s = (route.timeouts.connect_s + route.timeouts.first_byte_s for route in routes)
-    return math.ceil(max(waits_s, default=0)) + longest_settlement_s(config)
-
-
-async def _sweep(exchanges: Exchanges, config: GatewayConfig, now_s: int) -> None:
+async def _sweep(exchanges: Exchanges, now_s: int) -> None:
     try:
-        found = await exchanges.sweep(now_s, longest_settlement_s(config), longest_answer_s(config))
+        if found := await _until_done(exchanges.sweep, now_s):
+            log.warning("%d exchanges were left open by a process that is gone", found)
+        await _until_done(exchanges.purge, now_s)
     except StoreUnavailable as error:
         log.warning("the books could not be swept: %s", error)
-    else:
-        if found:
-            log.warning("%d exchanges were left open by a process that is gone", found)
+
+
+async def _until_done(work: Callable[[int], Awaitable[int]], now_s: int) -> int:
+    """Do `work` batch by batch, so that payments get their turn in between; return the sum."""
+    found = batch = await work(now_s)
+    while batch == BATCH_ROWS:
+        batch = await work(now_s)
+        found += batch
+    return found
 
 
 async def _look_after(rail: Rail, problems: dict[str, str], now_s: int, *, first: bool) -> None:
@@ -168,23 +168,3 @@ async def _look_after(rail: Rail, problems: dict[str, str], now_s: int, *, first
         log.warning("%s could not be looked after: %s", rail.name, error)
     else:
         problems.pop(rail.name, None)
-
-
-async def _lock(store: Path, exchanges: Exchanges, now_s: int) -> IO[bytes]:
-    """Share the store with other processes; the first one settles what was left open."""
-    path = store.with_name(store.name + ".lock")
-    try:
-        file = path.open("ab")
-    except OSError as error:
-        raise StoreUnavailable(f"cannot lock the store: {error}") from error
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        # Somebody else is serving from this store: what is open there is not ours to take.
-        fcntl.flock(file, fcntl.LOCK_SH)
-        return file
-    found = await exchanges.recover(now_s)
-    if found:
-        log.warning("%d exchanges were open when the gateway last stopped", found)
-    fcntl.flock(file, fcntl.LOCK_SH)
-    return file

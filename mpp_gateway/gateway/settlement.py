@@ -4,16 +4,21 @@ import re
 from typing import Any
 
 from mpp_gateway import events
-from mpp_gateway.errors import GatewayFault, SettlementUnknown, UpstreamRefused
+from mpp_gateway.errors import (
+    GatewayFault,
+    PaymentInProgress,
+    SettlementUnknown,
+    UpstreamRefused,
+)
 from mpp_gateway.gateway.answers import problem_answer
 from mpp_gateway.gateway.exchange import Exchange
 from mpp_gateway.gateway.machine import Clock, Machine, emit, move, perform
 from mpp_gateway.gateway.refusals import refusal
-from mpp_gateway.gateway.steps import Deliver, GiveBackTokens, MarkDelivered, Settle
+from mpp_gateway.gateway.steps import Deliver, GiveBackTokens, MarkDelivered, OwnsTurn, Settle
 from mpp_gateway.ledger.exchanges import State
 from mpp_gateway.protocol.messages import Answer, Headers
 from mpp_gateway.protocol.problems import PaymentRequired, Problem, VerificationFailed
-from mpp_gateway.rails.base import Settlement
+from mpp_gateway.rails.base import Outcome, Settlement
 from mpp_gateway.upstream.hygiene import response_headers
 from mpp_gateway.upstream.redirects import rewrite_location
 from mpp_gateway.upstream.rewriting import HookContext, RewrittenResponse, rewrite_response
@@ -21,6 +26,7 @@ from mpp_gateway.upstream.rewriting import HookContext, RewrittenResponse, rewri
 UNKNOWN_RETRY_S = 5
 PAID_TOKENS = 2
 """What a paid call gives back: its own token, and that of the 402 which it answers."""
+TAKEN_OVER_RETRY_S = 1
 
 _DIRECTIVE = re.compile(r'(?:[^",]|"(?:\\.|[^"\\])*"?)+')
 _SHARED = frozenset({"public", "s-maxage", "private"})
@@ -43,9 +49,11 @@ def event[E: events.Event](kind: type[E], exchange: Exchange, at_s: int, **more:
     )
 
 
-def settle(exchange: Exchange, clock: Clock) -> Machine[None]:
+def settle(exchange: Exchange, clock: Clock, found: Outcome | None = None) -> Machine[None]:
     """Move the money of a verified exchange; the intention is written down before it moves.
 
+    With `found` the rail has shown that it moved already: then that is written down and nothing
+    is asked of the rail.
     Errors: `VerificationFailed` when nothing moved, `SettlementUnknown` when only the rail knows.
     """
     turn, presented = exchange.turn, exchange.presented
@@ -53,11 +61,15 @@ def settle(exchange: Exchange, clock: Clock) -> Machine[None]:
     assert presented is not None
     # After a crash this record is what tells the restart to ask the rail. Without it the money
     # could have moved with nobody left who knows.
-    if not (yield from move(turn, State.VERIFIED, State.SETTLING, clock)):
+    due_s = exchange.settled_by_s(clock.now_s)
+    if not (yield from move(turn, State.VERIFIED, State.SETTLING, clock, due_s=due_s)):
         raise GatewayFault(private=f"{turn.exchange_id} was not ours to settle")
     exchange.state = State.SETTLING
-    timeout_s = exchange.route.timeouts.settle_s
-    outcome = yield from perform(clock, Settle(presented, turn, exchange.owed_minor, timeout_s))
+    outcome = found
+    if outcome is None:
+        timeout_s = exchange.route.timeouts.settle_s
+        asked = Settle(presented, turn, exchange.owed_minor, timeout_s)
+        outcome = yield from perform(clock, asked)
     match outcome.state:
         case Settlement.SETTLED:
             settled = move(
@@ -68,6 +80,7 @@ def settle(exchange: Exchange, clock: Clock) -> Machine[None]:
                 reference=outcome.reference,
                 receipt=outcome.headers,
                 detail=f"change {outcome.change_minor}" if outcome.change_minor else "",
+                due_s=exchange.answered_by_s(clock.now_s),
             )
             if not (yield from _recorded(settled)):
                 # A restart took the exchange over, or the store is gone: whoever looks at it next
@@ -181,16 +194,32 @@ def _deliver(
         return rewritten
     if exchange.settles_at_end and exchange.state is State.VERIFIED:
         return Deliver(rewritten.status, _private(rewritten.headers))
-    if exchange.state is not State.SETTLED:
-        try:
+    try:
+        if exchange.state is State.SETTLED:
+            yield from _still_ours(exchange, clock)
+        else:
             yield from settle(exchange, clock)
-        except Problem as problem:
-            return (yield from _refused(exchange, problem, clock))
+    except Problem as problem:
+        return (yield from _refused(exchange, problem, clock))
     yield from _delivered(exchange, clock)
     headers = _private(rewritten.headers)
     if not 200 <= rewritten.status < 300:
         return Deliver(rewritten.status, headers)
     return Deliver(rewritten.status, (*headers, *exchange.receipt))
+
+
+def _still_ours(exchange: Exchange, clock: Clock) -> Machine[None]:
+    """Refuse to deliver what was paid ahead and then taken over, by a clock that jumped for one.
+
+    Whoever took it over made it a credit: delivered here too, one payment would buy two calls.
+    """
+    assert exchange.turn is not None
+    if not (yield from perform(clock, OwnsTurn(exchange.turn))):
+        raise PaymentInProgress(
+            "This payment was taken up elsewhere; do not pay again.",
+            hint="Present the same credential again after the time given.",
+            retry_after_s=TAKEN_OVER_RETRY_S,
+        )
 
 
 def fail(exchange: Exchange, problem: Problem, now_s: int) -> Machine[Deliver | Answer]:

@@ -103,6 +103,15 @@ class Move:
     reference: str | None = None
     receipt: Headers | None = None
     detail: str = ""
+    due_s: int | None = None
+    """When we are done with it, or gone; None leaves what was said before."""
+
+
+@dataclass(frozen=True, slots=True)
+class OwnsTurn:
+    """Ask the store. Result: whether what this turn has paid for is still its own to deliver."""
+
+    turn: Turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +160,7 @@ type Effect = (
     | Verify
     | Hold
     | Move
+    | OwnsTurn
     | MarkDelivered
     | Settle
     | LookUp

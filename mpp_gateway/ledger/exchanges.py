@@ -21,17 +21,21 @@ CREATE TABLE exchanges (
     attempt INTEGER NOT NULL DEFAULT 1,
     reference TEXT NOT NULL DEFAULT '',
     receipt TEXT NOT NULL DEFAULT '[]',
-    delivered INTEGER NOT NULL DEFAULT 0,
     challenge_id TEXT,
     valid_until_s INTEGER NOT NULL,
+    owner TEXT NOT NULL,
+    due_s INTEGER,
     created_s INTEGER NOT NULL,
     updated_s INTEGER NOT NULL,
     updated_seq INTEGER NOT NULL DEFAULT 0
 ) STRICT;
-CREATE INDEX exchanges_open ON exchanges (account, state);
-CREATE INDEX exchanges_state ON exchanges (state, updated_s);
+CREATE INDEX exchanges_holding ON exchanges (account, valid_until_s)
+    WHERE state IN ('verified', 'settling', 'unknown');
+CREATE INDEX exchanges_paid ON exchanges (account, updated_seq)
+    WHERE state IN ('settled', 'credited');
+CREATE INDEX exchanges_due ON exchanges (due_s) WHERE due_s IS NOT NULL;
+CREATE INDEX exchanges_released ON exchanges (valid_until_s) WHERE state = 'released';
 CREATE UNIQUE INDEX exchanges_challenge ON exchanges (challenge_id) WHERE state <> 'released';
-CREATE INDEX exchanges_undelivered ON exchanges (id) WHERE state = 'settled' AND delivered = 0;
 CREATE TABLE store (id TEXT NOT NULL) STRICT;
 CREATE TABLE journal (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -42,8 +46,14 @@ CREATE TABLE journal (
     amount_minor TEXT NOT NULL,
     at_s INTEGER NOT NULL,
     detail TEXT NOT NULL DEFAULT ''
-) STRICT
+) STRICT;
+CREATE INDEX journal_exchange ON journal (exchange_id)
 """
+"""`owner` names the lock under which the row's process serves (`ledger.lock`). `due_s` is when that
+process must be done with the row, by its own deadlines; NULL while nobody is at it."""
+
+BATCH_ROWS = 500
+"""How much of the books one turn of the writer may take up or forget: payments wait meanwhile."""
 
 
 class State(enum.StrEnum):
@@ -80,8 +90,6 @@ LEFT_OPEN = {
 }
 """What becomes of an exchange whose process is gone: only the rail knows about a settlement."""
 
-HOLDING = (State.VERIFIED, State.SETTLING, State.UNKNOWN)
-
 
 class Claim(enum.Enum):
     """What came of asking for a proof."""
@@ -92,6 +100,8 @@ class Claim(enum.Enum):
     UNKNOWN = "unknown"
     """An earlier attempt to settle has not been resolved; ask the rail, not the buyer."""
     IN_PROGRESS = "in progress"
+    EXPIRED = "expired"
+    """Too late to pay, and no use of it is on record: only the rail knows whether money moved."""
     SPENT = "spent"
 
 
@@ -134,6 +144,8 @@ class ClaimRequest:
     amount_minor: int
     scope: str
     valid_until_s: int
+    due_s: int
+    """When the process that claims is done with the call, or gone."""
     challenge_id: str | None = None
     """An id is used once: a second proof for the same challenge is refused."""
     only_earlier: bool = False
@@ -145,14 +157,18 @@ class IllegalTransition(Exception):
 
 
 class Exchanges:
-    """Every question and every move about an exchange, each one atomic and durable."""
+    """Every question and every move about an exchange, each one atomic and durable.
 
-    def __init__(self, database: Database) -> None:
+    `owner` is the lock that this process serves under; what it claims is marked with it.
+    """
+
+    def __init__(self, database: Database, owner: str) -> None:
         self._database = database
+        self._owner = owner
 
     async def claim(self, request: ClaimRequest, now_s: int) -> Claimed:
         """Bind `request.proof_id` to one exchange, or say what became of it; insert-if-absent."""
-        return await self._database.write(lambda db: _claim(db, request, now_s))
+        return await self._database.write(lambda db: _claim(db, request, self._owner, now_s))
 
     async def hold(
         self, turn: Turn, spendable_minor: int | None, seen_seq: int, now_s: int
@@ -176,12 +192,14 @@ class Exchanges:
         reference: str | None = None,
         receipt: tuple[tuple[str, str], ...] | None = None,
         detail: str = "",
+        due_s: int | None = None,
     ) -> bool:
         """Move from `before` to `after` and write the journal; False if it is not `turn`'s move.
 
+        `due_s` is when we are done with it, or gone; None leaves the time that was given before.
         Errors: `IllegalTransition` for a pair that the table lacks, `StoreUnavailable`.
         """
-        change = _Change(before, after, reference, receipt, detail)
+        change = _Change(before, after, reference, receipt, detail, due_s)
         return await self._database.write(lambda db: _move(db, turn, change, now_s))
 
     async def state(self, exchange_id: str) -> State | None:
@@ -193,18 +211,29 @@ class Exchanges:
         )
         return State(row[0]) if row else None
 
-    async def recover(self, now_s: int) -> int:
-        """After a restart: nothing moved for CLAIMED and VERIFIED; SETTLING may have. Count them.
+    async def owns(self, turn: Turn) -> bool:
+        """Tell whether what `turn` has paid for is still its own to deliver."""
+        found = await self._database.read(
+            lambda db: db.execute(
+                "SELECT 1 FROM exchanges WHERE id = ? AND attempt = ? AND state = ?",
+                (turn.exchange_id, turn.attempt, State.SETTLED),
+            ).fetchone()
+        )
+        return found is not None
 
-        An exchange that had begun to settle becomes UNKNOWN, so that only the rail can resolve it.
+    async def recover(self, now_s: int) -> int:
+        """Take up what the processes under our lock have left; only who has it alone may ask.
+
+        Nothing moved for CLAIMED and VERIFIED. An exchange that had begun to settle becomes
+        UNKNOWN, so that only the rail can resolve it. Returns how many there were.
         """
-        return await self._database.write(lambda db: _recover(db, now_s))
+        return await self._database.write(lambda db: _recover(db, self._owner, now_s))
 
     async def mark_delivered(self, turn: Turn) -> None:
         """Note that the answer which `turn` paid for was handed over for sending."""
         await self._database.write(
             lambda db: db.execute(
-                "UPDATE exchanges SET delivered = 1 WHERE id = ? AND attempt = ? AND state = ?",
+                "UPDATE exchanges SET due_s = NULL WHERE id = ? AND attempt = ? AND state = ?",
                 (turn.exchange_id, turn.attempt, State.SETTLED),
             )
         )
@@ -217,18 +246,24 @@ class Exchanges:
         """
         return await self._database.write(lambda db: _store_id(db, fresh))
 
-    async def sweep(self, now_s: int, settle_s: int, answer_s: int) -> int:
-        """Take up what its process left behind while others go on serving; return how many.
+    async def sweep(self, now_s: int) -> int:
+        """Take up what its process should have been done with; return how many, a batch at most.
 
-        A settlement open for longer than `settle_s` becomes UNKNOWN; a claim whose proof can no
-        longer be settled is released; what was paid and not handed over within `answer_s` is
-        credited.
+        A settlement becomes UNKNOWN, a claim is released, and what was paid and not handed over is
+        credited. Each row is due by the deadlines of the process that wrote it, not by ours.
         """
-        return await self._database.write(lambda db: _sweep(db, now_s, settle_s, answer_s))
+        return await self._database.write(lambda db: _sweep(db, now_s))
+
+    async def purge(self, now_s: int) -> int:
+        """Forget releases whose proofs can move no money any more; count them, a batch at most.
+
+        What guards against a second use is never forgotten: settled, credited, refunded, unknown.
+        """
+        return await self._database.write(lambda db: _purge(db, now_s))
 
 
-def _claim(db: sqlite3.Connection, request: ClaimRequest, now_s: int) -> Claimed:
-    if not request.only_earlier and _insert(db, request, now_s):
+def _claim(db: sqlite3.Connection, request: ClaimRequest, owner: str, now_s: int) -> Claimed:
+    if not request.only_earlier and _insert(db, request, owner, now_s):
         _journal(db, request.exchange_id, "", State.CLAIMED, now_s, "")
         return Claimed(Claim.FRESH, request.exchange_id, seq=_last_seq(db))
     row = db.execute(
@@ -237,33 +272,50 @@ def _claim(db: sqlite3.Connection, request: ClaimRequest, now_s: int) -> Claimed
         (request.proof_id,),
     ).fetchone()
     if row is None:
-        return Claimed(Claim.SPENT, "")
+        return Claimed(Claim.EXPIRED if request.only_earlier else Claim.SPENT, "")
     exchange_id, state, scope, attempt, reference, receipt, valid_until_s = row
     turn = Turn(exchange_id, attempt)
     last_s = max(valid_until_s, request.valid_until_s)
     if scope != request.scope or state in {State.SETTLED, State.REFUNDED}:
         return Claimed(Claim.SPENT, exchange_id)
     if state == State.RELEASED:
-        if request.only_earlier or _is_taken(db, request, exchange_id):
+        if _is_taken(db, request, exchange_id):
             return Claimed(Claim.SPENT, exchange_id)
-        _move(db, turn, _Change(State.RELEASED, State.CLAIMED, detail="presented again"), now_s)
+        if request.only_earlier:
+            return Claimed(Claim.EXPIRED, exchange_id)
+        _reopen(db, turn, State.RELEASED, State.CLAIMED, request, owner, now_s)
         db.execute("UPDATE exchanges SET valid_until_s = ? WHERE id = ?", (last_s, exchange_id))
         return Claimed(Claim.FRESH, exchange_id, attempt + 1, seq=_last_seq(db))
     if state == State.CREDITED:
         # The credit is spent by this very move: of ten parallel copies one gets the call.
-        _move(db, turn, _Change(State.CREDITED, State.SETTLED, detail="credit redeemed"), now_s)
+        _reopen(db, turn, State.CREDITED, State.SETTLED, request, owner, now_s)
         headers = tuple((name, value) for name, value in json.loads(receipt))
         return Claimed(Claim.CREDITED, exchange_id, attempt + 1, reference, headers)
     claim = Claim.UNKNOWN if state == State.UNKNOWN else Claim.IN_PROGRESS
     return Claimed(claim, exchange_id, attempt, valid_until_s=last_s)
 
 
-def _insert(db: sqlite3.Connection, request: ClaimRequest, now_s: int) -> bool:
+def _reopen(
+    db: sqlite3.Connection,
+    turn: Turn,
+    before: State,
+    after: State,
+    request: ClaimRequest,
+    owner: str,
+    now_s: int,
+) -> None:
+    detail = "credit redeemed" if before is State.CREDITED else "presented again"
+    _move(db, turn, _Change(before, after, detail=detail, due_s=request.due_s), now_s)
+    # Under the name of an earlier process it would be taken up while we are still at it.
+    db.execute("UPDATE exchanges SET owner = ? WHERE id = ?", (owner, turn.exchange_id))
+
+
+def _insert(db: sqlite3.Connection, request: ClaimRequest, owner: str, now_s: int) -> bool:
     # Atomic for the proof and for its challenge: there is no moment between a look and the claim.
     inserted = db.execute(
         "INSERT INTO exchanges (id, proof_id, rail, asset, account, amount_minor, scope, state,"
-        " challenge_id, valid_until_s, created_s, updated_s)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+        " challenge_id, valid_until_s, owner, due_s, created_s, updated_s)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
         (
             request.exchange_id,
             request.proof_id,
@@ -275,6 +327,8 @@ def _insert(db: sqlite3.Connection, request: ClaimRequest, now_s: int) -> bool:
             State.CLAIMED,
             request.challenge_id,
             request.valid_until_s,
+            owner,
+            request.due_s,
             now_s,
             now_s,
         ),
@@ -295,29 +349,34 @@ def _last_seq(db: sqlite3.Connection) -> int:
     return int(db.execute("SELECT coalesce(max(seq), 0) FROM journal").fetchone()[0])
 
 
+# Two searches, each by an index of its own that has no released row: whoever lets a payer's calls
+# fail by the thousand would otherwise make every hold walk over all of them, in the only writer.
+HELD_BY_OTHERS = """
+SELECT amount_minor FROM exchanges
+ WHERE account = :account AND valid_until_s > :now_s AND id <> :id
+ AND state IN ('verified', 'settling', 'unknown')
+UNION ALL
+SELECT amount_minor FROM exchanges
+ WHERE account = :account AND updated_seq > :seen_seq AND id <> :id
+ AND state IN ('settled', 'credited')
+"""
+"""A proof that is out of date moves no money any more. Counted for ever, one settlement that stayed
+unknown would lock its payer out."""
+
+
 def _hold(
     db: sqlite3.Connection, turn: Turn, spendable_minor: int | None, seen_seq: int, now_s: int
 ) -> bool:
-    account, amount = db.execute(
+    row = db.execute(
         "SELECT account, amount_minor FROM exchanges WHERE id = ?", (turn.exchange_id,)
     ).fetchone()
-    amount_minor = int(amount)
-    # A proof that is out of date moves no money any more. Counted for ever, one settlement that
-    # stayed unknown would lock its payer out.
+    if row is None:
+        return False  # taken from us, released and forgotten
+    account, amount_minor = row[0], int(row[1])
     others = db.execute(
-        "SELECT amount_minor FROM exchanges WHERE account = ? AND id <> ?"
-        " AND ((state IN (?, ?, ?) AND valid_until_s > ?)"
-        " OR (state IN (?, ?) AND updated_seq > ?))",
-        (
-            account,
-            turn.exchange_id,
-            *HOLDING,
-            now_s,
-            State.SETTLED,
-            State.CREDITED,
-            seen_seq,
-        ),
-    ).fetchall()
+        HELD_BY_OTHERS,
+        {"account": account, "id": turn.exchange_id, "now_s": now_s, "seen_seq": seen_seq},
+    )
     held_minor = sum(int(row[0]) for row in others)
     # A balance that nobody could read is known to cover this one payment and no other: without
     # this line a payer with money for one call runs twenty at the seller's cost.
@@ -334,6 +393,7 @@ class _Change:
     reference: str | None = None
     receipt: tuple[tuple[str, str], ...] | None = None
     detail: str = ""
+    due_s: int | None = None
 
 
 # The moves that open an exchange for another attempt.
@@ -344,13 +404,16 @@ def _move(db: sqlite3.Connection, turn: Turn, change: _Change, now_s: int) -> bo
     if change.after not in TRANSITIONS[change.before]:
         raise IllegalTransition(f"{turn.exchange_id}: {change.before} -> {change.after}")
     moved = db.execute(
-        "UPDATE exchanges SET state = ?, updated_s = ?, attempt = attempt + ?, delivered = 0,"
+        "UPDATE exchanges SET state = ?, updated_s = ?, attempt = attempt + ?,"
+        " due_s = CASE WHEN ? THEN coalesce(?, due_s) END,"
         " reference = coalesce(?, reference), receipt = coalesce(?, receipt)"
         " WHERE id = ? AND attempt = ? AND state = ?",
         (
             change.after,
             now_s,
             int((change.before, change.after) in _REOPENING),
+            int(change.after in LEFT_OPEN),
+            change.due_s,
             change.reference,
             None if change.receipt is None else json.dumps(change.receipt),
             turn.exchange_id,
@@ -374,13 +437,11 @@ def _journal(
     db.execute("UPDATE exchanges SET updated_seq = ? WHERE id = ?", (seq, exchange_id))
 
 
-def _recover(db: sqlite3.Connection, now_s: int) -> int:
-    # Paid, and no answer was handed over: killed in between. Without this row the buyer's money
+def _recover(db: sqlite3.Connection, owner: str, now_s: int) -> int:
+    # Paid, and no answer was handed over: killed in between. Without that row the buyer's money
     # would have bought nothing, and the same credential would be called used.
     rows = db.execute(
-        "SELECT id, attempt, state FROM exchanges WHERE state IN (?, ?, ?)"
-        " OR (state = ? AND delivered = 0)",
-        (State.CLAIMED, State.VERIFIED, State.SETTLING, State.SETTLED),
+        "SELECT id, attempt, state FROM exchanges WHERE due_s IS NOT NULL AND owner = ?", (owner,)
     ).fetchall()
     return _take_up(db, rows, now_s, "found open at start")
 
@@ -392,22 +453,22 @@ def _store_id(db: sqlite3.Connection, fresh: str) -> str:
     return fresh if row is None else str(row[0])
 
 
-def _sweep(db: sqlite3.Connection, now_s: int, settle_s: int, answer_s: int) -> int:
+def _sweep(db: sqlite3.Connection, now_s: int) -> int:
     rows = db.execute(
-        "SELECT id, attempt, state FROM exchanges"
-        " WHERE (state = ? AND updated_s < ?) OR (state IN (?, ?) AND valid_until_s < ?)"
-        " OR (state = ? AND delivered = 0 AND updated_s < ?)",
-        (
-            State.SETTLING,
-            now_s - settle_s,
-            State.CLAIMED,
-            State.VERIFIED,
-            now_s,
-            State.SETTLED,
-            now_s - answer_s,
-        ),
+        "SELECT id, attempt, state FROM exchanges WHERE due_s < ? LIMIT ?", (now_s, BATCH_ROWS)
     ).fetchall()
     return _take_up(db, rows, now_s, "left open by its process")
+
+
+def _purge(db: sqlite3.Connection, now_s: int) -> int:
+    # A release was never paid, so the journal's sums are the same without its lines.
+    dead = db.execute(
+        "DELETE FROM exchanges WHERE id IN (SELECT id FROM exchanges"
+        " WHERE state = 'released' AND valid_until_s < ? LIMIT ?) RETURNING id",
+        (now_s, BATCH_ROWS),
+    ).fetchall()
+    db.executemany("DELETE FROM journal WHERE exchange_id = ?", dead)
+    return len(dead)
 
 
 def _take_up(

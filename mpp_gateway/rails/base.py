@@ -67,8 +67,9 @@ class Verified:
     """The proof holds. `spendable_minor` is what the account holds, or None if unknown."""
 
     spendable_minor: int | None
-    is_paid: bool = False
-    """The rail shows that this very proof has moved the money already, by whoever's hand."""
+    paid: "Outcome | None" = None
+    """Set where the rail shows that this very proof has moved the money already, by whoever's hand:
+    a settlement that needs no more doing."""
 
 
 class Settlement(enum.Enum):
@@ -90,6 +91,8 @@ class Outcome:
     headers: Headers = ()
     detail: str = ""
     change_minor: int = 0
+    may_be_paid: bool = False
+    """UNKNOWN, and the proof was used or that could not be asked now: not merely unused so far."""
 
 
 class RailMisconfigured(Exception):

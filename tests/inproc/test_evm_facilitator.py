@@ -240,6 +240,6 @@ def test_verification_reads_the_chain_beside_the_facilitator(tmp_path):
             await b.rail.verify(b.presented(key=STRANGER), now())
         settled = b.presented()
         await b.settle(settled)
-        assert (await b.rail.verify(settled, now())).is_paid
+        assert (await b.rail.verify(settled, now())).paid
 
     with_a_facilitator(story, tmp_path)

@@ -87,7 +87,7 @@ def test_a_settled_proof_settles_once_however_often_it_is_shown(tmp_path):
         again = await b.settle(b.read(credential))
         verified = await b.rail.verify(b.read(credential), now())
 
-        assert verified.is_paid  # the claim in the store is what keeps it from buying twice
+        assert verified.paid  # the claim in the store is what keeps it from buying twice
         assert (first.state, again.state) == (SETTLED, SETTLED)
         assert again.reference == first.reference
         assert await b.balances() == (PURSE_MINOR - PRICE, PRICE)

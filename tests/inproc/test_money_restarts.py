@@ -25,11 +25,14 @@ from tests.support.process import BIN, Process, free_port, process
 
 
 @contextmanager
-def serving(gateway: Paid, tmp_path: Path) -> Iterator[tuple[Process, int]]:
-    """Run `mpp-gateway serve` on the test's store."""
+def serving(
+    gateway: Paid, tmp_path: Path, store: Path | None = None
+) -> Iterator[tuple[Process, int]]:
+    """Run `mpp-gateway serve` on the test's store, or by another name of it."""
     port = free_port()
     config = tmp_path / f"gateway-{port}.yaml"
-    config.write_text(gateway.config + f"\nlisten: 127.0.0.1:{port}\n")
+    text = gateway.config.replace(str(gateway.store), str(store or gateway.store))
+    config.write_text(text + f"\nlisten: 127.0.0.1:{port}\n")
     with process(str(BIN / "mpp-gateway"), "serve", "--config", str(config)) as running:
         running.wait_for_text("serving on")
         gateway._port = port
@@ -41,9 +44,9 @@ def kill(running: Process) -> None:
     running.popen.wait(10)
 
 
-def leave_pending(gateway: Paid, credential) -> RawClient:
+def leave_pending(gateway: Paid, credential, target: str = "/api/paid") -> RawClient:
     client = RawClient(gateway.port)
-    lines = ["GET /api/paid HTTP/1.1", "Host: x", f"Authorization: {credential.format()}", "", ""]
+    lines = [f"GET {target} HTTP/1.1", "Host: x", f"Authorization: {credential.format()}", "", ""]
     client.send("\r\n".join(lines).encode())
     return client
 
@@ -152,6 +155,66 @@ def test_a_second_gateway_leaves_the_claims_of_the_first_alone(tmp_path):
         assert client.response()[0] == 200
         client.close()
         assert (gateway.hits, gateway.balance(), gateway.states()) == (1, PRICE, {"settled": 1})
+
+
+@contextmanager
+def shut(gateway: Paid) -> Iterator[None]:
+    """Keep the upstream from answering; a test that fails meanwhile must not hold up the stop."""
+    gateway.keeper.opened.clear()
+    try:
+        yield
+    finally:
+        gateway.keeper.opened.set()
+
+
+def another_way_to(store: Path, way: str) -> Path:
+    """Return a name by which a gateway reaches `store` without seeing that it is in use."""
+    if way == "no lock file":
+        store.with_name(store.name + ".lock").unlink()
+        return store
+    other = store.with_name("other")
+    if way == "a link":
+        other.symlink_to(store)
+        return other
+    other.symlink_to(store.parent, target_is_directory=True)
+    return other / store.name
+
+
+@pytest.mark.parametrize("way", ["a link", "a linked folder", "no lock file"])
+def test_a_second_gateway_by_another_way_to_the_store_takes_no_live_call(tmp_path, way):
+    """What it took for left behind would be a credit: two calls for one payment."""
+    with paid_parts(tmp_path) as gateway, serving(gateway, tmp_path) as (_, first):
+        with shut(gateway):
+            credential = gateway.buy("/api/first")
+            client = leave_pending(gateway, credential, "/api/first")
+            gateway.reaches(settled=1)
+            with serving(gateway, tmp_path, another_way_to(gateway.store, way)):
+                assert gateway.states() == {"settled": 1}
+                refused(gateway.send(credential, "/api/first"), "invalid-challenge")
+        assert client.response()[0] == 200
+        client.close()
+        gateway._port = first
+        refused(gateway.send(credential, "/api/first"), "invalid-challenge")
+        assert (gateway.hits, gateway.balance(), gateway.states()) == (1, PRICE, {"settled": 1})
+
+
+def test_a_call_that_was_paid_early_is_a_credit_after_a_kill(tmp_path):
+    """The payee has the money already: released, the price would have no owner."""
+    with paid_parts(tmp_path) as gateway:
+        with serving(gateway, tmp_path) as (running, _):
+            credential = gateway.buy()
+            gateway.pay_early(credential)
+            gateway.keeper.opened.clear()
+            client = leave_pending(gateway, credential)
+            wait_until(lambda: gateway.hits == 1, "the upstream has the request")
+            kill(running)
+            client.close()
+        gateway.keeper.opened.set()
+        with serving(gateway, tmp_path):
+            assert gateway.states() == {"credited": 1}
+            assert gateway.send(credential)[0] == 200
+            refused(gateway.send(credential), "invalid-challenge")
+        assert (gateway.hits, gateway.balance(), gateway.states()) == (2, PRICE, {"settled": 1})
 
 
 def test_a_stop_waits_for_the_money_that_is_under_way(tmp_path):

@@ -125,7 +125,7 @@ def test_an_exchange_that_was_taken_over_while_it_settled_is_not_served_here_too
 
 def sweep(gateway: Paid, at_s: int) -> int:
     exchanges = gateway.proxy.runtime.serving.exchanges
-    return gateway.proxy.call(lambda: exchanges.sweep(at_s, 90, 200))
+    return gateway.proxy.call(lambda: exchanges.sweep(at_s))
 
 
 def pending(gateway: Paid, credential) -> RawClient:

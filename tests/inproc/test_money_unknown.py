@@ -1,20 +1,14 @@
 """When nobody knows whether the money moved: ask the rail, never the buyer, and serve once."""
 
-import asyncio
-
 import pytest
 
 from mpp_gateway.protocol.credential import Credential
-from mpp_gateway.protocol.eip3009 import Authorization
-from mpp_gateway.rails.evm import abi
 from tests.support.client import RawClient
-from tests.support.evm import address, now
-from tests.support.facilitator import submit
+from tests.support.evm import now
 from tests.support.paid import (
     PRICE,
     PURSE_MINOR,
     Paid,
-    fresh_key,
     own_chain,
     paid_gateway,
     receipt_of,
@@ -261,13 +255,7 @@ def test_somebody_else_who_submits_the_payment_first_pays_it_for_the_buyer(tmp_p
     """A front-runner burns the nonce with the very transfer that was signed."""
     with paid_gateway(tmp_path) as gateway:
         credential = gateway.buy()
-
-        async def front_run() -> None:
-            await asyncio.wrap_future(
-                asyncio.run_coroutine_threadsafe(_submit(gateway, credential), gateway.chain.loop)
-            )
-
-        gateway.keeper.before = front_run
+        gateway.keeper.before = lambda: gateway.submit_from_elsewhere(credential)
         answer = gateway.send(credential)
         assert answer[0] == 200
         assert receipt_of(answer).reference
@@ -279,15 +267,8 @@ def test_a_payment_that_was_submitted_before_it_was_shown_is_not_asked_for_again
     """The transfer for this very challenge is on the chain: the payee has the money."""
     with paid_gateway(tmp_path) as gateway:
         credential = gateway.buy()
-        gateway.chain.run(_submit(gateway, credential))
+        gateway.pay_early(credential)
         assert gateway.balance() == PRICE
         assert gateway.send(credential)[0] == 200
         refused(gateway.send(credential), "invalid-challenge")
         assert (gateway.balance(), gateway.states()) == (PRICE, {"settled": 1})
-
-
-async def _submit(gateway: Paid, credential) -> None:
-    key = fresh_key("front runner")
-    await gateway.chain.demo.fund_gas(address(key))
-    payload = abi.transfer_with_authorization(Authorization.from_payload(credential.payload))
-    await submit(gateway.chain.demo, payload, key)

@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from mpp_gateway.ledger.database import Database
 from mpp_gateway.ledger.exchanges import (
     EXCHANGES_SCHEMA,
+    LEFT_OPEN,
     TRANSITIONS,
     Claim,
     ClaimRequest,
@@ -26,18 +27,19 @@ PROOFS = st.integers(0, 5)
 PAYERS = ("a", "b")
 PRICE = 10
 VALID_S = 10**6
-OPEN = (State.CLAIMED, State.VERIFIED, State.SETTLING)
 
 
 @dataclass
 class Model:
     """One exchange as it should be. `deliveries` counts what its turns may serve."""
 
+    key: str
     scope: str
     state: State
     attempt: int = 1
     is_paid: bool = False
     deliveries: int = 0
+    is_delivered: bool = False
 
 
 class Books(RuleBasedStateMachine):
@@ -47,7 +49,7 @@ class Books(RuleBasedStateMachine):
         self.loop = asyncio.new_event_loop()
         self.database = Database(Path(self.folder.name) / "books.db", (EXCHANGES_SCHEMA,))
         self.database.open()
-        self.exchanges = Exchanges(self.database)
+        self.exchanges = Exchanges(self.database, "lock")
         self.model: dict[int, Model] = {}
         self.now_s = 1000
         self.claims = 0
@@ -65,7 +67,7 @@ class Books(RuleBasedStateMachine):
     def claim(self, proof: int, scope: str, only_earlier: bool) -> None:
         self.claims += 1
         request = ClaimRequest(
-            exchange_id=f"{proof}" if proof not in self.model else f"again {self.claims}",
+            exchange_id=f"{proof} {self.claims}",
             proof_id=f"p{proof}",
             rail="evm",
             asset="usd",
@@ -73,26 +75,29 @@ class Books(RuleBasedStateMachine):
             amount_minor=PRICE,
             scope=scope,
             valid_until_s=VALID_S,
+            due_s=VALID_S,
             challenge_id=f"c{proof}",
             only_earlier=only_earlier,
         )
         claimed = self.ask(self.exchanges.claim(request, self.now_s))
         known = self.model.get(proof)
         if known is None:
-            assert (claimed.claim is Claim.FRESH) == (not only_earlier)
+            assert claimed.claim is (Claim.EXPIRED if only_earlier else Claim.FRESH)
             if not only_earlier:
-                self.model[proof] = Model(scope, State.CLAIMED)
+                self.model[proof] = Model(request.exchange_id, scope, State.CLAIMED)
             return
+        assert claimed.exchange_id == known.key
         if known.scope != scope or known.state in (State.SETTLED, State.REFUNDED):
             assert claimed.claim is Claim.SPENT
         elif known.state is State.RELEASED:
-            assert claimed.claim is (Claim.SPENT if only_earlier else Claim.FRESH)
+            assert claimed.claim is (Claim.EXPIRED if only_earlier else Claim.FRESH)
             if not only_earlier:
                 known.state, known.attempt = State.CLAIMED, known.attempt + 1
         elif known.state is State.CREDITED:
             assert claimed.claim is Claim.CREDITED
             known.state, known.attempt = State.SETTLED, known.attempt + 1
             known.deliveries += 1
+            known.is_delivered = False
         else:
             unknown = known.state is State.UNKNOWN
             assert claimed.claim is (Claim.UNKNOWN if unknown else Claim.IN_PROGRESS)
@@ -105,7 +110,7 @@ class Books(RuleBasedStateMachine):
     )
     def move(self, proof: int, before: State, after: State, lag: int) -> None:
         known = self.model.get(proof)
-        turn = Turn(str(proof), (known.attempt if known else 1) - lag)
+        turn = Turn(known.key if known else "none", (known.attempt if known else 1) - lag)
         reopening = (before, after) in {
             (State.RELEASED, State.CLAIMED),
             (State.CREDITED, State.SETTLED),
@@ -121,7 +126,7 @@ class Books(RuleBasedStateMachine):
         assert moved == (known is not None and known.state is before and lag == 0)
         if moved:
             assert known is not None
-            known.state = after
+            known.state, known.is_delivered = after, False
             if after in (State.SETTLED, State.CREDITED):
                 known.is_paid = True
             if after is State.SETTLED:
@@ -134,7 +139,7 @@ class Books(RuleBasedStateMachine):
         known = self.model.get(proof)
         if known is None:
             return
-        turn = Turn(str(proof), known.attempt)
+        turn = Turn(known.key, known.attempt)
         held = self.ask(self.exchanges.hold(turn, spendable, 10**9, self.now_s))
         others = sum(
             PRICE
@@ -148,14 +153,35 @@ class Books(RuleBasedStateMachine):
         if held:
             known.state = State.VERIFIED
 
-    @rule()
-    def crash(self) -> None:
-        found = self.ask(self.exchanges.recover(self.now_s))
-        left = [m for m in self.model.values() if m.state in OPEN]
+    @rule(proof=PROOFS)
+    def deliver(self, proof: int) -> None:
+        known = self.model.get(proof)
+        if known is None:
+            return
+        turn = Turn(known.key, known.attempt)
+        assert self.ask(self.exchanges.owns(turn)) == (known.state is State.SETTLED)
+        self.ask(self.exchanges.mark_delivered(turn))
+        known.is_delivered = known.state is State.SETTLED
+
+    @rule(end=st.sampled_from(["crash", "sweep"]))
+    def lose_the_process(self, end: str) -> None:
+        if end == "crash":
+            found = self.ask(self.exchanges.recover(self.now_s))
+        else:
+            found = self.ask(self.exchanges.sweep(VALID_S + 1))
+        left = [m for m in self.model.values() if m.state in LEFT_OPEN and not m.is_delivered]
         assert found == len(left)
         for known in left:
-            settling = known.state is State.SETTLING
-            known.state = State.UNKNOWN if settling else State.RELEASED
+            known.deliveries -= known.state is State.SETTLED
+            known.state = LEFT_OPEN[known.state]
+
+    @rule(is_early=st.booleans())
+    def purge(self, is_early: bool) -> None:
+        found = self.ask(self.exchanges.purge(VALID_S if is_early else VALID_S + 1))
+        dead = [p for p, m in self.model.items() if m.state is State.RELEASED and not is_early]
+        assert found == len(dead)
+        for proof in dead:
+            assert not self.model.pop(proof).is_paid
 
     @invariant()
     def the_store_is_the_model(self) -> None:
@@ -164,8 +190,8 @@ class Books(RuleBasedStateMachine):
                 lambda db: db.execute("SELECT id, state, attempt FROM exchanges").fetchall()
             )
         )
-        found = {int(key): (State(state), attempt) for key, state, attempt in rows}
-        assert found == {key: (m.state, m.attempt) for key, m in self.model.items()}
+        found = {key: (State(state), attempt) for key, state, attempt in rows}
+        assert found == {m.key: (m.state, m.attempt) for m in self.model.values()}
 
     @invariant()
     def what_buyers_paid_is_settled_refunded_or_credited(self) -> None:
@@ -176,6 +202,18 @@ class Books(RuleBasedStateMachine):
             if m.state in (State.SETTLED, State.REFUNDED, State.CREDITED)
         )
         assert paid == there
+
+    @invariant()
+    def what_was_taken_adds_up_from_the_journal_alone(self) -> None:
+        rows = self.ask(
+            self.database.read(
+                lambda db: db.execute(
+                    "SELECT count(DISTINCT exchange_id) FROM journal"
+                    " WHERE to_state IN ('settled', 'credited')"
+                ).fetchone()
+            )
+        )
+        assert rows == (sum(m.is_paid for m in self.model.values()),)
 
     @invariant()
     def no_payment_is_delivered_twice(self) -> None:
@@ -198,7 +236,7 @@ class Books(RuleBasedStateMachine):
             assert at.get(key, "") == before
             assert before == "" or State(after) in TRANSITIONS[State(before)]
             at[key] = after
-        assert at == {str(key): m.state.value for key, m in self.model.items()}
+        assert at == {m.key: m.state.value for m in self.model.values()}
 
 
 Books.TestCase.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)

@@ -32,6 +32,7 @@ from tests.support.proxy import config_text
 
 NOW_S = 1_800_000_000
 BEGAN_MS = 0
+OWNER = "0123456789abcdef" * 2
 ENTROPY = bytes(range(32))
 TOKEN = "0x036CbD53842c5426634e7929541eC2318f3dCF7e"
 PAYEE = "0x742d35Cc6634c0532925a3b844bC9e7595F8fE00"
@@ -113,7 +114,7 @@ class Stage:
         )
         self.database = Database(folder / "stage.db", (EXCHANGES_SCHEMA,))
         self.database.open()
-        self.exchanges = Exchanges(self.database)
+        self.exchanges = Exchanges(self.database, OWNER)
         self.now_s = NOW_S
         self.events: list[Any] = []
         self.reporter = Reporter(self.events.append, lambda: self.ticks_ms)

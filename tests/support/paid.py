@@ -25,11 +25,12 @@ from mpp_gateway.protocol.challenge import Challenge
 from mpp_gateway.protocol.credential import Credential
 from mpp_gateway.protocol.eip3009 import Authorization
 from mpp_gateway.protocol.receipt import Receipt
+from mpp_gateway.rails.evm import abi
 from mpp_gateway.rails.evm.payer import Purse, pay
 from tests.support import upstream as upstreams
 from tests.support.client import get
 from tests.support.evm import FaultyNode, address, now, served, settings_of
-from tests.support.facilitator import STAND_IN_KEY, StandInFacilitator
+from tests.support.facilitator import STAND_IN_KEY, StandInFacilitator, submit
 from tests.support.proxy import Proxy, config_text, running
 
 PRICE = 10_000
@@ -288,6 +289,22 @@ class Paid:
         stranger = address(fresh_key("stranger"))
         await self.chain.demo.fund_gas(address(self.key))
         await self.chain.demo.transfer(self.key, stranger, minor)
+
+    def pay_early(self, credential: Credential) -> str:
+        """Let a stranger submit the payment that he has seen; return the transaction."""
+        return self.chain.run(self.submit(credential))
+
+    async def submit(self, credential: Credential) -> str:
+        """As `pay_early`, for the loop of the chain."""
+        key = fresh_key("stranger")
+        await self.chain.demo.fund_gas(address(key))
+        payload = abi.transfer_with_authorization(Authorization.from_payload(credential.payload))
+        return await submit(self.chain.demo, payload, key)
+
+    async def submit_from_elsewhere(self, credential: Credential) -> str:
+        """As `pay_early`, for any other loop: an upstream in league with the stranger."""
+        work = asyncio.run_coroutine_threadsafe(self.submit(credential), self.chain.loop)
+        return await asyncio.wrap_future(work)
 
     async def spend_from_elsewhere(self) -> None:
         """As `spend`, for any other loop: an upstream that helps a cheating buyer."""

@@ -82,7 +82,7 @@ class FacilitatorSettler:
             status, answer = await self._post("/settle", payment)
         except Unanswered as error:
             if not error.sent:
-                return Attempt(Settlement.REFUSED, detail=str(error))
+                return await self._unless_paid(payment, str(error))
             attempt = Attempt(Settlement.UNKNOWN, detail=str(error))
         else:
             attempt = _read_verdict(status, answer)
@@ -101,6 +101,16 @@ class FacilitatorSettler:
 
     async def ready(self, now_s: int) -> None:
         """Return: whether it can, the facilitator says when it is asked to verify."""
+
+    async def _unless_paid(self, payment: Payment, why: str) -> Attempt:
+        """Refuse what was not sent by us, unless the chain shows that somebody else has sent it."""
+        refused = Attempt(Settlement.REFUSED, detail=why)
+        if self._inspector is None:
+            return refused
+        seen = await self._inspector.trace(
+            payment.key, payment.transfer, payment.authorization.valid_before
+        )
+        return seen if seen.state is Settlement.SETTLED else refused
 
     async def maintain(self, now_s: int) -> int:  # noqa: ARG002
         """Return 0: the facilitator looks after its own transactions; see that it is there.

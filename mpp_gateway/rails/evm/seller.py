@@ -2,7 +2,7 @@
 
 from mpp_gateway.crypto.addresses import checksum
 from mpp_gateway.crypto.secp256k1 import SignatureError, recover_address
-from mpp_gateway.errors import RailUnavailable
+from mpp_gateway.errors import RailUnavailable, SettlementUnknown
 from mpp_gateway.protocol import eip3009
 from mpp_gateway.protocol.credential import Credential
 from mpp_gateway.protocol.eip3009 import Authorization
@@ -117,7 +117,8 @@ class EvmRail:
     async def verify(self, presented: Presented, now_s: int) -> Verified:
         """Ask the chain and the settler whether the payment would go through now.
 
-        Errors: `VerificationFailed`, `PaymentInsufficient`, `RailUnavailable`.
+        Errors: `VerificationFailed`, `PaymentInsufficient`, `RailUnavailable`; `SettlementUnknown`
+        when the proof was used and the chain does not show yet for what.
         """
         payment = self._payment(presented)
         if self._chain is None:
@@ -138,22 +139,26 @@ class EvmRail:
         except (VerificationFailed, PaymentInsufficient):
             # Somebody may have submitted the signature before it was shown to us. Then the payee
             # has the money, and refusing would make an honest buyer pay a second time.
-            if await self._is_paid(presented):
-                return Verified(None, is_paid=True)
+            if paid := await self._found_paid(presented, now_s):
+                return Verified(None, paid)
             raise
         if used:
-            if await self._is_paid(presented):
-                return Verified(None, is_paid=True)
+            if paid := await self._found_paid(presented, now_s):
+                return Verified(None, paid)
             raise VerificationFailed("This authorization was used already.")
         return Verified(balance)
 
-    async def _is_paid(self, presented: Presented) -> bool:
-        assert self._inspector is not None
-        payment = self._payment(presented)
-        attempt = await self._inspector.trace(
-            payment.key, payment.transfer, presented.valid_until_s
-        )
-        return attempt.state is State.SETTLED
+    async def _found_paid(self, presented: Presented, now_s: int) -> Outcome | None:
+        seen = await self.look_up(presented, now_s)
+        if seen.may_be_paid:
+            # Mined a moment ago, or a node that answers only half of the questions: a refusal here
+            # would ask an honest buyer to pay a second time.
+            raise SettlementUnknown(
+                "The payment may have been made; do not pay again.",
+                private=f"chain {self._settings.chain_id}: {seen.detail}",
+                retry_after_s=self._settings.retry_after_s,
+            )
+        return seen if seen.state is State.SETTLED else None
 
     async def settle(self, presented: Presented, amount_minor: int, now_s: int) -> Outcome:
         """Move exactly the authorized amount; see `rails.base.Rail.settle`."""
@@ -295,7 +300,10 @@ class EvmRail:
 
     def _outcome(self, attempt: Attempt, challenge_id: str | None, now_s: int) -> Outcome:
         if attempt.state is not State.SETTLED:
-            return Outcome(attempt.state, attempt.reference, detail=attempt.detail)
+            unclear = attempt.state is State.UNKNOWN and not attempt.is_unused
+            return Outcome(
+                attempt.state, attempt.reference, detail=attempt.detail, may_be_paid=unclear
+            )
         extra: dict[str, object] = {"chainId": self._settings.chain_id}
         if challenge_id is not None:
             extra["challengeId"] = challenge_id

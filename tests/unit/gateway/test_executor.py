@@ -97,6 +97,42 @@ def test_a_late_credit_buys_one_call_and_no_second_settlement(tmp_path):
     play(tmp_path, story, more=QUICK)
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_a_call_that_was_paid_ahead_and_swept_meanwhile_is_not_delivered_twice(tmp_path, again):
+    """The clock of a sweeper has jumped: the credit that it gave is worth the call, and once."""
+
+    async def story(stage: Stage) -> None:
+        credential = await stage.buy(path="/api/first")
+        head = head_with(credential, path="/api/first")
+        first, _ = await stage.admit(head)
+        assert first.state is State.SETTLED
+        assert await stage.exchanges.sweep(stage.now_s + 10**6) == 1
+        if again:  # the credit is taken up, and its call is under way
+            second, answer = await stage.admit(head, b"2" * 32)
+            assert (answer, second.paid) == (None, True)
+        answer = await stage.deliver(first)
+        assert (answer.status, slug(answer)) == (409, "payment-in-progress")
+        if not again:
+            second, _ = await stage.admit(head, b"2" * 32)
+        assert isinstance(await stage.deliver(second), Deliver)
+        _, answer = await stage.admit(head, b"3" * 32)
+        assert answer.status == 402
+        assert len(stage.settler.settled) == 1
+
+    play(tmp_path, story)
+
+
+def test_a_paid_call_whose_store_is_gone_is_kept_for_later(tmp_path):
+    async def story(stage: Stage) -> None:
+        credential = await stage.buy(path="/api/first")
+        exchange, _ = await stage.admit(head_with(credential, path="/api/first"))
+        await stage.database.close()
+        answer = await stage.deliver(exchange)
+        assert (answer.status, slug(answer)) == (503, "not-ready")
+
+    play(tmp_path, story)
+
+
 def test_a_fault_in_the_rail_says_nothing_about_the_money(tmp_path):
     async def story(stage: Stage) -> None:
         stage.settler.fault = RuntimeError("marked")

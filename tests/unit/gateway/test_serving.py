@@ -2,20 +2,27 @@
 
 import asyncio
 import fcntl
+import os
 import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from mpp_gateway.config import load_text
 from mpp_gateway.errors import RailUnavailable
 from mpp_gateway.gateway import serving
+from mpp_gateway.gateway.exchange import GRACE_S
 from mpp_gateway.gateway.reporting import Reporter
-from mpp_gateway.gateway.serving import longest_settlement_s, open_serving
-from mpp_gateway.ledger.database import StoreTooNew
+from mpp_gateway.gateway.serving import Serving, open_serving
+from mpp_gateway.gateway.steps import Deliver
+from mpp_gateway.ledger.database import StoreTooNew, StoreUnavailable
+from mpp_gateway.ledger.exchanges import State
 from mpp_gateway.rails.base import RailMisconfigured
 from tests.support.evm import until
-from tests.support.machine import METHOD, NOW_S, ROUTES, Stage, head_with
+from tests.support.machine import METHOD, NOW_S, OWNER, ROUTES, Stage, head_with
 from tests.support.proxy import config_text
 
 
@@ -122,34 +129,117 @@ def test_a_settlement_of_less_than_a_second_still_gets_one(tmp_path):
     asyncio.run(story())
 
 
-def test_the_sweeper_waits_for_the_longest_settlement_of_any_route(tmp_path):
-    assert longest_settlement_s(config(tmp_path)) == 30 + serving.SWEEP_MARGIN_S
-    assert longest_settlement_s(config(tmp_path, "timeouts: {settle_s: 40.5}")) == 101
+@asynccontextmanager
+async def beside(
+    path: Path, clock: list[int], monkeypatch, more: str = ""
+) -> AsyncIterator[Serving]:
+    """Serve from a store that another process serves from, with a clock to be turned."""
+    settings = load_text(config_text(ROUTES, METHOD, store=path, more=more), "test.yaml", {})
+    monkeypatch.setattr(serving, "MIGRATIONS", serving.MIGRATIONS[:1])
+    monkeypatch.setattr(serving, "MAINTENANCE_S", 0)
+    lock = path.with_name(path.name + ".lock")
+    lock.write_text(OWNER)
+    with lock.open("ab") as other:
+        fcntl.flock(other, fcntl.LOCK_SH)  # held by the other one: nothing is recovered
+        found = await open_serving(
+            settings, lambda _: None, clock=lambda: clock[0], build_rail=Rail()
+        )
+        try:
+            yield found
+        finally:
+            await found.close()
 
 
-def test_upkeep_sweeps_what_another_process_left_behind(tmp_path, monkeypatch):
+async def swept(found: Serving) -> None:
+    """Wait for a sweep that began after now; the rails are cared for after each."""
+    rail = found.rails["evm"]
+    cared = rail.cared
+    await until(lambda: rail.cared > cared + 1, "the sweeper comes by")
+
+
+def test_upkeep_sweeps_what_another_process_left_behind_and_forgets_it(tmp_path, monkeypatch):
     async def story() -> None:
         stage = Stage(tmp_path)
         exchange, _ = await stage.admit(head_with(await stage.buy()))
         await stage.close()
-        path = tmp_path / "stage.db"
-        settings = load_text(config_text(ROUTES, METHOD, store=path), "test.yaml", {})
         clock = [NOW_S]
-        monkeypatch.setattr(serving, "MIGRATIONS", serving.MIGRATIONS[:1])
-        with path.with_name("stage.db.lock").open("ab") as other:
-            fcntl.flock(other, fcntl.LOCK_SH)  # another process serves: nothing is recovered
-            found = await open_serving(
-                settings, Reporter(), clock=lambda: clock[0], build_rail=Rail()
-            )
+        async with beside(tmp_path / "stage.db", clock, monkeypatch) as found:
             exchange_id = exchange.turn.exchange_id
             assert await found.exchanges.state(exchange_id) == "verified"
             clock[0] += 10**6
 
-            async def released() -> bool:
-                return await found.exchanges.state(exchange_id) == "released"
+            async def forgotten() -> bool:
+                return await found.exchanges.state(exchange_id) is None
 
-            await until(released, "the sweeper comes by")
-            await found.close()
+            await until(forgotten, "the sweeper comes by")
 
-    monkeypatch.setattr(serving, "MAINTENANCE_S", 0)
     asyncio.run(story())
+
+
+def test_an_impatient_gateway_gives_away_no_call_of_a_patient_one(tmp_path, monkeypatch):
+    """Two configurations on one store: what is paid for here is not a credit for want of time."""
+
+    async def story() -> None:
+        stage = Stage(tmp_path, more="timeouts: {first_byte_s: 200, settle_s: 30, connect_s: 5}")
+        credential = await stage.buy(path="/api/first")
+        exchange, answer = await stage.admit(head_with(credential, path="/api/first"))
+        assert (answer, exchange.state) == (None, State.SETTLED)
+        clock = [NOW_S]
+        quick = "timeouts: {connect_s: 1, first_byte_s: 1, settle_s: 1}"
+        async with beside(tmp_path / "stage.db", clock, monkeypatch, quick) as found:
+            state = found.exchanges.state
+            clock[0] += 200
+            await swept(found)
+            assert await state(exchange.turn.exchange_id) is State.SETTLED
+            assert isinstance(await stage.deliver(exchange), Deliver)
+            await stage.close()
+            clock[0] += 10**6
+            await swept(found)
+            assert await state(exchange.turn.exchange_id) is State.SETTLED
+
+    asyncio.run(story())
+
+
+def test_a_paid_call_of_a_process_that_is_gone_is_a_credit_in_its_own_time(tmp_path, monkeypatch):
+    async def story() -> None:
+        stage = Stage(tmp_path, more="timeouts: {first_byte_s: 200, settle_s: 30, connect_s: 5}")
+        credential = await stage.buy(path="/api/first")
+        exchange, _ = await stage.admit(head_with(credential, path="/api/first"))
+        await stage.close()
+        clock = [NOW_S + 235 + GRACE_S]
+        async with beside(tmp_path / "stage.db", clock, monkeypatch) as found:
+            state = found.exchanges.state
+            assert await state(exchange.turn.exchange_id) is State.SETTLED
+            clock[0] += 1
+
+            async def credited() -> bool:
+                return await state(exchange.turn.exchange_id) is State.CREDITED
+
+            await until(credited, "the sweeper comes by")
+
+    asyncio.run(story())
+
+
+def test_a_deleted_lock_file_hands_nobody_the_calls_of_a_live_gateway(tmp_path, monkeypatch):
+    """The second gateway makes a lock file of its own, and has it for itself."""
+
+    async def story() -> None:
+        stage = Stage(tmp_path)
+        exchange, _ = await stage.admit(head_with(await stage.buy()))
+        path = tmp_path / "stage.db"
+        monkeypatch.setattr(serving, "MIGRATIONS", serving.MIGRATIONS[:1])
+        settings = load_text(config_text(ROUTES, METHOD, store=path), "test.yaml", {})
+        found = await open_serving(settings, print, clock=lambda: NOW_S, build_rail=Rail())
+        assert await found.exchanges.state(exchange.turn.exchange_id) is State.VERIFIED
+        assert isinstance(await stage.deliver(exchange), Deliver)
+        await found.close()
+        await stage.close()
+
+    asyncio.run(story())
+
+
+def test_a_store_under_two_names_stops_the_start(tmp_path):
+    (tmp_path / "gateway.db").touch()
+    os.link(tmp_path / "gateway.db", tmp_path / "other.db")
+    with pytest.raises(StoreUnavailable, match="hard link"):
+        asyncio.run(open_serving(config(tmp_path), print, build_rail=Rail()))

@@ -11,7 +11,10 @@ import pytest
 
 from mpp_gateway.ledger.database import Database, StoreUnavailable
 from mpp_gateway.ledger.exchanges import (
+    BATCH_ROWS,
     EXCHANGES_SCHEMA,
+    HELD_BY_OTHERS,
+    LEFT_OPEN,
     TRANSITIONS,
     Claim,
     Claimed,
@@ -20,10 +23,13 @@ from mpp_gateway.ledger.exchanges import (
     IllegalTransition,
     State,
     Turn,
+    _hold,
 )
 
 NOW_S = 1_000
 VALID_S = 2_000
+DUE_S = 1_500
+LOCK = "lock"
 RECEIPT = (("Payment-Receipt", "r"),)
 
 LEGAL = {
@@ -60,6 +66,7 @@ def claim_of(proof: str, number: int = 1, **changes) -> ClaimRequest:
         amount_minor=10,
         scope="scope",
         valid_until_s=VALID_S,
+        due_s=DUE_S,
         challenge_id=f"challenge of {proof}",
     )
     return replace(request, **changes)
@@ -68,11 +75,11 @@ def claim_of(proof: str, number: int = 1, **changes) -> ClaimRequest:
 class Books:
     """The store of one test, asked without `await`."""
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, lock: str = LOCK) -> None:
         self.loop = asyncio.new_event_loop()
         self.database = Database(path, (EXCHANGES_SCHEMA,))
         self.database.open()
-        self.exchanges = Exchanges(self.database)
+        self.exchanges = Exchanges(self.database, lock)
 
     def ask(self, work):
         return self.loop.run_until_complete(work)
@@ -93,6 +100,42 @@ class Books:
         for before, after in itertools.pairwise((State.CLAIMED, *PATHS[state])):
             assert self.move(turn, before, after, receipt=RECEIPT, reference="0xtx")
         return turn
+
+    def sweep(self, now_s: int) -> int:
+        return self.ask(self.exchanges.sweep(now_s))
+
+    def purge(self, now_s: int) -> int:
+        return self.ask(self.exchanges.purge(now_s))
+
+    def recover(self) -> int:
+        return self.ask(self.exchanges.recover(NOW_S))
+
+    def fill(self, count: int, state: State, **values) -> None:
+        """Write many rows of the purse at once, past every check."""
+        row = {"due_s": None, "valid_until_s": VALID_S, "updated_seq": 0} | values
+
+        def work(db: sqlite3.Connection) -> None:
+            db.executemany(
+                "INSERT INTO exchanges (id, proof_id, rail, asset, account, amount_minor, scope,"
+                " state, challenge_id, valid_until_s, owner, due_s, created_s, updated_s,"
+                " updated_seq) VALUES (?, ?, 'evm', 'usd', 'purse', '10', 'scope', ?, ?, ?, ?, ?,"
+                " 1, 1, ?)",
+                (
+                    (
+                        f"{state} {n}",
+                        f"proof of {state} {n}",
+                        state,
+                        f"challenge of {state} {n}",
+                        row["valid_until_s"],
+                        LOCK,
+                        row["due_s"],
+                        row["updated_seq"],
+                    )
+                    for n in range(count)
+                ),
+            )
+
+        self.ask(self.database.write(work))
 
     def state(self, exchange_id: str = "x1") -> State | None:
         return self.ask(self.exchanges.state(exchange_id))
@@ -190,9 +233,9 @@ def test_an_expired_challenge_opens_nothing_anew(books, state):
     books.at(state)
     again = books.claim("p", 2, only_earlier=True).claim
     if state in (State.RELEASED, State.SETTLED, State.REFUNDED):
-        assert again is Claim.SPENT
+        assert again is (Claim.EXPIRED if state is State.RELEASED else Claim.SPENT)
         assert books.state() is state
-    assert books.claim("never seen", 3, only_earlier=True).claim is Claim.SPENT
+    assert books.claim("never seen", 3, only_earlier=True).claim is Claim.EXPIRED
     assert books.state("x3") is None
 
 
@@ -314,7 +357,7 @@ def test_what_is_given_back_or_not_checked_yet_does_not_count(books, state):
 @pytest.mark.parametrize("state", State)
 def test_after_a_restart_nothing_is_left_that_nobody_owns(books, state):
     books.at(state)
-    found = books.ask(books.exchanges.recover(NOW_S))
+    found = books.recover()
     after = {
         State.CLAIMED: State.RELEASED,
         State.VERIFIED: State.RELEASED,
@@ -322,22 +365,42 @@ def test_after_a_restart_nothing_is_left_that_nobody_owns(books, state):
         State.SETTLED: State.CREDITED,
     }.get(state, state)
     assert (found, books.state()) == (int(after is not state), after)
-    assert books.ask(books.exchanges.recover(NOW_S)) == 0
+    assert books.recover() == 0
+
+
+@pytest.mark.parametrize("state", State)
+def test_who_has_another_lock_alone_takes_nothing_of_ours(books, tmp_path, state):
+    """The lock file was deleted under a live gateway, and a second one has made its own."""
+    books.at(state)
+    second = Books(tmp_path / "books.db", lock="another")
+    assert (second.recover(), second.state()) == (0, state)
+    second.close()
+
+
+def test_a_proof_that_is_shown_again_belongs_to_whoever_serves_it_now(books, tmp_path):
+    books.at(State.RELEASED, "p", 1)
+    books.at(State.CREDITED, "q", 2)
+    second = Books(tmp_path / "books.db", lock="another")
+    second.claim("p", 3)
+    second.claim("q", 4)
+    assert books.recover() == 0
+    assert second.recover() == 2
+    second.close()
 
 
 def test_the_sweeper_credits_what_was_paid_and_never_handed_over(books):
     books.at(State.SETTLED, "lost", 1)
     books.at(State.SETTLED, "had", 2)
     books.ask(books.exchanges.mark_delivered(Turn("x2", 1)))
-    assert books.ask(books.exchanges.sweep(NOW_S + 200, 90, 200)) == 0
-    assert books.ask(books.exchanges.sweep(NOW_S + 201, 90, 200)) == 1
+    assert books.sweep(DUE_S) == 0
+    assert books.sweep(DUE_S + 1) == 1
     assert [books.state(f"x{n}") for n in (1, 2)] == [State.CREDITED, State.SETTLED]
 
 
 def test_a_call_that_was_handed_over_is_no_credit_after_a_restart(books):
     books.at(State.SETTLED)
     books.ask(books.exchanges.mark_delivered(Turn("x1", 1)))
-    assert books.ask(books.exchanges.recover(NOW_S)) == 0
+    assert books.recover() == 0
     assert books.state() is State.SETTLED
 
 
@@ -345,19 +408,127 @@ def test_a_delivery_of_an_earlier_attempt_says_nothing_about_a_later_one(books):
     books.at(State.CREDITED)
     again = books.claim("p", 2)
     books.ask(books.exchanges.mark_delivered(Turn("x1", again.attempt - 1)))
-    assert books.ask(books.exchanges.recover(NOW_S)) == 1
+    assert books.recover() == 1
     assert books.state() is State.CREDITED
 
 
-def test_the_sweeper_takes_only_what_no_living_process_can_still_own(books):
-    books.at(State.SETTLING, "settling", 1)
-    books.at(State.VERIFIED, "verified", 2)
-    books.at(State.CLAIMED, "claimed", 3)
-    assert books.ask(books.exchanges.sweep(NOW_S + 90, 90, 200)) == 0
-    assert books.ask(books.exchanges.sweep(NOW_S + 91, 90, 200)) == 1
-    assert books.state("x1") is State.UNKNOWN
-    assert books.ask(books.exchanges.sweep(VALID_S + 1, 90, 200)) == 2
-    assert [books.state(f"x{n}") for n in (2, 3)] == [State.RELEASED] * 2
+@pytest.mark.parametrize("state", [s for s in State if s not in LEFT_OPEN])
+def test_what_is_nobodys_to_finish_is_never_due(books, state):
+    books.at(state)
+    assert books.sweep(10**9) == 0
+    assert books.state() is state
+
+
+def test_each_row_is_due_by_the_deadlines_of_the_process_that_wrote_it(books):
+    """The sweeper of an impatient configuration must not give away a patient one's call."""
+    for number, due_s in ((1, NOW_S + 90), (2, NOW_S + 900)):
+        turn = books.at(State.VERIFIED, f"settling {number}", number)
+        books.move(turn, State.VERIFIED, State.SETTLING, due_s=due_s)
+        turn = books.at(State.SETTLING, f"paid {number}", number + 2)
+        books.move(turn, State.SETTLING, State.SETTLED, due_s=due_s)
+    assert books.sweep(NOW_S + 90) == 0
+    assert books.sweep(NOW_S + 91) == 2
+    late = [State.UNKNOWN, State.SETTLING, State.CREDITED, State.SETTLED]
+    assert [books.state(f"x{n}") for n in (1, 2, 3, 4)] == late
+    assert books.sweep(NOW_S + 901) == 2
+
+
+def test_a_redeemed_credit_is_due_by_the_deadlines_of_who_redeems_it(books):
+    books.at(State.CREDITED)
+    books.claim("p", 2, due_s=DUE_S + 500)
+    assert books.sweep(DUE_S + 500) == 0
+    assert books.sweep(DUE_S + 501) == 1
+
+
+def test_a_turn_that_was_swept_owns_nothing_any_more(books):
+    turn = books.at(State.SETTLED)
+    assert books.ask(books.exchanges.owns(turn))
+    books.sweep(DUE_S + 1)
+    assert not books.ask(books.exchanges.owns(turn))
+    assert books.claim("p", 2).claim is Claim.CREDITED
+    assert not books.ask(books.exchanges.owns(turn))
+    assert books.ask(books.exchanges.owns(Turn("x1", 2)))
+
+
+def test_the_sweeper_lets_payments_in_between_its_batches(books):
+    books.fill(BATCH_ROWS + 1, State.SETTLING, due_s=DUE_S)
+    assert [books.sweep(DUE_S + 1) for _ in range(3)] == [BATCH_ROWS, 1, 0]
+
+
+# What is forgotten
+
+
+def left(books: Books) -> tuple[int, int]:
+    """Return how many exchanges and how many lines of the journal there are."""
+    count = "SELECT (SELECT count(*) FROM exchanges), (SELECT count(*) FROM journal)"
+    return books.ask(books.database.read(lambda db: db.execute(count).fetchone()))
+
+
+@pytest.mark.parametrize("state", State)
+def test_only_a_release_whose_proof_is_dead_is_forgotten(books, state):
+    books.at(state)
+    before = left(books)
+    assert books.purge(VALID_S) == 0
+    assert books.purge(10**9) == int(state is State.RELEASED)
+    assert left(books) == ((0, 0) if state is State.RELEASED else before)
+    if state in (State.SETTLED, State.REFUNDED):
+        assert books.claim("p", 2).claim is Claim.SPENT
+
+
+def test_a_purge_lets_payments_in_between_its_batches(books):
+    books.fill(BATCH_ROWS + 1, State.RELEASED)
+    assert [books.purge(VALID_S + 1) for _ in range(3)] == [BATCH_ROWS, 1, 0]
+
+
+def test_a_late_writer_of_a_forgotten_exchange_changes_nothing(books):
+    turn = books.at(State.CLAIMED)
+    books.sweep(DUE_S + 1)
+    assert books.purge(VALID_S + 1) == 1
+    assert books.claim("p", 2).claim is Claim.FRESH
+    assert not books.hold(turn, 100)
+    assert not books.move(turn, State.CLAIMED, State.RELEASED)
+    assert books.state("x2") is State.CLAIMED
+
+
+# What a payer with a long history costs everybody else
+
+
+def plan(books: Books, query: str, values) -> list[str]:
+    rows = books.ask(
+        books.database.read(lambda db: db.execute(f"EXPLAIN QUERY PLAN {query}", values).fetchall())
+    )
+    return [row[3] for row in rows if "exchanges" in row[3]]
+
+
+def test_a_hold_searches_what_is_open_and_never_walks_over_a_payers_history(books):
+    values = {"account": "purse", "id": "x", "now_s": NOW_S, "seen_seq": 0}
+    assert plan(books, HELD_BY_OTHERS, values) == [
+        "SEARCH exchanges USING INDEX exchanges_holding (account=? AND valid_until_s>?)",
+        "SEARCH exchanges USING INDEX exchanges_paid (account=? AND updated_seq>?)",
+    ]
+
+
+def steps_of_a_hold(books: Books, number: int) -> int:
+    """Return how many instructions the store's machine takes for one hold."""
+    seen = books.claim(f"mine {number}", number)
+    turn = Turn(seen.exchange_id, seen.attempt)
+    steps = itertools.count()
+
+    def work(db: sqlite3.Connection) -> None:
+        db.set_progress_handler(lambda: next(steps) and None, 1)
+        assert _hold(db, turn, 1_000, seen.seq, NOW_S)
+        db.set_progress_handler(None, 0)
+
+    books.ask(books.database.write(work))
+    return next(steps)
+
+
+def test_a_hold_is_as_much_work_behind_thousands_of_failed_calls_as_behind_none(books):
+    before = steps_of_a_hold(books, 1)
+    books.fill(5_000, State.RELEASED)
+    books.fill(5_000, State.UNKNOWN, valid_until_s=NOW_S)
+    books.fill(5_000, State.CREDITED)
+    assert steps_of_a_hold(books, 2) < 2 * before
 
 
 def test_what_was_claimed_is_there_after_a_kill(tmp_path):
