@@ -49,10 +49,11 @@ class HookTable(AddonManager):
         if found is None:
             every = (getattr(addon, event.name, None) for addon in traverse(self._chain))
             found = self._table[event.name] = tuple(hook for hook in every if callable(hook))
+        arguments = event.args() if found else ()
         for hook in found:
             try:
-                result = hook(*event.args())
-                if inspect.isawaitable(result):
+                result = hook(*arguments)
+                if result is not None and inspect.isawaitable(result):
                     await result
             except exceptions.AddonHalt:
                 return

@@ -45,6 +45,8 @@ class GatewayLayer(stock.HttpLayer):
         super().__init__(context, stock.HTTPMode.transparent)
         self.engine = engine
         self._upstreams: dict[Server, _UpstreamConnection] = {}
+        self._pressed: set[Connection] = set()
+        """Whose bytes wait because of us."""
         self._alarm: commands.RequestWakeup | None = None
         self._alarm_s = 0.0
 
@@ -103,14 +105,17 @@ class GatewayLayer(stock.HttpLayer):
             backlog = stream.backlog_bytes(ResponseData) + unsent.get(stream.stream_id, 0)
             self._press(stream.context.server, is_full or backlog > limit)
 
-    @staticmethod
-    def _press(connection: Connection, is_full: bool) -> None:
+    def _press(self, connection: Connection, is_full: bool) -> None:
+        if is_full == (connection in self._pressed):
+            return
         reader = backpressure.reader_of(connection)
         if reader is None:
             return
         if is_full:
+            self._pressed.add(connection)
             reader.pause(backpressure.BACKLOG)
         else:
+            self._pressed.discard(connection)
             reader.resume(backpressure.BACKLOG)
 
     def _takes_no_data(self, stream_id: int) -> bool:
@@ -201,6 +206,7 @@ class GatewayLayer(stock.HttpLayer):
     def _drop(self, connection: Server) -> None:
         self.connections.pop(connection, None)
         self._upstreams.pop(connection, None)
+        self._pressed.discard(connection)
 
     # Time
 
