@@ -1,6 +1,7 @@
 # Sourced by the other scripts: a Python 3.13 environment in .venv, as requirements.lock has it.
-# Needs Python 3.13 and the package registries. Outside of the folder nothing is touched, but for one
-# case: root on Debian without npm, who runs the tests, gets Debian's nodejs and npm.
+# Needs Python 3.13 and the package registries. Outside of the folder nothing is touched, but for two
+# cases: root on Debian gets Debian's venv package where Python cannot make an environment and there is
+# no uv, and, running the tests without npm, Debian's nodejs and npm.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -38,14 +39,46 @@ find_python() {
     return 1
 }
 
-# An empty environment; Debian splits off the part of Python that fills it with pip.
+is_root_on_debian() { command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; }
+
+# Packages of Debian's; whether they came is for the caller to see.
+apt_install() {
+    run apt-get update -qq >&2 || true
+    DEBIAN_FRONTEND=noninteractive run apt-get install -qq --yes --no-install-recommends "$@" >&2 ||
+        true
+    hash -r
+}
+
+has_ensurepip() { "$1" -c 'import ensurepip' 2>/dev/null; }
+
+# Debian splits off the part of Python that fills an environment with pip: from Debian where we are
+# root there.
+have_ensurepip() {
+    local python=$1 version
+    has_ensurepip "$python" && return
+    if is_root_on_debian; then
+        version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) ||
+            version=3.13
+        say "$python lacks ensurepip: installing Debian's python$version-venv (a minute or so) ..."
+        apt_install "python$version-venv"
+        has_ensurepip "$python" && return
+    fi
+    say "$python cannot make an environment: ensurepip is missing."
+    say "On Debian and Ubuntu: apt-get install python3-venv (for another Python: python3.13-venv)."
+    return 1
+}
+
+# An empty environment with pip.
 make_venv() {
     local python=$1 folder=$2
-    if ! "$python" -c 'import ensurepip' 2>/dev/null; then
-        say "$python cannot make an environment: ensurepip is missing."
-        say "On Debian and Ubuntu: apt-get install python3-venv (for another Python: python3.13-venv)."
-        return 1
+    if ! has_ensurepip "$python" && command -v uv >/dev/null; then
+        say "Making an environment for $python in $folder with uv ..."
+        # uv asks before it clears a folder, or refuses one that an interrupted set-up has left.
+        rm -rf "$folder"
+        run uv venv --quiet --seed --python "$python" "$folder"
+        return
     fi
+    have_ensurepip "$python" || return 1
     say "Making an environment for $("$python" --version) in $folder ..."
     run "$python" -m venv --clear "$folder"
 }
@@ -80,12 +113,9 @@ set_up_python() {
 # npm, from Debian where we are root there. CI fails without; at home only the peer tests are skipped.
 have_npm() {
     command -v npm >/dev/null && return
-    if command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
+    if is_root_on_debian; then
         say "npm was not found: installing Debian's nodejs and npm (a minute or so) ..."
-        run apt-get update -qq >&2 || true
-        DEBIAN_FRONTEND=noninteractive run apt-get install -qq --yes --no-install-recommends \
-            nodejs npm >&2 || true
-        hash -r
+        apt_install nodejs npm
         command -v npm >/dev/null && return
     fi
     say "npm was not found; install Node.js 20 or newer (Debian's packages: nodejs, npm)."

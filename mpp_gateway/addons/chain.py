@@ -15,6 +15,7 @@ HOOKS = (
     "client_connected",
     "client_disconnected",
     "server_connected",
+    "server_disconnected",
     "requestheaders",
     "request",
     "responseheaders",
@@ -67,6 +68,10 @@ class Chain:
     def server_connected(self, data: server_hooks.ServerConnectionHookData) -> None:
         """Pass it on."""
         self._call("server_connected", data)
+
+    def server_disconnected(self, data: server_hooks.ServerConnectionHookData) -> None:
+        """Pass it on."""
+        self._call("server_disconnected", data)
 
     async def requestheaders(self, flow: http.HTTPFlow) -> None:
         """Route, charge and aim; a link that raises ends the chain, and so without a verdict."""

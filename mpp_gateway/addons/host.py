@@ -12,9 +12,10 @@ from weakref import WeakKeyDictionary
 
 from mitmproxy import connection, ctx, exceptions
 from mitmproxy.addonmanager import Loader
-from mitmproxy.proxy import layer, server_hooks
+from mitmproxy.proxy import layer, mode_specs, server_hooks
 
 from mpp_gateway.addons import sentinel, takeover
+from mpp_gateway.addons.inspection import price_text
 from mpp_gateway.addons.probe import missing_documents
 from mpp_gateway.addons.runtime import Runtime
 from mpp_gateway.config import load
@@ -30,13 +31,13 @@ from mpp_gateway.config.zero import (
     zero_config,
 )
 from mpp_gateway.engine import backpressure, hooktable
-from mpp_gateway.engine.departure import abort_when_stuck
+from mpp_gateway.engine.departure import abort_when_stuck, see_off
 from mpp_gateway.engine.layers import claim
 from mpp_gateway.errors import ConfigError, NotFound
 from mpp_gateway.gateway.exchange import Exchange
 from mpp_gateway.gateway.machine import Clock, Machine
 from mpp_gateway.gateway.slots import Slots
-from mpp_gateway.protocol.money import format_minor
+from mpp_gateway.protocol.money import Amount
 from mpp_gateway.routing.table import RouteTable
 
 log = logging.getLogger(__name__)
@@ -74,6 +75,10 @@ GATEWAY_OPTIONS = {
 """Name, default and help of our options; every one is text."""
 
 
+_writers: WeakKeyDictionary[connection.Connection, Any] = WeakKeyDictionary()
+"""Of the process, for a reload of the script: mitmproxy forgets a writer when it closes it."""
+
+
 class Host:
     """First of the gateway's addons."""
 
@@ -82,7 +87,7 @@ class Host:
         self._upstream: str | None = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self.opening: asyncio.Task[None] | None = None
-        self._writers: WeakKeyDictionary[connection.Client, Any] = WeakKeyDictionary()
+        self._has_taken_over = False
 
     def load(self, loader: Loader) -> None:
         """Declare our options and set mitmproxy's."""
@@ -97,19 +102,37 @@ class Host:
 
     def configure(self, updated: set[str]) -> None:
         """Read what is to be sold; a mistake is an error of the option and stops the start."""
+        self._keep_what_we_rely_on(updated)
         if not updated & set(GATEWAY_OPTIONS):
             return
         try:
-            if ctx.options.gateway_config:
-                self.runtime.configure(load(Path(ctx.options.gateway_config), os.environ))
-            elif ctx.options.gateway_charge:
-                self._configure_one_host()
+            self._read_what_is_sold()
         except (ConfigError, ZeroConfigError, OSError) as error:
             if self.opening is None:
                 # mitmproxy would print a traceback and go on, with nothing to serve.
                 print(f"gateway: {error}", file=sys.stderr, flush=True)
                 raise SystemExit(1) from None
             raise exceptions.OptionsError(f"gateway: {error}") from error
+
+    def _read_what_is_sold(self) -> None:
+        file, charge = ctx.options.gateway_config, ctx.options.gateway_charge
+        if file and charge:
+            raise ZeroConfigError("gateway_charge: gateway_config has the prices; name one of both")
+        if file:
+            self.runtime.configure(load(Path(file), os.environ))
+        elif charge:
+            self._configure_one_host()
+
+    def _keep_what_we_rely_on(self, updated: set[str]) -> None:
+        """Refuse to have an option changed, at mitmweb for instance, that the gateway stands on."""
+        if not self._has_taken_over:
+            return
+        for name in updated & OPTIONS.keys():
+            if getattr(ctx.options, name) != OPTIONS[name]:
+                raise exceptions.OptionsError(f"{name}: the gateway needs {OPTIONS[name]!r}")
+        modes = map(mode_specs.ProxyMode.parse, ctx.options.mode)
+        if "mode" in updated and not all(map(takeover.leads_nowhere, modes)):
+            raise exceptions.OptionsError("mode: the gateway has taken it over")
 
     def _outwait_the_slowest_route(self) -> None:
         """Keep mitmproxy from closing a connection, mute, while a slow upstream may yet answer.
@@ -156,8 +179,13 @@ class Host:
             return
         self._outwait_the_slowest_route()
         try:
-            self._present_certificate(self.runtime.config.tls)
-            await takeover.take_over(None if self.runtime.mount else self.runtime.config.listen)
+            config = self.runtime.config
+            self._present_certificate(config.tls)
+            await takeover.take_over(
+                None if self.runtime.mount else config.listen,
+                may_be_public=bool(config.tls or config.trusted_proxies or config.allow_insecure),
+            )
+            self._has_taken_over = True
         except (takeover.TakeoverFailed, OSError, exceptions.OptionsError) as error:
             self.runtime.failure = str(error)
             log.error("the gateway stays closed: %s", error)  # noqa: TRY400 - the text says it
@@ -194,25 +222,35 @@ class Host:
         if handler is not None:
             handler.max_conns = defaultdict(lambda: asyncio.Semaphore(UPSTREAM_CONNECTIONS_MAX))
             io = handler.transports[client]
-            self._writers[client] = io.writer
-            reader = io.reader = backpressure.install(client, io.reader)
+            _writers[client] = io.writer
+            reader = io.reader = backpressure.install(client, io.reader, io.writer)
             patience_s = self.runtime.engine.limits.head_s
             asyncio.get_running_loop().call_later(patience_s, _drop_if_silent, handler, reader)
 
     async def client_disconnected(self, client: connection.Client) -> None:
         """End what the client has begun; paid calls are let finish first."""
         engine, handler = self.runtime.engine, self._handler(client)
-        writer = self._writers.pop(client, None)
+        writer = _writers.pop(client, None)
         if writer is not None:
             abort_when_stuck(writer.transport, engine.limits.unread_s)
         if handler is not None and not client.error:
-            await engine.departures.see_off(handler)
+            await see_off(handler)
 
     def server_connected(self, data: server_hooks.ServerConnectionHookData) -> None:
         """Put a gate before the upstream's bytes."""
         handler = self._handler(data.client)
         if handler is not None and (io := handler.transports.get(data.server)):
+            _writers[data.server] = io.writer
             io.reader = backpressure.install(data.server, io.reader)
+
+    def server_disconnected(self, data: server_hooks.ServerConnectionHookData) -> None:
+        """Let go at once of an upstream that was given up with bytes of ours still to take.
+
+        Closing would wait for it without end, and so would whoever drains the client's sockets.
+        """
+        writer = _writers.pop(data.server, None)
+        if writer is not None and writer.transport.get_write_buffer_size():
+            writer.transport.abort()
 
     @staticmethod
     def _handler(client: connection.Client) -> Any:
@@ -243,7 +281,7 @@ def _announce(config: GatewayConfig, network: str) -> None:
     service = config.services[SERVICE]
     (method,) = config.methods.values()
     price = next(route for route in service.routes if not route.free).prices[0]
-    amount = format_minor(price.amount_minor, price.asset.decimals)
+    amount = price_text(Amount(price.amount_minor, price.asset))
     log.warning(
         "selling %s at %s a call, paid to %s on chain %d",
         service.base_url,

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from mitmproxy import contentviews, http
@@ -14,9 +15,10 @@ from mpp_gateway.gateway.exchange import Exchange
 from mpp_gateway.protocol.challenge import Challenge
 from mpp_gateway.protocol.credential import Credential, payment_tokens
 from mpp_gateway.protocol.messages import RequestHead
-from mpp_gateway.protocol.money import format_minor
+from mpp_gateway.protocol.money import Amount, format_minor
 from mpp_gateway.protocol.problems import ParseError, Problem
 from mpp_gateway.protocol.receipt import Receipt
+from mpp_gateway.rails.base import Offer
 
 SEPARATOR = " · "
 
@@ -49,7 +51,10 @@ class Inspection:
 
 
 def comment_on(exchange: Exchange, status: int) -> str:
-    """Return service, route, price, payment method and state in one line."""
+    """Return service, route, price, payment method and state in one line.
+
+    Who has paid is shown the price that was paid; else all that were asked for.
+    """
     route = exchange.route
     parts = [exchange.service.id, route.key]
     if route.free:
@@ -57,10 +62,7 @@ def comment_on(exchange: Exchange, status: int) -> str:
     else:
         presented = exchange.presented
         offers = (presented.offer,) if presented else exchange.offers
-        parts += [
-            f"{_price(offer.amount.minor, offer.amount.asset.decimals)}" for offer in offers[:1]
-        ]
-        parts += [" ".join(dict.fromkeys(offer.rail for offer in offers))] if offers else []
+        parts += _prices(offers)
         parts.append(_state(exchange, status))
     return SEPARATOR.join(part for part in parts if part)
 
@@ -91,8 +93,18 @@ def _state(exchange: Exchange, status: int) -> str:
     return "payment required" if status == 402 else "refused"
 
 
-def _price(minor: int, decimals: int) -> str:
-    whole, _, fraction = format_minor(minor, decimals).partition(".")
+def _prices(offers: Sequence[Offer]) -> list[str]:
+    """Return the price and who takes it; where prices differ, each beside its own method."""
+    asked = list(dict.fromkeys((price_text(offer.amount), offer.rail) for offer in offers))
+    prices = list(dict.fromkeys(price for price, _ in asked))
+    if len(prices) > 1:
+        return [" or ".join(f"{price} ({rail})" for price, rail in asked)]
+    return [*prices, " ".join(rail for _, rail in asked)]
+
+
+def price_text(amount: Amount) -> str:
+    """Return an amount without needless zeros; cents stay."""
+    whole, _, fraction = format_minor(amount.minor, amount.asset.decimals).partition(".")
     return f"{whole}.{fraction.rstrip('0').ljust(2, '0')}" if fraction else whole
 
 

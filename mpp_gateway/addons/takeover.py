@@ -9,6 +9,7 @@ from mitmproxy import ctx, exceptions
 from mitmproxy.proxy import mode_specs
 
 from mpp_gateway.config.model import Listen, Tls
+from mpp_gateway.config.values import is_loopback
 
 log = logging.getLogger(__name__)
 
@@ -68,17 +69,17 @@ def forget_keys(tls: Tls | None, folder: Path) -> None:
             path.unlink()
 
 
-async def take_over(listen: Listen | None = None) -> None:
+async def take_over(listen: Listen | None, *, may_be_public: bool) -> None:
     """Replace the mode, wait until the servers themselves show it, cut what came in before.
 
-    `listen` is where to listen if the user named no port of mitmproxy's.
+    `listen` is where to listen, as far as the user named no host and no port of mitmproxy's.
+    Errors: `TakeoverFailed`, also for clear text beyond this machine unless it `may_be_public`.
 
     Changing the option alone says nothing: the old listener may still accept connections that
     lead straight to the upstream, unpaid.
     """
-    elsewhere = listen if ctx.options.listen_port is None else None
     modes = [mode_specs.ProxyMode.parse(text) for text in ctx.options.mode]
-    wanted = [_nowhere(mode, elsewhere) for mode in modes]
+    wanted = [_nowhere(mode, _own_address(listen)) for mode in modes]
     if wanted != list(ctx.options.mode):
         ctx.options.update(mode=wanted)
     for _ in range(int(PATIENCE_S / POLL_S)):
@@ -88,8 +89,24 @@ async def take_over(listen: Listen | None = None) -> None:
         await asyncio.sleep(POLL_S)
     else:
         raise TakeoverFailed("the listener did not take the gateway's mode")
+    public = [a[0] for s in servers for a in s.listen_addrs if not is_loopback(a[0])]
+    if public and not may_be_public:
+        # In clear text anybody on the way can read a proof of payment and spend it first.
+        cure = "a loopback address, or `tls`, or `trusted_proxies`, or `allow_insecure: true`"
+        raise TakeoverFailed(f"listening on {public[0]} in clear text; what may be: {cure}")
     for handler in list(ctx.master.addons.get("proxyserver").connections.values()):
         _cut(handler)
+
+
+def _own_address(listen: Listen | None) -> Listen | None:
+    """Return what the file says of the address, with what the user's own flags say of it."""
+    options = ctx.options
+    if listen is None or (options.listen_port is not None and options.listen_host):
+        return None
+    if options.listen_port is None:
+        return listen
+    # A port alone: mitmproxy would open it to every network.
+    return Listen(listen.host, options.listen_port)
 
 
 def _nowhere(mode: mode_specs.ProxyMode, listen: Listen | None) -> str:

@@ -41,6 +41,7 @@ from mpp_gateway.rails.evm.tokens import (
 KEY_VARIABLE = "MPP_PRIVATE_KEY"
 MAX_DOLLARS = "0.10"
 TIMEOUT_S = 120
+_TIMEOUT = aiohttp.ClientTimeout(total=TIMEOUT_S)
 CHUNK = 16 * 1024
 PROBLEM_BYTES_MAX = 64 * 1024
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")  # RFC 9110 section 5.6.2
@@ -97,10 +98,9 @@ async def pay(options: argparse.Namespace) -> int:
     """Call the URL, pay what it asks if that is within `--max`, print answer and receipt."""
     call = _call(options)
     presented = _kept_credential() if not options.dry_run else None
-    timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
-    async with aiohttp.ClientSession(timeout=timeout, auto_decompress=True) as session:
-        if presented is not None:
-            return await _present(session, call, presented, options.rpc_url)
+    if presented is not None:
+        return await _present(call, presented, options.rpc_url, is_new=False)
+    async with aiohttp.ClientSession(timeout=_TIMEOUT) as session:
         try:
             async with call.send(session) as response:
                 if response.status != PAYMENT_REQUIRED:
@@ -109,26 +109,49 @@ async def pay(options: argparse.Namespace) -> int:
                 deal = _choose(response.headers.getall("WWW-Authenticate", []), options.chain)
         except (aiohttp.ClientError, TimeoutError) as error:
             raise CommandFailed(f"{call.url}: {_words(error)}") from None
-        await _check_decimals(deal, options)
-        _show_deal(deal, options)
-        if options.dry_run:
-            return OK
-        credential = await _sign(deal, options)
-        return await _present(session, call, credential, options.rpc_url)
+    await _check_decimals(deal, options)
+    _show_deal(deal, options)
+    if options.dry_run:
+        return OK
+    credential = await _sign(deal, options)
+    return await _present(call, credential, options.rpc_url, is_new=True)
 
 
-async def _present(
-    session: aiohttp.ClientSession, call: Call, credential: Credential, rpc_url: str | None
-) -> int:
+class _SendsOnce:
+    """Keeps aiohttp from repeating a paid request on its own, as it does for GET.
+
+    The repeat would be refused, at best, and its failure taken for that of the first, which paid.
+    """
+
+    def __init__(self) -> None:
+        self._has_sent = False
+
+    async def __call__(
+        self, request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        if self._has_sent:
+            raise aiohttp.ServerDisconnectedError
+        self._has_sent = True
+        return await send(request)
+
+
+async def _present(call: Call, credential: Credential, rpc_url: str | None, *, is_new: bool) -> int:
     """Ask with the payment; however that ends, say what became of the money."""
     text = credential.format()
     has_receipt = False
     try:
-        async with call.send(session, text) as response:
+        async with (
+            aiohttp.ClientSession(timeout=_TIMEOUT, middlewares=(_SendsOnce(),)) as session,
+            call.send(session, text) as response,
+        ):
             has_receipt = "Payment-Receipt" in response.headers
             body = await _show(response)
     except aiohttp.ClientConnectorError as error:
-        raise CommandFailed(f"{call.url}: {_words(error)}; nothing was paid") from None
+        # On a connection of its own: nobody has seen this payment. An old one may be spent.
+        if is_new:
+            raise CommandFailed(f"{call.url}: {_words(error)}; nothing was paid") from None
+        say(outcome.UNKNOWN.text(text))
+        raise CommandFailed(f"{call.url}: {_words(error)}", OWED) from None
     except (aiohttp.ClientError, TimeoutError) as error:
         if has_receipt:
             said = "the answer broke off; it was paid for, as the receipt says"
@@ -141,7 +164,7 @@ async def _present(
         raise
     if has_receipt:
         return OK if response.status < 400 else FAILED
-    found = outcome.judge(response.status, response.content_type, body)
+    found = outcome.judge(response.status, response.content_type, body, is_new=is_new)
     found = found or await _asked(credential, rpc_url, response.status)
     if not for_people():
         say()  # stdout and stderr may be one file, and the answer ends without a new line

@@ -98,6 +98,7 @@ def demo(options: argparse.Namespace) -> Coroutine[Any, Any, int]:
         from mpp_gateway.demo.show import run  # noqa: PLC0415 - an extra
     except ImportError as error:
         raise CommandFailed(
-            f"the demo needs its extra ({error.name} is missing): pip install 'mpp-gateway[demo]'"
+            f"the demo needs its extra ({error.name} is missing): pip install '.[demo]' in the"
+            " folder of the sources"
         ) from None
     return run(once=options.once, port=options.port)

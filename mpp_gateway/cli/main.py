@@ -91,8 +91,8 @@ def _serve(verbs: Verbs) -> None:
         verbs,
         "serve",
         "sell what the configuration names",
-        "Serves until it is told to stop (Ctrl-C, SIGTERM); what is under way is finished first,"
-        "\nfor at most 30 seconds. A second signal stops at once.",
+        "Serves until it is told to stop (Ctrl-C, SIGTERM, SIGHUP); what is under way is finished"
+        "\nfirst, for at most 30 seconds. A second signal stops at once.",
         "--config gateway.yaml",
         "--config gateway.yaml --port 8080",
     )

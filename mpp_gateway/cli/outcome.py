@@ -50,8 +50,9 @@ UNKNOWN = Outcome(
     keeps_credential=True,
 )
 SPENT = Outcome(
-    "made, says the chain; the answer has no receipt",
-    f"{_AGAIN}, which pays nothing more",
+    "made, says the chain; the answer has no receipt: the seller charges for this status, or owes"
+    " you the call",
+    f"{_AGAIN}, which pays nothing more; a 402 then says that the payment is used up",
     OWED,
     keeps_credential=True,
 )
@@ -69,15 +70,24 @@ _BY_SLUG: Mapping[str, Outcome] = {
 }
 
 
-def judge(status: int, media_type: str, body: bytes) -> Outcome | None:
-    """Return what an answer without a receipt says of the payment; None if it says nothing."""
+def judge(status: int, media_type: str, body: bytes, *, is_new: bool) -> Outcome | None:
+    """Return what an answer without a receipt says of the payment; None if it says nothing.
+
+    `is_new`: the payment was signed for this very call, not kept from an earlier one.
+    """
     problem = _problem(body) if media_type == PROBLEM else {}
     named = {"released": RELEASED, "credited": CREDITED}.get(str(problem.get("payment")))
     if named is not None:
         return named
     if status == PAYMENT_REQUIRED:
         detail = str(problem.get("detail", "no reason was given"))
-        cure = f"mend that and {_AGAIN}, without {CREDENTIAL_VARIABLE}"
+        if not is_new:
+            # It may have bought its call: to be told to pay again would be a second price for it.
+            return Outcome(
+                f"not accepted again: {plain(detail)}",
+                f"only for a new call, at a new price: {_AGAIN} without {CREDENTIAL_VARIABLE}",
+            )
+        cure = f"mend that and {_AGAIN}"
         return Outcome(f"not accepted: {plain(detail)}", cure)
     slug = str(problem.get("type", "")).rpartition(":")[2]
     return _BY_SLUG.get(slug)

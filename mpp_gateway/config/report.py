@@ -18,6 +18,10 @@ SECRET_KEYS = frozenset(
 )
 """Keys at or below which no value is ever shown; a test compares them with the models."""
 
+KEY_HOLDERS = frozenset({"submit"})
+"""Mappings with a key in them: whoever forgets the mapping writes the key itself there."""
+_LIKE_A_KEY = re.compile(r"[0-9A-Fa-f]{60,}")
+_QUERY = re.compile(r"\?\S*")
 _USER_INFORMATION = re.compile(r"[^\s/]*@")
 _EXPECTED = {
     "string_type": "a text (in quotes, if it looks like a number)",
@@ -70,6 +74,10 @@ def show(document: Document, path: Path) -> str:
     if value is None:
         return "nothing"
     text = _USER_INFORMATION.sub("***@", document.texts.get(path, str(value)))
+    if path[-1] in KEY_HOLDERS or _LIKE_A_KEY.search(text):
+        # A key that was pasted one level too high, or into the wrong line.
+        return HIDDEN
+    text = _QUERY.sub("?***", text)
     if len(text) > FOUND_LENGTH_MAX:
         text = text[: FOUND_LENGTH_MAX - 1] + "…"
     return repr(text) if isinstance(value, str) else text

@@ -1,7 +1,7 @@
 """Stops reading from a peer whose bytes nobody may pass on, or nobody takes, for now."""
 
 import asyncio
-from typing import Protocol
+from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 from mitmproxy.connection import Connection
@@ -24,8 +24,9 @@ class GatedReader:
     Pausing the transport itself does not last: the stream reader resumes it on its own account.
     """
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: Reader, writer: Any = None) -> None:
         self._reader = reader
+        self._writer = writer
         self._reasons: set[str] = set()
         self.has_read = False
         """Whether the peer has sent anything yet."""
@@ -39,6 +40,11 @@ class GatedReader:
         data = await self._reader.read(n)
         self.has_read = True
         return data
+
+    @property
+    def unsent_bytes(self) -> int:
+        """How much of what we wrote waits for the peer to take it."""
+        return 0 if self._writer is None else int(self._writer.transport.get_write_buffer_size())
 
     def pause(self, reason: str = SETTLING) -> None:
         """Take nothing more from the peer until every reason that was given is gone."""
@@ -55,10 +61,16 @@ class GatedReader:
 _readers: WeakKeyDictionary[Connection, GatedReader] = WeakKeyDictionary()
 
 
-def install(connection: Connection, reader: Reader) -> GatedReader:
+def install(connection: Connection, reader: Reader, writer: Any = None) -> GatedReader:
     """Put a gate before the reader of `connection`."""
-    gated = _readers[connection] = GatedReader(reader)
+    gated = _readers[connection] = GatedReader(reader, writer)
     return gated
+
+
+def unsent_bytes(connection: Connection) -> int:
+    """Return how much of what was written to `connection` its peer has not taken yet."""
+    reader = _readers.get(connection)
+    return 0 if reader is None else reader.unsent_bytes
 
 
 def reader_of(connection: Connection) -> GatedReader | None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 from mitmproxy.connection import Client
 from mitmproxy.proxy import events
@@ -34,11 +34,10 @@ class Departures:
         self._clock = clock
         self._calls: dict[Client, dict[object, float]] = {}
         self._none_left: dict[Client, asyncio.Event] = {}
-        self._ours: WeakSet[Client] = WeakSet()
 
     def expect(self, client: Client) -> None:
         """See `client` off one day: a layer of ours carries its connection."""
-        self._ours.add(client)
+        _expected[client] = self
 
     def __len__(self) -> int:
         return sum(map(len, self._calls.values()))
@@ -64,9 +63,6 @@ class Departures:
         without an owner, and its place among the unpaid bodies, for ever.
         """
         client = handler.client
-        _close(handler.transports.pop(client, None))
-        if client not in self._ours:
-            return
         await handler.server_event(ClientGone())
         await self._outlive(client)
         # mitmproxy does just this next, and tells nobody whose connection was not up yet.
@@ -92,6 +88,19 @@ class Departures:
         finally:
             self._none_left.pop(client, None)
             self._calls.pop(client, None)
+
+
+_expected: WeakKeyDictionary[Client, Departures] = WeakKeyDictionary()
+"""Of the process: a script that is reloaded must see off the clients of its former self."""
+
+
+async def see_off(handler: Any) -> None:
+    """End what the client of `handler` has begun, if a layer of ours carries its connection."""
+    client = handler.client
+    _close(handler.transports.pop(client, None))
+    departures = _expected.get(client)
+    if departures is not None:
+        await departures.see_off(handler)
 
 
 def _close(io: Any) -> None:

@@ -18,6 +18,7 @@ from mitmproxy.proxy.layers.http._events import (
 )
 from mitmproxy.proxy.layers.http._hooks import HttpErrorHook, HttpResponseHook
 
+from mpp_gateway import errors
 from mpp_gateway.engine import framing
 from mpp_gateway.engine.answers import response_of
 from mpp_gateway.engine.context import Engine
@@ -134,6 +135,21 @@ class EndingStream(stock.HttpStream):
         self.flow.error = self.flow.error or flow.Error(CLIENT_GONE)
         yield HttpErrorHook(self.flow)
         self._end()
+        yield stock.DropStream(self.stream_id)
+
+    def _is_killed(self) -> bool:
+        error = self.flow.error
+        return error is not None and error.msg == flow.Error.KILLED_MESSAGE
+
+    def _kill(self) -> Commands:
+        """An addon, or somebody at mitmweb, has killed the flow: it goes no further, unpaid."""
+        self.gate.fail(errors.Forbidden("This call was stopped."))
+        self._uncount_body()
+        yield from self._close_upstream()
+        yield HttpErrorHook(self.flow)
+        self._end()
+        killed = ResponseProtocolError(self.stream_id, "killed", ErrorCode.KILL)
+        yield stock.SendHttp(killed, self.context.client)
         yield stock.DropStream(self.stream_id)
 
     def _client_left(self) -> bool:

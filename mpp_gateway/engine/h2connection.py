@@ -31,6 +31,7 @@ class ClientConnection(BufferedH2Connection):
     ) -> None:
         super().__init__(config)
         self._on_progress = on_progress
+        self._window_grew = False
         table_bytes = self.decoder.max_allowed_table_size
         self.decoder = Decoder(head_bytes)
         self.decoder.max_allowed_table_size = table_bytes
@@ -63,6 +64,18 @@ class ClientConnection(BufferedH2Connection):
 
     def _is_negative(self, stream_id: int) -> bool:
         return bool(super().local_flow_control_window(stream_id) < 0)
+
+    def receive_data(self, data: bytes) -> list[h2.events.Event]:
+        """Take in what the client sent; see the base."""
+        self._window_grew = False
+        received: list[h2.events.Event] = super().receive_data(data)
+        if self._window_grew:
+            super().connection_window_updated()
+        return received
+
+    def connection_window_updated(self) -> None:
+        """Note it: a walk over all unsent answers for each such frame is a cheap way to stop us."""
+        self._window_grew = True
 
     def stream_window_updated(self, stream_id: int) -> bool:
         """Send what the window takes; see the base."""

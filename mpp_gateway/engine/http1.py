@@ -25,6 +25,7 @@ from mitmproxy.proxy.layers.http._events import (
     ResponseTrailers,
 )
 
+from mpp_gateway.engine import backpressure
 from mpp_gateway.engine.answers import problem_bytes
 from mpp_gateway.engine.authority import is_authority
 from mpp_gateway.engine.context import DeadlineReached
@@ -36,12 +37,24 @@ from mpp_gateway.protocol.problems import BadRequest, Problem
 type Commands = layer.CommandGenerator[None]
 
 LINE_BREAK = b"\r\n"
+LOOK_AGAIN_S = 0.1
 
 
 class _Trailers(_http1.Http1Connection):
     """Reads bodies for both roles; the stock reader gives up on trailers and hangs the peer."""
 
     ReceiveTrailers: type[RequestTrailers | ResponseTrailers]
+    limits: Limits
+
+    def _framing_too_long(self) -> Commands:
+        """Give up on a chunk's extension, or trailers, without end: nobody else bounds them."""
+        assert self.stream_id is not None
+        yield commands.CloseConnection(self.conn)
+        yield ReceiveHttp(
+            self.ReceiveProtocolError(
+                self.stream_id, "framing without end", code=self.ReceiveProtocolError.code
+            )
+        )
 
     def read_body(self, event: events.Event) -> Commands:
         assert self.stream_id is not None
@@ -62,6 +75,8 @@ class _Trailers(_http1.Http1Connection):
                 )
                 return
             if part is None:
+                if len(self.buf) > self.limits.head_bytes:
+                    yield from self._framing_too_long()
                 return
             if isinstance(part, h11.Data):
                 if part.data:
@@ -99,8 +114,12 @@ class GatewayHttp1Server(_Trailers, _http1.Http1Server):
         self._head_begun = False
         self._discarded_bytes = 0
         self._chunked_end: bytes | None = None
+        self._unread_since_s: float | None = None
 
     def _handle_event(self, event: events.Event) -> Commands:
+        if isinstance(event, DeadlineReached) and self._unread_since_s is not None:
+            yield from self.state(events.DataReceived(self.conn, b""))
+            return
         if isinstance(event, DeadlineReached):
             if self.deadline_s is not None and self.deadline_s <= event.now_s:
                 yield from self._give_up()
@@ -111,6 +130,8 @@ class GatewayHttp1Server(_Trailers, _http1.Http1Server):
         if not isinstance(event, events.DataReceived):
             # Not the stock way: it logs the half of a head, and with it a credential.
             yield commands.CloseConnection(self.conn)
+            return
+        if self.buf and not self._head_begun and (yield from self._has_to_read_first()):
             return
         if self.buf and not self._head_begun:
             self._head_begun = True
@@ -136,17 +157,32 @@ class GatewayHttp1Server(_Trailers, _http1.Http1Server):
             self.request = None
             yield from self._refuse(BadRequest("The request head does not parse."))
             return
-        hosts = [value for name, value in self.request.headers.fields if name.lower() == b"host"]
-        if len(hosts) > 1 or (self.request.is_http11 and not hosts):
-            yield from self._refuse(BadTarget("Send exactly one Host field."))
-            return
-        if not all(map(is_authority, hosts)):
-            yield from self._refuse(BadTarget("The Host field is no host and port."))
+        problem = _host_problem(self.request)
+        if problem is not None:
+            yield from self._refuse(problem)
             return
         yield ReceiveHttp(RequestHeaders(self.stream_id, self.request, size == 0))
         self.body_reader = _http1.make_body_reader(size)
         self.state = self.read_body
         yield from self.state(event)
+
+    def _has_to_read_first(self) -> layer.CommandGenerator[bool]:
+        """Let the next of many requests wait while the answers to the last ones are not taken.
+
+        Requests are small and answers are not: sent in one go and never read, they are free memory.
+        """
+        now_s = self.clock()
+        if backpressure.unsent_bytes(self.conn) <= self.limits.backlog_bytes:
+            self._unread_since_s = None
+            return False
+        if self._unread_since_s is None:
+            self._unread_since_s = now_s
+        if now_s - self._unread_since_s > self.limits.unread_s:
+            self._unread_since_s = None
+            yield from self._hang_up()
+        else:
+            self.deadline_s = now_s + LOOK_AGAIN_S
+        return True
 
     def body_data(self, data: bytes) -> Commands:
         if not self.response_done:
@@ -174,7 +210,8 @@ class GatewayHttp1Server(_Trailers, _http1.Http1Server):
             self.deadline_s = None
         # Last, for it goes on to the next request where one is waiting.
         yield from super().mark_done(request=request, response=response)
-        if self.state == self.read_headers and not self._head_begun:
+        is_waiting = self.state == self.read_headers and not self._head_begun
+        if is_waiting and self._unread_since_s is None:
             self.deadline_s = self.clock() + self.limits.keep_alive_s
 
     def send(self, event: HttpEvent) -> Commands:
@@ -299,6 +336,15 @@ def _read_request_head(lines: list[bytearray]) -> http.Request:
     if not (request.is_http11 or request.is_http10):
         raise ValueError("no version of HTTP/1")
     return request
+
+
+def _host_problem(request: http.Request) -> Problem | None:
+    hosts = [value for name, value in request.headers.fields if name.lower() == b"host"]
+    if len(hosts) > 1 or (request.is_http11 and not hosts):
+        return BadTarget("Send exactly one Host field.")
+    if not all(map(is_authority, hosts)):
+        return BadTarget("The Host field is no host and port.")
+    return None
 
 
 def _plain_lines(lines: list[bytearray]) -> list[bytes]:

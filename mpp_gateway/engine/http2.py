@@ -269,7 +269,11 @@ def _asks_for_nothing(event: h2.events.Event) -> bool:
         event,
         h2.events.StreamReset
         | h2.events.PingReceived
+        | h2.events.PingAckReceived
+        | h2.events.PriorityUpdated
         | h2.events.RemoteSettingsChanged
+        | h2.events.SettingsAcknowledged
+        | h2.events.UnknownFrameReceived
         | GoingAway,
     )
 

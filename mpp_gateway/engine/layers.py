@@ -102,7 +102,8 @@ class GatewayLayer(stock.HttpLayer):
         unsent = server.unsent() if isinstance(server, GatewayHttp2Server) else {}
         is_full = sum(unsent.values()) > limit * FULL_STREAMS
         for stream in self.streams.values():
-            backlog = stream.backlog_bytes(ResponseData) + unsent.get(stream.stream_id, 0)
+            stream.unsent_bytes = unsent.get(stream.stream_id, 0)
+            backlog = stream.backlog_bytes(ResponseData) + stream.unsent_bytes
             self._press(stream.context.server, is_full or backlog > limit)
 
     def _press(self, connection: Connection, is_full: bool) -> None:
@@ -128,6 +129,7 @@ class GatewayLayer(stock.HttpLayer):
         self._alarm = None  # mitmproxy has cancelled it
         gone = RequestProtocolError(0, CLIENT_GONE, ErrorCode.CLIENT_DISCONNECTED)
         for stream in list(self.streams.values()):
+            stream.client_gone()
             yield from self.event_to_child(stream, replace(gone, stream_id=stream.stream_id))
 
     def _upstreams_gone(self) -> Commands:

@@ -24,6 +24,8 @@ from mpp_gateway.engine.hooktable import HookTable
 NOWHERE = "reverse:http://127.0.0.1:1"
 """The mode of every gateway: nothing listens there, so what is not aimed goes nowhere."""
 LAST_BYTES_S = 0.1
+ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""Each asks for a drain; the last is what a terminal sends that is closed."""
 
 
 class StartFailed(Exception):
@@ -56,12 +58,12 @@ class Server:
             watcher = _Started(self, started, Path(folder))
             self._master.addons.add(watcher)
             loop = asyncio.get_running_loop()
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in ENDING:
                 loop.add_signal_handler(number, self.drain, drain_s)
             try:
                 await self._master.run()
             finally:
-                for number in (signal.SIGTERM, signal.SIGINT):
+                for number in ENDING:
                     loop.remove_signal_handler(number)
                 await self.runtime.closed()
         if watcher.failure is not None:

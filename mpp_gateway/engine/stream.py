@@ -32,7 +32,7 @@ from mitmproxy.proxy.layers.http._hooks import (
 )
 
 from mpp_gateway import errors
-from mpp_gateway.engine import failures, framing, modules
+from mpp_gateway.engine import backpressure, failures, framing, modules
 from mpp_gateway.engine.answers import response_of
 from mpp_gateway.engine.context import DeadlineReached, Engine
 from mpp_gateway.engine.ending import EndingStream
@@ -60,6 +60,10 @@ class GatewayStream(EndingStream):
         self._started_s = 0.0
         self._retried = False
         self._body_sent = False
+        self.unsent_bytes = 0
+        """How much of the answer waits in HTTP/2 for the client to open its window."""
+        self._unsent_before = 0
+        self._unsent_since_s = 0.0
         self._record = BodyRecord(engine.limits.inspected_body_bytes)
 
     @property
@@ -94,7 +98,9 @@ class GatewayStream(EndingStream):
             self.flow.response = response_of(problem_answer(refusal))
         yield HttpRequestHeadersHook(self.flow)
         self._request_ended = event.end_stream
-        if self._client_left():
+        if self._is_killed():
+            yield from self._kill()
+        elif self._client_left():
             yield from self._abandon()
         elif self.flow.response:
             yield from self._answer()
@@ -156,7 +162,9 @@ class GatewayStream(EndingStream):
             self.gate.body_limit_bytes = None
             yield HttpRequestHook(self.flow)
             self._uncount_body()
-            if self._client_left():
+            if self._is_killed():
+                yield from self._kill()
+            elif self._client_left():
                 yield from self._abandon()
             elif self.flow.response:
                 yield from self._answer()
@@ -239,6 +247,9 @@ class GatewayStream(EndingStream):
             self.flow.request.timestamp_end = time.time()
             yield from self._to_upstream(event)
             yield HttpRequestHook(self.flow)
+            if self._is_killed():
+                yield from self._kill()
+                return
         forward = self.verdict()
         if forward and self.server_state == self.state_wait_for_response_headers:
             self._await_answer(forward)
@@ -262,7 +273,9 @@ class GatewayStream(EndingStream):
         self.flow.response = event.response
         yield HttpResponseHeadersHook(self.flow)
         delivery = self.gate.delivery
-        if self._client_left():
+        if self._is_killed():
+            yield from self._kill()
+        elif self._client_left():
             yield from self._close_upstream()
             yield from self._abandon()
         elif delivery is None:
@@ -331,10 +344,18 @@ class GatewayStream(EndingStream):
         elif self.server_state == self.state_stream_response_body:
             yield from self._cut()
 
-    def _client_leaves(self) -> Commands:
+    def client_gone(self) -> None:
+        """Take note at once, even while a hook runs: the upstream's connection hangs on it."""
+        if self._outlives_client() and not self._finished:
+            self._outlive_client()
+
+    def _outlives_client(self) -> bool:
         forward = self.verdict()
         is_asked = self.server_state == self.state_wait_for_response_headers
-        if is_asked and forward is not None and forward.outlives_client:
+        return is_asked and forward is not None and forward.outlives_client
+
+    def _client_leaves(self) -> Commands:
+        if self._outlives_client():
             self._outlive_client()
         else:
             yield from self._close_upstream()
@@ -365,6 +386,8 @@ class GatewayStream(EndingStream):
         if self._finished or self.deadline_s is None or event.now_s < self.deadline_s:
             return
         self.deadline_s = None
+        if self.server_state == self.state_stream_response_body and self._client_is_slow(event):
+            return
         if self.client_state == self.state_consume_request_body:
             yield from self._refuse(errors.HeadTimeout("The request body took too long."))
             return
@@ -375,6 +398,20 @@ class GatewayStream(EndingStream):
             yield from self._upstream_failed(
                 errors.UpstreamTimedOut("The upstream did not answer in time.")
             )
+
+    def _client_is_slow(self, event: DeadlineReached) -> bool:
+        """Whether it is the client who holds the answer up; one that takes nothing is not waited
+        for longer than `unread_s`."""
+        unsent_bytes = self.unsent_bytes + backpressure.unsent_bytes(self.context.client)
+        if not unsent_bytes:
+            return False
+        if unsent_bytes != self._unsent_before:
+            self._unsent_before, self._unsent_since_s = unsent_bytes, event.now_s
+        left_s = self._unsent_since_s + self.engine.limits.unread_s - event.now_s
+        if left_s <= 0:
+            return False
+        self.deadline_s = event.now_s + min(left_s, self._idle_s())
+        return True
 
     def connect_timed_out(self) -> None:
         """Remember why the connection attempt is about to fail."""

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from mpp_gateway.config.model import GatewayConfig, Price
+from mpp_gateway.config.model import GatewayConfig, Price, Route
 from mpp_gateway.protocol.money import format_minor
 from mpp_gateway.protocol.problems import Problem
 from mpp_gateway.routing.table import Match, Preflight, RouteTable
@@ -56,14 +56,12 @@ def _explain_match(request: str, method: str, found: Match) -> Explanation:
     if route.free:
         reasons.append("The route is free: forwarded with the service's own credentials.")
     else:
-        reasons.append("Without a credential: 402 with these offers, before the body is read.")
         if route.digest:
-            reasons.append("The request body is part of what is paid for (digest).")
-        reasons.append(
-            "The payment settles before the upstream is called."
-            if route.settle == "before"
-            else "The payment settles when the upstream has answered 2xx; else nothing is charged."
-        )
+            reasons.append("The request body is read first: it is paid for with the call (digest).")
+            reasons.append("Without a credential: 402 with these offers.")
+        else:
+            reasons.append("Without a credential: 402 with these offers, before the body is read.")
+        reasons.append(_when_it_settles(route))
     return Explanation(
         request,
         200 if route.free else 402,
@@ -73,6 +71,15 @@ def _explain_match(request: str, method: str, found: Match) -> Explanation:
         tuple(_offer(price) for price in route.prices),
         tuple(reasons),
     )
+
+
+def _when_it_settles(route: Route) -> str:
+    if route.settle == "before":
+        return "The payment settles before the upstream is called."
+    charged = ["2xx", *map(str, sorted(route.charge_on))]
+    answered = " or ".join([", ".join(charged[:-1]), charged[-1]] if charged[1:] else charged)
+    when = f"The payment settles when the upstream has answered {answered}"
+    return f"{when}; else nothing is charged."
 
 
 def _offer(price: Price) -> str:

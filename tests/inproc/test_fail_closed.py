@@ -64,7 +64,7 @@ def take_away_verdict(monkeypatch):
     monkeypatch.setattr(Sentinel, "server_connect", lambda self, data: None)
 
 
-async def _leave_the_mode(*_):
+async def _leave_the_mode(_listen, *, may_be_public):
     """Stand in for the takeover, which aims the user's own mode at nowhere."""
 
 

@@ -16,7 +16,9 @@ OTHER_TOKEN = "0x" + "33" * 20
 FAR = "9999-12-31T23:59:59Z"
 
 
-def seller(chain_id=84532, token=USDC_SEPOLIA, amount="1000", realm="shop", expires=FAR):
+def seller(
+    chain_id=84532, token=USDC_SEPOLIA, amount="1000", realm="shop", expires=FAR, *, cuts=False
+):
     """Answers 402 with a challenge of its own making, and 200 to whoever pays."""
     request = {
         "amount": amount,
@@ -30,6 +32,8 @@ def seller(chain_id=84532, token=USDC_SEPOLIA, amount="1000", realm="shop", expi
     )
 
     async def respond(seen, _, writer):
+        if seen.get("authorization") and cuts:
+            return False
         if seen.get("authorization"):
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nthanks")
         else:
@@ -84,3 +88,14 @@ def test_the_buyer_names_the_chain_and_not_the_seller(tmp_path, chain, paid):
 
     assert done.code == (0 if paid else 5)
     assert len(signed(asked)) == paid
+
+
+def test_a_payment_is_sent_once_and_a_cut_answer_is_no_proof_that_it_was_not_made(tmp_path):
+    """aiohttp repeats a GET whose connection broke: its failure says nothing of the first."""
+    with seller(cuts=True) as asked:
+        done = pay(tmp_path, asked)
+
+    assert done.code == 6
+    assert len(signed(asked)) == 1
+    assert "MPP_CREDENTIAL='Payment " in done.err
+    assert "nothing was paid" not in done.err

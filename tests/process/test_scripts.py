@@ -220,6 +220,90 @@ def test_a_python_without_ensurepip_is_told_the_name_of_the_package(bare, tmp_pa
     assert not (tmp_path / "venv").exists()
 
 
+UV = """\
+#!/bin/sh
+echo "uv $*" >>"{log}"
+"""
+# Debian's Python: without ensurepip until the package is there.
+SPLIT_PYTHON = """\
+#!/bin/sh
+case "$*" in
+    *"import ensurepip"*) [ -e "{folder}/npm" ] ;;
+    *version_info*) echo 3.14 ;;
+    --version) echo "Python 3.14.0" ;;
+    *) echo "python $*" >>"{log}" ;;
+esac
+"""
+
+
+def test_uv_makes_the_environment_when_python_has_no_ensurepip(bare, tmp_path):
+    folder, _, log = bare
+    debian(folder, log, 0)
+    (folder / "rm").symlink_to(shutil.which("rm"))
+    _executable(folder / "uv", UV.format(log=log))
+    python, venv = tmp_path / "python3.13", tmp_path / "venv"
+    _executable(python, "#!/bin/sh\nexit 1\n")
+    (venv / "half").mkdir(parents=True)
+
+    done = sourced(f"make_venv {python} {venv}; echo went on", folder)
+
+    assert (done.returncode, done.stdout) == (0, "went on\n"), done.stderr
+    assert log.read_text() == f"uv venv --quiet --seed --python {python} {venv}\n"
+    assert not venv.exists(), "what an interrupted set-up left is cleared first"
+
+
+def test_uv_is_left_alone_when_python_has_ensurepip(bare, tmp_path):
+    folder, _, log = bare
+    _executable(folder / "uv", UV.format(log=log))
+
+    done = sourced(f"make_venv {sys.executable} {tmp_path / 'venv'}", folder)
+
+    assert done.returncode == 0, done.stderr
+    assert log.read_text() == ""
+    assert (tmp_path / "venv" / "bin" / "pip").is_file()
+
+
+def test_a_uv_that_fails_stops_the_set_up(bare, tmp_path):
+    folder, _, _ = bare
+    (folder / "rm").symlink_to(shutil.which("rm"))
+    _executable(folder / "uv", "#!/bin/sh\nexit 2\n")
+    python = tmp_path / "python3.13"
+    _executable(python, "#!/bin/sh\nexit 1\n")
+
+    done = sourced(f"make_venv {python} {tmp_path / 'venv'}; echo went on", folder)
+
+    assert (done.returncode, done.stdout) == (2, "")
+
+
+def test_root_on_debian_gets_the_missing_part_of_python_from_debian(bare, tmp_path):
+    folder, _, log = bare
+    debian(folder, log, 0)
+    python, venv = tmp_path / "python3.14", tmp_path / "venv"
+    _executable(python, SPLIT_PYTHON.format(folder=folder, log=log))
+
+    done = sourced(f"make_venv {python} {venv}", folder)
+
+    assert done.returncode == 0, done.stderr
+    update, install, made = log.read_text().splitlines()
+    assert update.startswith("apt-get update")
+    assert install.endswith(" python3.14-venv")
+    assert made == f"python -m venv --clear {venv}"
+
+
+@pytest.mark.parametrize(("user", "asks_debian"), [(0, True), (1000, False)])
+def test_where_debian_has_no_ensurepip_to_give_its_name_is_told(bare, tmp_path, user, asks_debian):
+    folder, _, log = bare
+    debian(folder, log, user)
+    python = tmp_path / "python3.13"
+    _executable(python, "#!/bin/sh\nexit 1\n")
+
+    done = sourced(f"make_venv {python} {tmp_path / 'venv'}; echo went on", folder)
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "apt-get install python3-venv" in done.stderr
+    assert ("apt-get" in log.read_text()) is asks_debian
+
+
 # --- after the set-up -----------------------------------------------------------------------------
 
 

@@ -70,7 +70,7 @@ def test_one_host_is_sold_as_it_stands(shop, chain, tmp_path):
     assert "payment-receipt" in fields
     assert chain.balance(PAYEE) - before == 10_000
     assert [seen.target for seen in api.seen[served_at_start:]] == ["/any/path?q=1"]
-    assert f"selling {api.url}" in started.output()
+    assert f"selling {api.url} at 0.01 a call" in started.output()
     assert "Traceback" not in started.output()
 
 
@@ -135,6 +135,7 @@ def test_nothing_passes_unpaid_from_the_first_connection_on(chain, tmp_path):
         ({"charge": "0.0a"}, "expected a decimal string"),
         ({"recipient": "0x12"}, "expected an address"),
         ({"network": "moon"}, "gateway_network: one of"),
+        ({"config": "gateway.yaml"}, "gateway_charge: gateway_config has the prices"),
     ],
 )
 def test_a_wrong_option_stops_the_start_in_one_line(chain, tmp_path, changed, said):

@@ -6,34 +6,9 @@ import subprocess
 import sys
 from importlib.metadata import packages_distributions
 
+from tests.tidy.checks import PURE_MODULES, RANKS, impurities, is_broad, wrong_ranks
 from tests.tidy.source import PACKAGE, ROOT, imports, sources
 
-RANKS = {
-    "protocol": 0,
-    "crypto": 0,
-    "config": 1,
-    "errors": 1,
-    "events": 1,
-    "routing": 2,
-    "pricing": 2,
-    "upstream": 2,
-    "limits": 2,
-    "ledger": 2,
-    "rails": 3,
-    "sessions": 4,
-    "modules": 4,
-    "telemetry": 4,
-    "gateway": 5,
-    "discovery": 6,
-    "admin": 6,
-    "egress": 6,
-    "addons": 7,
-    "engine": 7,
-    "cli": 8,
-    "demo": 8,
-    "__init__": -1,
-    "py": -1,
-}
 MONEY_PACKAGES = {"protocol", "pricing", "ledger", "rails", "sessions"}
 MODULE_LINES_MAX = 500
 FUNCTION_LINES_MAX = 70
@@ -50,22 +25,7 @@ BROAD_EXCEPTS = {
 
 
 def test_a_module_imports_only_from_lower_ranks():
-    wrong = []
-    for source in sources():
-        rank = RANKS[source.package]
-        for line, name in imports(source):
-            if not name.startswith("mpp_gateway."):
-                continue
-            other = name.split(".")[1]
-            if other not in RANKS:
-                continue
-            same = other == source.package
-            if not same and (
-                RANKS[other] > rank or (RANKS[other] == rank and rank not in (0, 1, 7, 8))
-            ):
-                wrong.append(
-                    f"{source.name}:{line} (rank {rank}) imports {name} (rank {RANKS[other]})"
-                )
+    wrong = [found for source in sources() for found in wrong_ranks(source)]
     assert not wrong, "\n".join(wrong)
 
 
@@ -84,15 +44,16 @@ def test_only_the_upper_ranks_import_mitmproxy():
     assert not wrong, "\n".join(wrong)
 
 
-def test_the_protocol_is_sans_io():
-    banned = {"asyncio", "socket", "time", "random", "secrets", "logging", "os", "threading"}
-    wrong = [
-        f"{source.name}:{line} imports {name}"
-        for source in sources()
-        for line, name in imports(source)
-        if source.package == "protocol" and name.split(".")[0] in banned
-    ]
+def test_values_and_rules_have_no_clock_no_randomness_and_no_io():
+    wrong = [found for source in sources() for found in impurities(source)]
     assert not wrong, "\n".join(wrong)
+
+
+def test_no_module_is_allowed_to_values_and_rules_that_they_do_not_use():
+    for package, allowed in PURE_MODULES.items():
+        used = [f"{n}." for s in sources() if s.package == package for _, n in imports(s)]
+        idle = [name for name in allowed if not any(u.startswith(f"{name}.") for u in used)]
+        assert not idle, package
 
 
 def test_heavy_libraries_are_imported_by_their_rail_alone():
@@ -149,25 +110,11 @@ def _is_allowed_division(source, node) -> bool:
 
 def test_only_the_allow_list_catches_everything():
     found = [
-        source.name for source in sources() for node in ast.walk(source.tree) if _is_broad(node)
+        source.name for source in sources() for node in ast.walk(source.tree) if is_broad(node)
     ]
     assert {name: found.count(name) for name in found} == {
         name: count for name, (count, _) in BROAD_EXCEPTS.items()
     }
-
-
-def _is_broad(node) -> bool:
-    """Whether a node swallows everything: alone, in a tuple, or by `suppress`."""
-    caught: list[ast.expr] = []
-    if isinstance(node, ast.ExceptHandler):
-        if any(isinstance(inner, ast.Raise) and inner.exc is None for inner in ast.walk(node)):
-            return False
-        if node.type is None:
-            return True
-        caught = node.type.elts if isinstance(node.type, ast.Tuple) else [node.type]
-    elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("suppress"):
-        caught = node.args
-    return any(ast.unparse(c) in {"Exception", "BaseException"} for c in caught)
 
 
 def test_no_drawer_names():

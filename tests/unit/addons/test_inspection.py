@@ -1,14 +1,21 @@
-"""The comment on a flow that no route took."""
+"""The comment on a flow: what a route asked for, or what was answered without one."""
+
+from types import SimpleNamespace
 
 import pytest
 from mitmproxy import http
 
-from mpp_gateway.addons.inspection import comment_on_own
+from mpp_gateway.addons.inspection import comment_on, comment_on_own
 from mpp_gateway.engine.answers import response_of
 from mpp_gateway.errors import BadTarget, MethodNotAllowed, NotFound, NotReady
 from mpp_gateway.gateway.answers import problem_answer, without_body
 from mpp_gateway.protocol.messages import Answer
+from mpp_gateway.protocol.money import Amount, Asset
 from mpp_gateway.protocol.problems import PaymentRequired
+from mpp_gateway.rails.base import Offer
+
+CENTS = Asset("usd", 2)
+MICROS = Asset("0x8335", 6)
 
 
 @pytest.mark.parametrize(
@@ -34,3 +41,45 @@ def test_a_document_that_cannot_be_read_leaves_the_status(body):
     fields = http.Headers(content_type="application/problem+json")
 
     assert comment_on_own(http.Response.make(500, body, fields)) == "refused · 500"
+
+
+def offer(rail, minor, asset=MICROS):
+    return Offer(rail, rail, "charge", Amount(minor, asset), {}, "e30")
+
+
+def asked(*offers, presented=None):
+    """An exchange that nobody has claimed, as far as the comment looks at it."""
+    return SimpleNamespace(
+        route=SimpleNamespace(key="GET /x", free=False),
+        service=SimpleNamespace(id="api"),
+        offers=offers,
+        presented=presented and SimpleNamespace(offer=presented),
+        state=None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("offers", "shown"),
+    [
+        ([offer("base", 10_000)], "0.01 · base"),
+        ([offer("base", 10_000), offer("tempo", 10_000)], "0.01 · base tempo"),
+        ([offer("base", 500_000), offer("card", 50, CENTS)], "0.50 · base card"),
+        ([offer("base", 10_000), offer("card", 50, CENTS)], "0.01 (base) or 0.50 (card)"),
+        (
+            [offer("base", 10_000), offer("tempo", 10_000), offer("card", 50, CENTS)],
+            "0.01 (base) or 0.01 (tempo) or 0.50 (card)",
+        ),
+    ],
+)
+def test_each_method_is_shown_at_its_own_price(offers, shown):
+    assert comment_on(asked(*offers), 402) == f"api · GET /x · {shown} · payment required"
+
+
+def test_who_has_chosen_an_offer_is_shown_its_price_alone():
+    base, card = offer("base", 10_000), offer("card", 50, CENTS)
+
+    assert comment_on(asked(base, card, presented=card), 402).split(" · ")[2:4] == ["0.50", "card"]
+
+
+def test_a_call_refused_before_its_offers_were_read_shows_none():
+    assert comment_on(asked(), 429) == "api · GET /x · refused"

@@ -1,0 +1,176 @@
+"""What a second independent attack found: memory and time that nobody paid for."""
+
+import asyncio
+import contextlib
+import socket
+
+import hyperframe.frame
+
+from mpp_gateway.addons.build import build_addons
+from tests.inproc.test_engine_farewells import limit, window
+from tests.support.client import RawClient
+from tests.support.h2client import H2Client
+from tests.support.scene import call, eventually, paying, scene
+from tests.support.upstream import OK
+
+PIPELINED = b"GET /openapi.json HTTP/1.1\r\nHost: g\r\n\r\n"
+
+
+def held_bytes(play) -> int:
+    """How much of its answers the gateway holds for its one client."""
+
+    def look() -> int:
+        (handler,) = play.proxy.master.addons.get("proxyserver").connections.values()
+        return handler.transports[handler.client].writer.transport.get_write_buffer_size()
+
+    return play.proxy.call(look)
+
+
+def narrow(port: int) -> socket.socket:
+    """A client that can take in next to nothing."""
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.connect(("127.0.0.1", port))
+    return client
+
+
+def test_answers_to_pipelined_requests_that_nobody_reads_are_not_made():
+    with scene() as play:
+        limit(play, unread_s=1.0)
+        client = narrow(play.port)
+        client.sendall(PIPELINED * 7000)
+        assert eventually(lambda: play.clients == 1)
+        most = 0
+
+        def is_given_up() -> bool:
+            nonlocal most
+            if play.clients:
+                most = max(most, held_bytes(play))
+            return play.clients == 0
+
+        assert eventually(is_given_up)
+        assert 0 < most < 1024 * 1024
+        client.close()
+
+
+def test_pipelined_requests_that_are_read_are_all_answered():
+    with scene() as play, RawClient(play.port) as client:
+        client.send(PIPELINED * 400)
+        for _ in range(400):
+            assert client.response()[0] == 200
+
+
+def test_an_upstream_that_takes_nothing_holds_no_socket_once_it_is_given_up():
+    async def respond(_, __, ___):
+        await asyncio.Event().wait()
+
+    with scene(respond, read_body=False, timeouts="first_byte_s: 0.3") as play:
+        upstreams = []
+
+        def remember() -> None:
+            for handler in play.proxy.master.addons.get("proxyserver").connections.values():
+                upstreams.extend(
+                    io.writer.transport
+                    for connection, io in handler.transports.items()
+                    if connection is not handler.client and io.writer
+                )
+
+        body = b"x" * 4_000_000
+        client = RawClient(play.port)
+        head = b"POST /api/free HTTP/1.1\r\nHost: g\r\nContent-Length: %d\r\n\r\n" % len(body)
+        client.send(head)
+        assert eventually(lambda: play.upstream.heads == 1)
+        play.proxy.call(remember)
+        client.socket.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            client.socket.send(body)
+        assert eventually(upstreams[0].is_closing)
+        assert eventually(lambda: upstreams[0].get_write_buffer_size() == 0)
+        client.close()
+
+
+def test_trailers_without_end_fill_no_memory():
+    async def respond(_, __, writer):
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n")
+        try:
+            while True:
+                writer.write(b"X: " + b"y" * 60_000)
+                await writer.drain()
+        except ConnectionError:
+            return False
+
+    with scene(respond) as play:
+        reply = call("http/1.1", play.port, "GET", "/api/free", paying())
+        assert (reply.status, reply.complete) == (200, False)
+        assert eventually(lambda: not play.open_books)
+
+
+def test_a_flood_of_window_updates_keeps_nobody_waiting():
+    big = b"HTTP/1.1 200 OK\r\nContent-Length: 60000\r\n\r\n" + b"x" * 60_000
+    with scene(big) as play, H2Client(play.port) as client:
+        window(client, 0)
+        for _ in range(60):
+            client.request("GET", "/api/free")
+        assert eventually(lambda: play.upstream.heads == 60)
+        assert eventually(lambda: not play.open_books)
+        walks = []
+
+        def watch() -> None:
+            (handler,) = play.proxy.master.addons.get("proxyserver").connections.values()
+            layer = handler.layer
+            while not hasattr(layer, "streams"):
+                layer = getattr(layer, "layer", None) or layer.child_layer
+            connection = layer.connections[handler.client].h2_conn
+            update = connection.stream_window_updated
+            connection.stream_window_updated = lambda s: walks.append(s) or update(s)
+
+        play.proxy.call(watch)
+        frame = hyperframe.frame.WindowUpdateFrame(0, window_increment=1).serialize()
+        client.socket.sendall(frame * 5000)
+        client.h2.ping(b"8 octets")
+        client.flush()
+        other = client.request("GET", "/api/nothing-here")
+        assert eventually(lambda: client.receive() and other in client.streams)
+        assert len(walks) < 60 * 200
+
+
+def test_a_buyer_who_reads_slowly_gets_the_whole_answer():
+    big = b"HTTP/1.1 200 OK\r\nContent-Length: 8000000\r\n\r\n" + b"x" * 8_000_000
+    with scene(big, timeouts="idle_s: 0.3") as play, RawClient(play.port) as client:
+        client.send(b"GET /api/paid HTTP/1.1\r\nHost: g\r\nAuthorization: Bearer toy-1\r\n\r\n")
+        status, _, _ = client.head()
+        assert status == 200
+        got = 0
+        for _ in range(8):
+            # Longer than `idle_s`: the sockets' own buffers are full, and stay so.
+            assert not eventually(lambda: False, wait_s=0.4)
+            got += len(client.exactly(1_000_000))
+        assert got == 8_000_000
+
+
+def test_hanging_up_while_an_addon_is_slow_costs_the_price_all_the_same():
+    class Slow:
+        def __init__(self) -> None:
+            self.entered = False
+
+        async def request(self, _) -> None:
+            self.entered = True
+            await asyncio.sleep(0.3)
+
+    slow = Slow()
+
+    async def respond(_, __, writer):
+        await asyncio.sleep(0.6)
+        writer.write(OK)
+        await writer.drain()
+
+    with scene(respond, addons=lambda runtime: [*build_addons(runtime), slow]) as play:
+        client = RawClient(play.port)
+        client.send(
+            b"POST /api/paid HTTP/1.1\r\nHost: g\r\nContent-Length: 2\r\n"
+            b"Authorization: Bearer toy-1\r\n\r\nhi"
+        )
+        assert eventually(lambda: slow.entered)
+        client.close()
+        assert play.ends_as("toy-1", "credited")
+        assert play.rail.settled == ["toy-1"]
