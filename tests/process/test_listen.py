@@ -1,7 +1,10 @@
 """Where the gateway listens under mitmproxy's own tools."""
 
+import socket
 import ssl
 import urllib.request
+
+import pytest
 
 from tests.support.certificates import self_signed
 from tests.support.client import get
@@ -73,3 +76,36 @@ def test_the_files_certificate_is_shown_under_mitmdump_too_and_clear_text_is_tur
                 assert response.status == 200
             assert get(port, "/api/free")[0] == 400
             assert len(api.seen) == 1
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_clear_text_beyond_this_machine_stays_closed_under_mitmdump_too(tmp_path, allowed):
+    """A file that listens here, a flag that listens everywhere: proofs of payment in the open."""
+    with upstream() as api:
+        port = free_port()
+        services = f'  api:\n    base_url: {api.url}\n    routes: {{"GET /free": free}}\n'
+        more = "allow_insecure: true" if allowed else ""
+        config = tmp_path / "gateway.yaml"
+        config.write_text(config_text(services, store=tmp_path / "gateway.db", more=more))
+        command = ("mitmdump", "-s", "addons/gateway.py", "--set", f"gateway_config={config}")
+        public = ("--listen-host", "0.0.0.0", "--listen-port", str(port))  # noqa: S104
+        with process(*command, *public) as started:
+            started.wait_for_text("the gateway is open" if allowed else "the gateway stays closed")
+            assert get(port, "/api/free")[0] == (200 if allowed else 503)
+            assert len(api.seen) == int(allowed)
+            assert ("in clear text" in started.output()) != allowed
+
+
+def test_a_port_alone_does_not_open_the_files_address_to_every_network(tmp_path):
+    with upstream() as api:
+        port = free_port()
+        services = f'  api:\n    base_url: {api.url}\n    routes: {{"GET /free": free}}\n'
+        config = tmp_path / "gateway.yaml"
+        config.write_text(config_text(services, store=tmp_path / "gateway.db"))
+        command = ("mitmdump", "-s", "addons/gateway.py", "--set", f"gateway_config={config}")
+        with process(*command, "--listen-port", str(port)) as started:
+            started.wait_for_text("the gateway is open")
+            assert get(port, "/api/free")[0] == 200
+            with socket.socket() as everywhere:
+                # Somebody listening on all addresses would have the others too.
+                everywhere.bind(("127.0.0.2", port))
