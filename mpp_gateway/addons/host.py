@@ -20,6 +20,7 @@ from mpp_gateway.addons.probe import missing_documents
 from mpp_gateway.addons.runtime import Runtime
 from mpp_gateway.config import load
 from mpp_gateway.config.model import GatewayConfig, Tls
+from mpp_gateway.config.values import is_loopback
 from mpp_gateway.config.zero import (
     DEFAULT_NETWORK,
     DOCUMENTS,
@@ -198,6 +199,7 @@ class Host:
             log.error("the gateway cannot open: %s", self.runtime.failure)
         if self.runtime.serving is not None and self.runtime.mount:
             _announce(self.runtime.config, ctx.options.gateway_network)
+            _warn_of_clear_text()
 
     def _present_certificate(self, tls: Tls | None) -> None:
         if tls is None or self.runtime.engine.requires_tls:
@@ -274,6 +276,15 @@ def documents_take_no_query(exchange: Exchange, _: Clock) -> Machine[None]:
     if exchange.route.free and exchange.match.query is not None:
         raise NotFound("This document takes no query.")
     yield from ()
+
+
+def _warn_of_clear_text() -> None:
+    """Say that everybody on the way can read proofs of payment: no file says that it is meant."""
+    servers = ctx.master.addons.get("proxyserver").servers
+    if not all(is_loopback(address[0]) for s in servers for address in s.listen_addrs):
+        log.warning(
+            "clear text for every network of this machine; --listen-host 127.0.0.1 is safer"
+        )
 
 
 def _announce(config: GatewayConfig, network: str) -> None:

@@ -22,6 +22,7 @@ ENVIRON = {
     "ANTHROPIC_API_KEY": "sk-anthropic",
     "WEATHER_TOKEN": "weather",
     "REPORTS_KEY": "reports",
+    "API_KEY": "key",
 }
 
 
