@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import errno
 import os
 import signal
 import sys
@@ -11,7 +12,7 @@ from typing import NoReturn
 
 from mpp_gateway import __version__
 from mpp_gateway.cli import commands
-from mpp_gateway.cli.exits import BAD_CONFIG, BROKEN_PIPE, EXIT_CODES, INTERRUPTED, USAGE
+from mpp_gateway.cli.exits import BAD_CONFIG, BROKEN_PIPE, EXIT_CODES, FAILED, INTERRUPTED, USAGE
 from mpp_gateway.cli.output import CommandFailed, say, styled
 from mpp_gateway.cli.start import leave
 from mpp_gateway.config.report import did_you_mean
@@ -20,6 +21,7 @@ from mpp_gateway.errors import ConfigError
 DEFAULT_CONFIG = Path("gateway.yaml")
 PORT_MAX = 65_535
 
+UNWRITABLE = frozenset({errno.ENOSPC, errno.EIO, errno.EDQUOT})
 EXAMPLES = """\
 examples:
   mpp-gateway demo                              watch a paid call on a chain in this process
@@ -199,16 +201,34 @@ def _port(text: str) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the shell (`>&-`)
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
     try:
         try:
             return _run(arguments)
         finally:
             sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read our output has seen enough, as `head` does. What is left must go somewhere,
-        # or the interpreter complains when it flushes at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever read our output has seen enough, as `head` does.
+        _write_no_more()
         return BROKEN_PIPE
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        _write_no_more()
+        say(f"the output cannot be written: {error.strerror}")
+        return FAILED
+
+
+def _write_no_more() -> None:
+    """Let what is left go nowhere, or the interpreter complains when it flushes at its end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(nowhere, stream.fileno())
 
 
 def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -706,3 +706,26 @@ def test_the_answer_goes_into_a_pipe_unchanged(market):
         market.keeper.answers("200 OK", body=b'{"ok":true}')
 
     assert done.stdout == bytes(range(256))
+
+
+@pytest.mark.parametrize(
+    ("redirected", "code", "said"),
+    [
+        (">/dev/full", 1, "the output cannot be written: No space left on device\n"),
+        (">&-", 0, ""),
+    ],
+)
+def test_an_output_that_takes_nothing_is_told_in_one_line(tmp_path, redirected, code, said):
+    config = ROOT / "configs" / "minimal.yaml"
+    needed = {"MPP_SECRET_KEY": "k" * 44, "RECIPIENT": "0x" + "ab" * 20}
+
+    done = subprocess.run(
+        ["sh", "-c", f"{COMMAND} check --config {config} {redirected}"],
+        cwd=ROOT,
+        env=environ(tmp_path, **needed),
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+
+    assert (done.returncode, done.stderr) == (code, said)
