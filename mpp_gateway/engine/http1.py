@@ -129,6 +129,7 @@ class GatewayHttp1Server(_Trailers, _http1.Http1Server):
     def read_headers(self, event: events.ConnectionEvent) -> Commands:
         if not isinstance(event, events.DataReceived):
             # Not the stock way: it logs the half of a head, and with it a credential.
+            self.stop()
             yield commands.CloseConnection(self.conn)
             return
         if self.buf and not self._head_begun and (yield from self._has_to_read_first()):
@@ -166,6 +167,12 @@ class GatewayHttp1Server(_Trailers, _http1.Http1Server):
         self.state = self.read_body
         yield from self.state(event)
 
+    def stop(self) -> None:
+        """Read no further request: a pipelined one would be run, and charged, with nobody there."""
+        self.state = self.done
+        self.deadline_s = self._unread_since_s = None
+        self._head_begun = False
+
     def _has_to_read_first(self) -> layer.CommandGenerator[bool]:
         """Let the next of many requests wait while the answers to the last ones are not taken.
 
@@ -178,7 +185,6 @@ class GatewayHttp1Server(_Trailers, _http1.Http1Server):
         if self._unread_since_s is None:
             self._unread_since_s = now_s
         if now_s - self._unread_since_s > self.limits.unread_s:
-            self._unread_since_s = None
             yield from self._hang_up()
         else:
             self.deadline_s = now_s + LOOK_AGAIN_S
@@ -242,9 +248,7 @@ class GatewayHttp1Server(_Trailers, _http1.Http1Server):
         yield from self._hang_up()
 
     def _hang_up(self) -> Commands:
-        self.state = self.done
-        self.deadline_s = None
-        self._head_begun = False
+        self.stop()
         yield commands.CloseConnection(self.conn)
 
 

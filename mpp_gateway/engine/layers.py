@@ -127,6 +127,9 @@ class GatewayLayer(stock.HttpLayer):
 
     def _client_gone(self) -> Commands:
         self._alarm = None  # mitmproxy has cancelled it
+        server = self.connections.get(self.context.client)
+        if isinstance(server, GatewayHttp1Server):
+            server.stop()
         gone = RequestProtocolError(0, CLIENT_GONE, ErrorCode.CLIENT_DISCONNECTED)
         for stream in list(self.streams.values()):
             stream.client_gone()

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+import struct
 
 import hyperframe.frame
 
@@ -20,8 +21,11 @@ def held_bytes(play) -> int:
     """How much of its answers the gateway holds for its one client."""
 
     def look() -> int:
-        (handler,) = play.proxy.master.addons.get("proxyserver").connections.values()
-        return handler.transports[handler.client].writer.transport.get_write_buffer_size()
+        held = 0
+        for handler in play.proxy.master.addons.get("proxyserver").connections.values():
+            if io := handler.transports.get(handler.client):
+                held += io.writer.transport.get_write_buffer_size()
+        return held
 
     return play.proxy.call(look)
 
@@ -51,6 +55,21 @@ def test_answers_to_pipelined_requests_that_nobody_reads_are_not_made():
         assert eventually(is_given_up)
         assert 0 < most < 1024 * 1024
         client.close()
+
+
+def test_a_paid_request_behind_a_flood_is_not_run_for_a_client_that_left():
+    with scene() as play:
+        client = narrow(play.port)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        paid = b"GET /api/paid HTTP/1.1\r\nHost: g\r\nAuthorization: Bearer toy-1\r\n\r\n"
+        client.sendall(PIPELINED * 900 + paid)  # one read takes it all
+        assert eventually(lambda: play.clients == 1)
+        assert eventually(lambda: held_bytes(play) > 256 * 1024)
+        client.close()
+        assert eventually(lambda: play.clients == 0)
+        # Longer than the pause after which the gateway looks again.
+        assert not eventually(lambda: play.upstream.heads > 0, wait_s=2.0)
+        assert play.rail.settled == []
 
 
 def test_pipelined_requests_that_are_read_are_all_answered():
