@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import socket
 import struct
+import threading
 
 import hyperframe.frame
 
@@ -94,17 +95,21 @@ def test_an_upstream_that_takes_nothing_holds_no_socket_once_it_is_given_up():
                     if connection is not handler.client and io.writer
                 )
 
-        body = b"x" * 4_000_000
+        def upload() -> None:
+            with contextlib.suppress(OSError):  # the gateway gives it up half-way
+                client.socket.sendall(b"x" * 64_000_000)
+
         client = RawClient(play.port)
-        head = b"POST /api/free HTTP/1.1\r\nHost: g\r\nContent-Length: %d\r\n\r\n" % len(body)
-        client.send(head)
+        client.send(b"POST /api/free HTTP/1.1\r\nHost: g\r\nContent-Length: 64000000\r\n\r\n")
         assert eventually(lambda: play.upstream.heads == 1)
         play.proxy.call(remember)
-        client.socket.setblocking(False)
-        with contextlib.suppress(BlockingIOError):
-            client.socket.send(body)
+        sender = threading.Thread(target=upload)
+        sender.start()
+        assert eventually(lambda: upstreams[0].get_write_buffer_size() > 0)
         assert eventually(upstreams[0].is_closing)
         assert eventually(lambda: upstreams[0].get_write_buffer_size() == 0)
+        client.socket.shutdown(socket.SHUT_RDWR)
+        sender.join()
         client.close()
 
 
@@ -167,29 +172,47 @@ def test_a_buyer_who_reads_slowly_gets_the_whole_answer():
         assert got == 8_000_000
 
 
+class Gate:
+    """Something that waits on a loop of its own until a test lets it go."""
+
+    def __init__(self) -> None:
+        self.entered = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._open: asyncio.Event | None = None
+
+    async def wait(self) -> None:
+        self._loop, self._open = asyncio.get_running_loop(), asyncio.Event()
+        self.entered = True
+        await self._open.wait()
+
+    def let_go(self) -> None:
+        assert self._loop is not None
+        assert self._open is not None
+        self._loop.call_soon_threadsafe(self._open.set)
+
+
 def test_hanging_up_while_an_addon_is_slow_costs_the_price_all_the_same():
+    in_addon, at_upstream = Gate(), Gate()
+
     class Slow:
-        def __init__(self) -> None:
-            self.entered = False
-
         async def request(self, _) -> None:
-            self.entered = True
-            await asyncio.sleep(0.3)
-
-    slow = Slow()
+            await in_addon.wait()
 
     async def respond(_, __, writer):
-        await asyncio.sleep(0.6)
+        await at_upstream.wait()
         writer.write(OK)
         await writer.drain()
 
-    with scene(respond, addons=lambda runtime: [*build_addons(runtime), slow]) as play:
+    with scene(respond, addons=lambda runtime: [*build_addons(runtime), Slow()]) as play:
         client = RawClient(play.port)
         client.send(
             b"POST /api/paid HTTP/1.1\r\nHost: g\r\nContent-Length: 2\r\n"
             b"Authorization: Bearer toy-1\r\n\r\nhi"
         )
-        assert eventually(lambda: slow.entered)
+        assert eventually(lambda: in_addon.entered and at_upstream.entered)
         client.close()
+        assert eventually(lambda: play.orphans == 1)
+        in_addon.let_go()
+        at_upstream.let_go()
         assert play.ends_as("toy-1", "credited")
         assert play.rail.settled == ["toy-1"]
