@@ -21,7 +21,7 @@ from mpp_gateway.gateway.steps import (
     MarkDelivered,
     Move,
     NeedBody,
-    OwnsTurn,
+    RenewTurn,
     Reply,
     Settle,
     TakeToken,
@@ -69,6 +69,7 @@ class Executor:
         self._late: set[asyncio.Task[None]] = set()
         self._running = 0
         self._idle = asyncio.Event()
+        self._stopped = asyncio.Event()
 
     async def run[T](self, machine: Machine[T], began_ms: int, body: bytes | None = None) -> T:
         """Run `machine` and return its verdict; `body` answers `NeedBody`.
@@ -147,8 +148,8 @@ class Executor:
                     detail=effect.detail,
                     due_s=effect.due_s,
                 )
-            case OwnsTurn(turn):
-                return await self._exchanges.owns(turn)
+            case RenewTurn(turn, due_s):
+                return await self._exchanges.renew(turn, due_s)
             case Settle():
                 return await self._settle(effect, now_s)
             case LookUp(presented):
@@ -177,11 +178,25 @@ class Executor:
         task.add_done_callback(self._late.discard)
 
     async def _mark_delivered(self, effect: MarkDelivered) -> None:
-        try:
-            await self._exchanges.mark_delivered(effect.turn)
-        except StoreUnavailable:
-            # A restart takes the call for undelivered and serves it once more: ours to bear.
-            log.exception("the delivery of %s was not recorded", effect.turn.exchange_id)
+        """Write it down, again and again while the store refuses, until a stop.
+
+        What is never written down is served once more, to who has had it: ours to bear.
+        """
+        while True:
+            try:
+                await self._exchanges.mark_delivered(effect.turn)
+            except StoreUnavailable:
+                log.exception("the delivery of %s is not recorded", effect.turn.exchange_id)
+            else:
+                return
+            if await self._is_stopped_within(STORE_RETRY_S):
+                return
+
+    async def _is_stopped_within(self, seconds: float) -> bool:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stopped.wait()
+        return self._stopped.is_set()
 
     async def _settled_late(self, effect: Settle, task: asyncio.Future[Outcome]) -> None:
         await asyncio.wait({task})
@@ -220,6 +235,7 @@ class Executor:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(RECORD_S):
                     await self._idle.wait()
+        self._stopped.set()
         if self._late:
             await asyncio.wait(self._late)
 

@@ -14,7 +14,7 @@ from mpp_gateway.gateway.answers import problem_answer
 from mpp_gateway.gateway.exchange import Exchange
 from mpp_gateway.gateway.machine import Clock, Machine, emit, move, perform
 from mpp_gateway.gateway.refusals import refusal
-from mpp_gateway.gateway.steps import Deliver, GiveBackTokens, MarkDelivered, OwnsTurn, Settle
+from mpp_gateway.gateway.steps import Deliver, GiveBackTokens, MarkDelivered, RenewTurn, Settle
 from mpp_gateway.ledger.exchanges import State
 from mpp_gateway.protocol.messages import Answer, Headers
 from mpp_gateway.protocol.problems import PaymentRequired, Problem, VerificationFailed
@@ -211,10 +211,12 @@ def _deliver(
 def _still_ours(exchange: Exchange, clock: Clock) -> Machine[None]:
     """Refuse to deliver what was paid ahead and then taken over, by a clock that jumped for one.
 
-    Whoever took it over made it a credit: delivered here too, one payment would buy two calls.
+    Whoever took it over made it a credit: delivered here too, one payment would buy two calls. The
+    question takes the turn anew, so that no sweep comes between it and the note of the delivery.
     """
     assert exchange.turn is not None
-    if not (yield from perform(clock, OwnsTurn(exchange.turn))):
+    renewing = RenewTurn(exchange.turn, exchange.settled_by_s(clock.now_s))
+    if not (yield from perform(clock, renewing)):
         raise PaymentInProgress(
             "This payment was taken up elsewhere; do not pay again.",
             hint="Present the same credential again after the time given.",

@@ -108,10 +108,11 @@ class Move:
 
 
 @dataclass(frozen=True, slots=True)
-class OwnsTurn:
-    """Ask the store. Result: whether what this turn has paid for is still its own to deliver."""
+class RenewTurn:
+    """Stay in charge of a paid call until `due_s`. Result: False if it is not ours any more."""
 
     turn: Turn
+    due_s: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +161,7 @@ type Effect = (
     | Verify
     | Hold
     | Move
-    | OwnsTurn
+    | RenewTurn
     | MarkDelivered
     | Settle
     | LookUp

@@ -211,15 +211,9 @@ class Exchanges:
         )
         return State(row[0]) if row else None
 
-    async def owns(self, turn: Turn) -> bool:
-        """Tell whether what `turn` has paid for is still its own to deliver."""
-        found = await self._database.read(
-            lambda db: db.execute(
-                "SELECT 1 FROM exchanges WHERE id = ? AND attempt = ? AND state = ?",
-                (turn.exchange_id, turn.attempt, State.SETTLED),
-            ).fetchone()
-        )
-        return found is not None
+    async def renew(self, turn: Turn, due_s: int) -> bool:
+        """Stay in charge of what `turn` has paid for until `due_s`; False if it is not its own."""
+        return await self._database.write(lambda db: _renew(db, turn, due_s))
 
     async def recover(self, now_s: int) -> int:
         """Take up what the processes under our lock have left; only who has it alone may ask.
@@ -435,6 +429,14 @@ def _journal(
         (before, after, now_s, detail, exchange_id),
     ).lastrowid
     db.execute("UPDATE exchanges SET updated_seq = ? WHERE id = ?", (seq, exchange_id))
+
+
+def _renew(db: sqlite3.Connection, turn: Turn, due_s: int) -> bool:
+    renewed = db.execute(
+        "UPDATE exchanges SET due_s = ? WHERE id = ? AND attempt = ? AND state = ?",
+        (due_s, turn.exchange_id, turn.attempt, State.SETTLED),
+    ).rowcount
+    return renewed == 1
 
 
 def _recover(db: sqlite3.Connection, owner: str, now_s: int) -> int:

@@ -5,7 +5,9 @@ import asyncio
 import pytest
 
 from mpp_gateway.events import PaymentReleased, RequestReceived, RequestRefused, RouteMatched
+from mpp_gateway.gateway import executor
 from mpp_gateway.gateway.steps import Deliver, Settle
+from mpp_gateway.ledger.database import StoreUnavailable
 from mpp_gateway.ledger.exchanges import State
 from mpp_gateway.protocol.messages import Answer, RequestHead
 from mpp_gateway.protocol.problems import VerificationFailed
@@ -118,6 +120,72 @@ def test_a_call_that_was_paid_ahead_and_swept_meanwhile_is_not_delivered_twice(t
         _, answer = await stage.admit(head, b"3" * 32)
         assert answer.status == 402
         assert len(stage.settler.settled) == 1
+
+    play(tmp_path, story)
+
+
+def test_no_sweep_comes_between_the_last_question_and_the_note_of_a_delivery(tmp_path):
+    """The upstream took its time: by the old term the call was due to be taken over just now."""
+
+    async def story(stage: Stage) -> None:
+        credential = await stage.buy(path="/api/first")
+        head = head_with(credential, path="/api/first")
+        exchange, _ = await stage.admit(head)
+        due_s = exchange.answered_by_s(stage.now_s)
+        stage.now_s = due_s
+        mark, swept = stage.exchanges.mark_delivered, []
+
+        async def swept_first(turn):
+            swept.append(await stage.exchanges.sweep(due_s + 1))
+            await mark(turn)
+
+        stage.exchanges.mark_delivered = swept_first
+        assert isinstance(await stage.deliver(exchange), Deliver)
+        await until(lambda: swept, "the delivery is noted")
+        assert swept == [0]
+        _, answer = await stage.admit(head, b"2" * 32)
+        assert answer.status == 402
+
+    play(tmp_path, story)
+
+
+def test_a_delivery_that_a_full_disk_kept_from_the_books_is_noted_later(tmp_path, monkeypatch):
+    """Never noted, the call would become a credit, and be had twice for one payment."""
+    monkeypatch.setattr(executor, "STORE_RETRY_S", 0.01)
+
+    async def story(stage: Stage) -> None:
+        _, exchange = await verified(stage)
+        mark, tries, noted = stage.exchanges.mark_delivered, [], asyncio.Event()
+
+        async def full_at_first(turn):
+            tries.append(turn)
+            if len(tries) < 3:
+                raise StoreUnavailable("disk full")
+            await mark(turn)
+            noted.set()
+
+        stage.exchanges.mark_delivered = full_at_first
+        assert isinstance(await stage.deliver(exchange), Deliver)
+        await noted.wait()
+        assert await stage.exchanges.sweep(stage.now_s + 10**6) == 0
+        assert len(tries) == 3
+
+    play(tmp_path, story)
+
+
+def test_a_stop_does_not_wait_for_a_store_that_refuses_a_note(tmp_path):
+    async def story(stage: Stage) -> None:
+        _, exchange = await verified(stage)
+        refused = asyncio.Event()
+
+        async def full(_):
+            refused.set()
+            raise StoreUnavailable("disk full")
+
+        stage.exchanges.mark_delivered = full
+        assert isinstance(await stage.deliver(exchange), Deliver)
+        await refused.wait()
+        await stage.executor.close()
 
     play(tmp_path, story)
 

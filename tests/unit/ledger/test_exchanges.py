@@ -440,14 +440,20 @@ def test_a_redeemed_credit_is_due_by_the_deadlines_of_who_redeems_it(books):
     assert books.sweep(DUE_S + 501) == 1
 
 
-def test_a_turn_that_was_swept_owns_nothing_any_more(books):
+def test_a_turn_that_was_swept_is_not_renewed(books):
     turn = books.at(State.SETTLED)
-    assert books.ask(books.exchanges.owns(turn))
     books.sweep(DUE_S + 1)
-    assert not books.ask(books.exchanges.owns(turn))
+    assert not books.ask(books.exchanges.renew(turn, DUE_S + 9))
     assert books.claim("p", 2).claim is Claim.CREDITED
-    assert not books.ask(books.exchanges.owns(turn))
-    assert books.ask(books.exchanges.owns(Turn("x1", 2)))
+    assert not books.ask(books.exchanges.renew(turn, DUE_S + 9))
+    assert books.ask(books.exchanges.renew(Turn("x1", 2), DUE_S + 9))
+
+
+def test_a_renewed_turn_is_not_swept_before_its_new_end(books):
+    turn = books.at(State.SETTLED)
+    assert books.ask(books.exchanges.renew(turn, DUE_S + 9))
+    assert books.sweep(DUE_S + 9) == 0
+    assert books.sweep(DUE_S + 10) == 1
 
 
 def test_the_sweeper_lets_payments_in_between_its_batches(books):
