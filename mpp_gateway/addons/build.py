@@ -21,6 +21,6 @@ def build_addons(runtime: Runtime | None = None) -> list[Any]:
         Routing(runtime),
         Payment(),
         AuthInjection(),
-        Settlement(runtime),
+        Settlement(),
         Inspection(),
     ]

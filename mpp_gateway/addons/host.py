@@ -209,8 +209,11 @@ class Host:
         self.runtime.engine.requires_tls = True
 
     def done(self) -> None:
-        """Stop serving."""
-        self.runtime.close()
+        """Stop serving. Where the script is only reloaded, its new self takes the next request."""
+        if ctx.master.should_exit.is_set():
+            self.runtime.close()
+        else:
+            self.runtime.retire()
         if self._folder is not None:
             self._folder.cleanup()
 

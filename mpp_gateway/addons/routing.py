@@ -41,6 +41,6 @@ class Routing:
             flow.response = response_of(verdict)
             return
         gate.exchange = verdict
-        self.runtime.begin(gate)
         gate.serving = serving
+        serving.books.open(gate)
         gate.entropy = entropy

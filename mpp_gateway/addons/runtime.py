@@ -3,7 +3,9 @@
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
+from weakref import WeakSet
 
 from mitmproxy import http
 
@@ -17,7 +19,7 @@ from mpp_gateway.events import Event
 from mpp_gateway.gateway.admission import REQUEST_ID_BYTES
 from mpp_gateway.gateway.executor import wall_clock
 from mpp_gateway.gateway.reporting import Reporter, Sink, uptime_ms
-from mpp_gateway.gateway.serving import Serving, open_serving
+from mpp_gateway.gateway.serving import OpenBooks, Serving, open_serving
 from mpp_gateway.gateway.slots import NO_MODULES, Slots
 from mpp_gateway.ledger.database import StoreTooNew, StoreUnavailable
 from mpp_gateway.protocol.messages import RequestHead
@@ -30,6 +32,8 @@ log = logging.getLogger(__name__)
 
 CLOSING: set[asyncio.Future[None]] = set()
 """What is being closed in this process; the last addon waits for it before the loop ends."""
+RETIRED: WeakSet[OpenBooks] = WeakSet()
+"""What earlier selves of a reloaded script have not finished; a stop waits for none of it."""
 
 
 class Runtime:
@@ -50,10 +54,6 @@ class Runtime:
         self.serving: Serving | None = None
         self.engine = Engine()
         self.failure: str | None = None
-        self._under_way: set[Gate] = set()
-        self.idle = asyncio.Event()
-        """Set while no matched request has open books; a drain waits for it."""
-        self.idle.set()
         self._closing: asyncio.Task[None] | None = None
         self.reporter = Reporter(sink, ticker)
         self._build_rail = build_rail
@@ -98,16 +98,10 @@ class Runtime:
     def _head_of(self, flow: http.HTTPFlow) -> RequestHead:
         return head_of(flow, self.config.trusted_proxies if self.config else ())
 
-    def begin(self, gate: Gate) -> None:
-        """Count a matched request until its books are closed."""
-        self._under_way.add(gate)
-        self.idle.clear()
-
-    def end(self, gate: Gate) -> None:
-        """Stop counting a request. Idempotent."""
-        self._under_way.discard(gate)
-        if not self._under_way:
-            self.idle.set()
+    async def drained(self) -> None:
+        """Wait until no matched request has open books."""
+        if self.serving is not None:
+            await self.serving.books.idle.wait()
 
     async def open(self) -> None:
         """Open the store and the rails; on failure stay closed and keep the reason in `failure`."""
@@ -134,12 +128,29 @@ class Runtime:
         """Stop serving at once; `closed` waits for the money that is under way."""
         serving, self.serving = self.serving, None
         if serving is not None:
-            self._closing = asyncio.ensure_future(serving.close())
-            CLOSING.add(self._closing)
-            self._closing.add_done_callback(CLOSING.discard)
+            self._close_in(serving.close())
+
+    def retire(self) -> None:
+        """Take no new request, for somebody else does; finish those that are under way."""
+        serving, self.serving = self.serving, None
+        if serving is not None:
+            RETIRED.add(serving.books)
+            self._close_in(serving.retire())
+
+    def _close_in(self, closing: Coroutine[Any, Any, None]) -> None:
+        self._closing = asyncio.ensure_future(closing)
+        CLOSING.add(self._closing)
+        self._closing.add_done_callback(CLOSING.discard)
 
     async def closed(self) -> None:
         """Wait until everything is written down and let go of."""
         self.close()
+        give_up_retired()
         if self._closing is not None:
             await self._closing
+
+
+def give_up_retired() -> None:
+    """Close what was retired, whatever is open in it: the process ends."""
+    for books in list(RETIRED):
+        books.give_up()

@@ -6,7 +6,7 @@ import sys
 from mitmproxy import addonmanager, ctx, http
 from mitmproxy.proxy import layer, server_hooks
 
-from mpp_gateway.addons.runtime import CLOSING
+from mpp_gateway.addons.runtime import CLOSING, give_up_retired
 from mpp_gateway.engine.answers import response_of
 from mpp_gateway.engine.context import Engine
 from mpp_gateway.engine.gate import Gate, fail_closed, is_granted
@@ -42,6 +42,7 @@ class Sentinel:
 
     async def done(self) -> None:
         """Let the process end only when the books are closed; a reload never calls this."""
+        give_up_retired()
         await asyncio.gather(*CLOSING, return_exceptions=True)
 
     @fail_closed

@@ -4,7 +4,6 @@ import logging
 
 from mitmproxy import http
 
-from mpp_gateway.addons.runtime import Runtime
 from mpp_gateway.engine import backpressure
 from mpp_gateway.engine.fields import text_of
 from mpp_gateway.engine.gate import gate_of, is_granted
@@ -17,9 +16,6 @@ log = logging.getLogger(__name__)
 
 class Settlement:
     """`response` and `error` call one idempotent function: one of them runs last, never both."""
-
-    def __init__(self, runtime: Runtime) -> None:
-        self.runtime = runtime
 
     async def responseheaders(self, flow: http.HTTPFlow) -> None:
         """Settle on the upstream's head; nothing of the answer is passed on before."""
@@ -90,4 +86,4 @@ class Settlement:
         except Exception:
             log.exception("an exchange was not closed; the store has it open")
         finally:
-            self.runtime.end(gate)
+            gate.serving.books.close(gate)

@@ -86,7 +86,7 @@ class Server:
         assert master is not None
         master.options.update(server=False)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.runtime.idle.wait(), deadline_s)
+            await asyncio.wait_for(self.runtime.drained(), deadline_s)
         await asyncio.sleep(LAST_BYTES_S)
         master.shutdown()
 

@@ -6,7 +6,7 @@ import math
 import secrets
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mpp_gateway.config.model import GatewayConfig
 from mpp_gateway.gateway.executor import Executor, wall_clock
@@ -33,6 +33,32 @@ MIGRATIONS = (EXCHANGES_SCHEMA, SUBMISSIONS_SCHEMA)
 """The schema of the store, one entry a version, forward only: never edit one that was released."""
 
 
+class OpenBooks:
+    """The matched requests whose money is not seen to yet."""
+
+    def __init__(self) -> None:
+        self._open: set[object] = set()
+        self.idle = asyncio.Event()
+        """Set while there are none; a drain waits for it."""
+        self.idle.set()
+
+    def open(self, request: object) -> None:
+        """Count `request` until its books are closed."""
+        self._open.add(request)
+        self.idle.clear()
+
+    def close(self, request: object) -> None:
+        """Stop counting `request`. Idempotent."""
+        self._open.discard(request)
+        if not self._open:
+            self.idle.set()
+
+    def give_up(self) -> None:
+        """Wait for nobody any more: the process ends, and the store has what is open."""
+        self._open.clear()
+        self.idle.set()
+
+
 @dataclass(frozen=True, slots=True)
 class Serving:
     """What a request takes once and keeps to its end."""
@@ -47,6 +73,12 @@ class Serving:
     problems: dict[str, str]
     """Why a rail is not ready, by the rail's name; empty when all are."""
     upkeep: asyncio.Task[None]
+    books: OpenBooks = field(default_factory=OpenBooks)
+
+    async def retire(self) -> None:
+        """Serve on until every request that has taken this is done with it; then close."""
+        await self.books.idle.wait()
+        await self.close()
 
     async def close(self) -> None:
         """Finish what money is under way, then let go of everything."""

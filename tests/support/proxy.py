@@ -53,8 +53,12 @@ class Proxy:
             raise self._error
         return self
 
+    @property
+    def is_stopped(self) -> bool:
+        return self.loop is not None and self.loop.is_closed()
+
     def stop(self) -> None:
-        if self.loop and self.master:
+        if self.loop and self.master and not self.is_stopped:
             self.loop.call_soon_threadsafe(self.master.shutdown)
         self._thread.join(STOP_S)
         assert not self._thread.is_alive(), "the proxy did not stop"

@@ -62,7 +62,7 @@ class Scene:
     @property
     def open_books(self) -> bool:
         """Whether some matched request is not closed yet."""
-        return not self.proxy.runtime.idle.is_set()
+        return not self.proxy.runtime.serving.books.idle.is_set()
 
     @property
     def orphans(self) -> int:
@@ -172,7 +172,7 @@ def scene(
         with running(text, runtime=runtime, addons=addons, **options) as proxy:
             play = Scene(proxy, server, rail, store)
             yield play
-            if rail.released is not None:
+            if rail.released is not None and not proxy.is_stopped:
                 play.let_go()
         if check:
             assert play.complaints == []
