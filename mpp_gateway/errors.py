@@ -65,6 +65,18 @@ class PaymentInProgress(GatewayProblem):
     slug, title, status = "payment-in-progress", "Payment in progress", 409
 
 
+class AnswerNotKept(GatewayProblem):
+    """The payment has bought its answer, which is not kept for this `Idempotency-Key`."""
+
+    slug, title, status = "answer-not-kept", "Answer not kept", 409
+
+
+class IdempotencyKeyReused(GatewayProblem):
+    """Another request was answered under the same `Idempotency-Key` and payment."""
+
+    slug, title, status = "idempotency-key-reused", "Idempotency key reused", 409
+
+
 class ContentTooLarge(GatewayProblem):
     """The request body is longer than the route takes."""
 

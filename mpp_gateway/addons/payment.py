@@ -5,6 +5,7 @@ from mitmproxy import http
 from mpp_gateway.engine.answers import response_of
 from mpp_gateway.engine.gate import Gate, fail_closed
 from mpp_gateway.gateway import admission
+from mpp_gateway.gateway.steps import ReadBody
 
 
 class Payment:
@@ -27,18 +28,28 @@ class Payment:
 
     @fail_closed
     async def request(self, flow: http.HTTPFlow, gate: Gate) -> None:
-        """Admit a request whose body had to be read for it."""
-        if gate.body is not None and not gate.admitted:
+        """Admit a request whose body had to be read for it, or repeat what it was answered."""
+        if gate.body is None or gate.admitted:
+            return
+        if gate.exchange.kept is None:
             await self._admit(flow, gate)
+            return
+        executor = gate.serving.executor
+        repeating = admission.repeat(gate.exchange, gate.body, executor.clock())
+        flow.response = response_of(await executor.run(repeating, gate.began_ms))
 
     async def _admit(self, flow: http.HTTPFlow, gate: Gate) -> None:
         executor = gate.serving.executor
-        refusal = await executor.run(
+        answer = await executor.run(
             admission.admit(gate.exchange, executor.clock(), gate.entropy),
             gate.began_ms,
             gate.body,
         )
-        if refusal is not None:
-            flow.response = response_of(refusal)
+        if isinstance(answer, ReadBody):
+            gate.body_limit_bytes = answer.limit_bytes
+        elif answer is not None:
+            flow.response = response_of(answer)
         else:
             gate.admitted = True
+            if gate.exchange.key_digest is not None:
+                gate.kept_bytes = gate.exchange.snapshot.config.idempotency.answer_bytes

@@ -6,10 +6,12 @@ from mitmproxy import http
 
 from mpp_gateway.engine import backpressure
 from mpp_gateway.engine.fields import text_of
-from mpp_gateway.engine.gate import gate_of, is_granted
+from mpp_gateway.engine.gate import Gate, gate_of, is_granted
 from mpp_gateway.errors import GatewayFault
-from mpp_gateway.gateway import settlement
+from mpp_gateway.gateway import idempotency, settlement
 from mpp_gateway.gateway.answers import problem_answer
+from mpp_gateway.gateway.machine import Clock
+from mpp_gateway.protocol.messages import Answer
 
 log = logging.getLogger(__name__)
 
@@ -47,11 +49,26 @@ class Settlement:
         """Close the books after the last byte, or after an answer of our own."""
         await self._finish(flow, abandoned=False)
         gate = gate_of(flow)
+        if gate and gate.delivered and gate.kept_bytes:
+            await self._keep(flow, gate)
         if gate and gate.delivered and gate.exchange.settles_at_end and flow.response:
             # The head is long gone: a receipt of what was used can only follow the body.
             fields = [(k.encode("latin-1"), v.encode("latin-1")) for k, v in gate.exchange.receipt]
             own = flow.response.trailers.fields if flow.response.trailers else ()
             flow.response.trailers = http.Headers([*own, *fields])
+
+    async def _keep(self, flow: http.HTTPFlow, gate: Gate) -> None:
+        """Keep the answer for a buyer who loses it, if both bodies were short enough for that."""
+        request, response = flow.request.raw_content, flow.response
+        if request is None or response is None or response.raw_content is None:
+            return
+        answer = Answer(response.status_code, text_of(response.headers), response.raw_content)
+        try:
+            executor = gate.serving.executor
+            keeping = idempotency.keep(gate.exchange, request, answer, Clock(executor.clock()))
+            await executor.run(keeping, gate.began_ms)
+        except Exception:
+            log.exception("an answer was not kept")
 
     async def error(self, flow: http.HTTPFlow) -> None:
         """Give the money back for an upstream that failed, keep the paid call for a lost client."""

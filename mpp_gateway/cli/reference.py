@@ -30,6 +30,8 @@ REMEDIES: Mapping[str, str] = {
     "invalid-payload": "Send the payload that the method's specification asks for.",
     "bad-request": "Mend the request; the connection is closed.",
     "bad-target": "Send a path without ambiguous encodings, dot segments or doubled slashes.",
+    "answer-not-kept": "Do not pay again for this call: `receipt` shows that it was paid.",
+    "idempotency-key-reused": "Take a key and a payment of its own for each request.",
     "ambiguous-credentials": "Send one credential.",
     "forbidden": "Do not repeat it: no payment makes it allowed.",
     "not-found": "Read `/llms.txt` or `/openapi.json` for what is sold.",

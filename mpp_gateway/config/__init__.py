@@ -9,6 +9,7 @@ from mpp_gateway.config.methods import EvmMethod, Method
 from mpp_gateway.config.model import (
     BaseUrl,
     GatewayConfig,
+    Idempotency,
     Limits,
     Listen,
     Price,
@@ -22,6 +23,7 @@ __all__ = [
     "BaseUrl",
     "EvmMethod",
     "GatewayConfig",
+    "Idempotency",
     "Limits",
     "Listen",
     "Method",

@@ -11,7 +11,15 @@ from pydantic import SecretStr
 from mpp_gateway.config.context import Context, merge_timeouts
 from mpp_gateway.config.document import MAX_BYTES, Document, Path, read_document
 from mpp_gateway.config.methods import KINDS, METHOD_NAME, Method
-from mpp_gateway.config.model import GatewayConfig, Limits, Listen, Service, Timeouts, Tls
+from mpp_gateway.config.model import (
+    GatewayConfig,
+    Idempotency,
+    Limits,
+    Listen,
+    Service,
+    Timeouts,
+    Tls,
+)
 from mpp_gateway.config.report import check, did_you_mean, show
 from mpp_gateway.config.services import resolve_services
 from mpp_gateway.config.settings import RootSettings
@@ -74,6 +82,7 @@ def load_text(text: str, filename: str, environ: Mapping[str, str]) -> GatewayCo
         currency=root.currency,
         timeouts=timeouts,
         limits=Limits(**root.limits.model_dump()),
+        idempotency=Idempotency(**root.idempotency.model_dump()),
         challenge_ttl_s=root.challenge_ttl_s,
         categories=root.categories,
         docs_llms_url=root.docs_llms_url,

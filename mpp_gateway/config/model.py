@@ -47,6 +47,14 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Idempotency:
+    """What is kept of an answer that was paid for, and for how long; 0 seconds: nothing."""
+
+    keep_s: int = 86_400
+    answer_bytes: int = 1_048_576
+
+
+@dataclass(frozen=True, slots=True)
 class BaseUrl:
     """Where an upstream is. `path` is its prefix byte for byte, without the last slash."""
 
@@ -169,6 +177,7 @@ class GatewayConfig:
     currency: str = "usd"
     timeouts: Timeouts = Timeouts()
     limits: Limits = Limits()
+    idempotency: Idempotency = Idempotency()
     challenge_ttl_s: int = 300
     categories: tuple[str, ...] = ()
     docs_llms_url: str | None = None

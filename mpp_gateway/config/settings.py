@@ -101,6 +101,18 @@ class LimitSettings(Strict):
     )
 
 
+class IdempotencySettings(Strict):
+    """What is kept for a buyer who repeats a paid request under its `Idempotency-Key`."""
+
+    keep_s: Annotated[Count, Field(ge=0, le=2_592_000)] = Field(
+        default=86_400, description="Seconds for which an answer is kept. `0`: none is."
+    )
+    answer_bytes: Annotated[Count, Field(ge=1, le=16_777_216)] = Field(
+        default=1_048_576,
+        description="Longest answer, and longest request body, for which that is done.",
+    )
+
+
 class TlsSettings(Strict):
     """PEM files for the listener."""
 
@@ -328,6 +340,11 @@ class RootSettings(Strict):
         default=LimitSettings(),
         description="What callers may cost before they pay. A client is an IPv4 address or a /64 of"
         " IPv6; this machine itself is not counted.",
+    )
+    idempotency: IdempotencySettings = Field(
+        default=IdempotencySettings(),
+        description="A paid request with an `Idempotency-Key` that is sent again, with the same"
+        " credential and body, gets the same answer; the upstream is not asked.",
     )
     challenge_ttl_s: Annotated[Count, Field(ge=30, le=86_400)] = Field(
         default=300, description="Seconds for which a challenge can be paid."

@@ -43,9 +43,10 @@ class Departures:
         return sum(map(len, self._calls.values()))
 
     def adopt(self, client: Client, call: object, until_s: float | None) -> None:
-        """Let `call` outlive its client, until `until_s` on the clock at the latest."""
+        """Let `call` outlive its client until `until_s` on the clock; may be said again."""
         calls = self._calls.setdefault(client, {})
-        calls.setdefault(call, self._clock() if until_s is None else until_s)
+        if until_s is not None or call not in calls:
+            calls[call] = self._clock() if until_s is None else until_s
 
     def let_go(self, client: Client, call: object) -> None:
         """Wait for `call` no longer: its books are closed."""
@@ -80,11 +81,14 @@ class Departures:
         if not calls:
             return
         none_left = self._none_left[client] = asyncio.Event()
-        left_s = max(calls.values()) - self._clock() + MARGIN_S
         try:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(max(left_s, 0)):
-                    await none_left.wait()
+            while calls:
+                left_s = max(calls.values()) - self._clock() + MARGIN_S
+                if left_s <= 0:
+                    return
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(left_s):
+                        await none_left.wait()
         finally:
             self._none_left.pop(client, None)
             self._calls.pop(client, None)

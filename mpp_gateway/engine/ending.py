@@ -47,6 +47,11 @@ class EndingStream(stock.HttpStream):
         self._counted_body = False
         self._is_orphan = False
 
+    @property
+    def is_orphan(self) -> bool:
+        """Whether the client has left and the upstream's answer is waited for all the same."""
+        return self._is_orphan
+
     # The verdicts. Nothing reaches the upstream or the client but through these two.
 
     def verdict(self) -> Forward | None:
@@ -120,6 +125,9 @@ class EndingStream(stock.HttpStream):
     def _cut(self) -> Commands:
         """The upstream broke off in mid-answer: the client must see that it did."""
         self.flow.error = flow.Error("The upstream broke off.")
+        if self._is_orphan and not self.gate.delivered:
+            # Nobody has had a byte of it: it failed like one that never began.
+            self.gate.fail(errors.UpstreamCut("The upstream broke off."))
         yield HttpErrorHook(self.flow)
         self._end()
         yield stock.SendHttp(

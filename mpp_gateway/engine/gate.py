@@ -39,6 +39,7 @@ class Gate:
         "failure",
         "forward",
         "head",
+        "kept_bytes",
         "serving",
     )
 
@@ -50,6 +51,9 @@ class Gate:
         self.body: bytes | None = None
         self.delivered = False
         """The head of the upstream's answer was handed over for sending."""
+        self.kept_bytes = 0
+        """How much of the request's and of the answer's body the flow has to keep whole, for the
+        addons; then the answer is read to its end although the client has left."""
         self.failure: Problem | None = None
         """Why the upstream gave nothing usable."""
         # What the addons keep between the hooks of one request.

@@ -104,7 +104,8 @@ class GatewayLayer(stock.HttpLayer):
         for stream in self.streams.values():
             stream.unsent_bytes = unsent.get(stream.stream_id, 0)
             backlog = stream.backlog_bytes(ResponseData) + stream.unsent_bytes
-            self._press(stream.context.server, is_full or backlog > limit)
+            is_pressed = (is_full or backlog > limit) and not stream.is_orphan
+            self._press(stream.context.server, is_pressed)
 
     def _press(self, connection: Connection, is_full: bool) -> None:
         if is_full == (connection in self._pressed):

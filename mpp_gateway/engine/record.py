@@ -9,6 +9,11 @@ class BodyRecord:
         self._kept = bytearray()
         self._is_whole = True
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing of the body is missing so far."""
+        return self._is_whole
+
     def add(self, data: bytes) -> None:
         """Keep `data` while all of it together stays within the limit."""
         if self._is_whole and len(self._kept) + len(data) <= self._limit_bytes:

@@ -40,7 +40,7 @@ from mpp_gateway.engine.fields import fields_of, text_of
 from mpp_gateway.engine.gate import install
 from mpp_gateway.engine.record import BodyRecord
 from mpp_gateway.gateway.answers import problem_answer
-from mpp_gateway.gateway.steps import Forward
+from mpp_gateway.gateway.steps import Deliver, Forward
 from mpp_gateway.protocol.messages import Answer
 from mpp_gateway.protocol.problems import BadRequest, Problem
 from mpp_gateway.upstream.hygiene import request_trailers, response_trailers
@@ -64,7 +64,8 @@ class GatewayStream(EndingStream):
         """How much of the answer waits in HTTP/2 for the client to open its window."""
         self._unsent_before = 0
         self._unsent_since_s = 0.0
-        self._record = BodyRecord(engine.limits.inspected_body_bytes)
+        self._asked = BodyRecord(engine.limits.inspected_body_bytes)
+        self._answered = BodyRecord(engine.limits.inspected_body_bytes)
 
     @property
     def is_waiting(self) -> bool:
@@ -175,6 +176,9 @@ class GatewayStream(EndingStream):
         if self.verdict() is None:
             yield from self._refuse(errors.GatewayFault())
             return
+        if self.gate.kept_bytes:
+            self._asked = BodyRecord(self.gate.kept_bytes)
+            self._answered = BodyRecord(self.gate.kept_bytes)
         if not self._request_ended and self.gate.body is None:
             yield from self._continue_100()
         self._started_s = self.engine.clock()
@@ -231,7 +235,7 @@ class GatewayStream(EndingStream):
     def state_stream_request_body(self, event: events.Event) -> Commands:
         if isinstance(event, RequestData):
             self._body_sent = True
-            self._record.add(event.data)
+            self._asked.add(event.data)
             yield from self._to_upstream(event)
         elif isinstance(event, RequestTrailers):
             forward = self.verdict()
@@ -243,7 +247,7 @@ class GatewayStream(EndingStream):
         elif isinstance(event, RequestEndOfMessage):
             self._request_ended = True
             self.client_state = self.state_done
-            self.flow.request.data.content = self._record.take()
+            self.flow.request.data.content = self._asked.take()
             self.flow.request.timestamp_end = time.time()
             yield from self._to_upstream(event)
             yield HttpRequestHook(self.flow)
@@ -275,7 +279,7 @@ class GatewayStream(EndingStream):
         delivery = self.gate.delivery
         if self._is_killed():
             yield from self._kill()
-        elif self._client_left():
+        elif self._client_left() and not self._is_kept():
             yield from self._close_upstream()
             yield from self._abandon()
         elif delivery is None:
@@ -292,6 +296,9 @@ class GatewayStream(EndingStream):
             )
             self._await_upstream(self._idle_s())
             self.server_state = self.state_stream_response_body
+            if self._client_left():
+                self._outlive_client()
+                return
             self.gate.delivered = True
             head = ResponseHeaders(self.stream_id, self.flow.response, event.end_stream)
             yield stock.SendHttp(head, self.context.client)
@@ -309,11 +316,12 @@ class GatewayStream(EndingStream):
             if self._finished:
                 return
             self.deadline_s = None
-            self.flow.response.data.content = self._record.take()
+            self.gate.delivered = True
+            self.flow.response.data.content = self._answered.take()
             self.flow.response.timestamp_end = time.time()
             yield HttpResponseHook(self.flow)
             trailers = self.flow.response.trailers
-            if trailers is not None and trailers.fields:
+            if trailers is not None and trailers.fields and not self._is_orphan:
                 last = ResponseTrailers(self.stream_id, trailers)
                 yield stock.SendHttp(last, self.context.client)
             if not self._request_ended:
@@ -325,8 +333,14 @@ class GatewayStream(EndingStream):
         if passed is None:
             yield from self._close_upstream()
             yield from self._cut()
+            return
+        self._answered.add(passed)
+        if self._is_orphan:
+            self.engine.departures.adopt(self.context.client, self, self.deadline_s)
+            if not self._answered.is_whole:
+                yield from self._close_upstream()
+                yield from self._abandon()
         elif passed:
-            self._record.add(passed)
             yield stock.SendHttp(ResponseData(self.stream_id, passed), self.context.client)
 
     # Failures
@@ -352,7 +366,13 @@ class GatewayStream(EndingStream):
     def _outlives_client(self) -> bool:
         forward = self.verdict()
         is_asked = self.server_state == self.state_wait_for_response_headers
-        return is_asked and forward is not None and forward.outlives_client
+        is_kept = self.server_state == self.state_stream_response_body and self._is_kept()
+        return (is_asked or is_kept) and forward is not None and forward.outlives_client
+
+    def _is_kept(self) -> bool:
+        """Whether the buyer may come back for this very answer: then it is read to its end."""
+        is_whole = bool(self.gate.kept_bytes) and self._answered.is_whole
+        return is_whole and isinstance(self.gate.delivery, Deliver)
 
     def _client_leaves(self) -> Commands:
         if self._outlives_client():
@@ -402,6 +422,8 @@ class GatewayStream(EndingStream):
     def _client_is_slow(self, event: DeadlineReached) -> bool:
         """Whether it is the client who holds the answer up; one that takes nothing is not waited
         for longer than `unread_s`."""
+        if self._is_orphan:
+            return False
         unsent_bytes = self.unsent_bytes + backpressure.unsent_bytes(self.context.client)
         if not unsent_bytes:
             return False

@@ -16,7 +16,7 @@ from mpp_gateway.errors import (
     SettlementUnknown,
     TooManyRequests,
 )
-from mpp_gateway.gateway import settlement
+from mpp_gateway.gateway import idempotency, settlement
 from mpp_gateway.gateway.answers import problem_answer
 from mpp_gateway.gateway.exchange import Exchange
 from mpp_gateway.gateway.machine import Clock, Machine, emit, move, perform
@@ -30,6 +30,7 @@ from mpp_gateway.gateway.steps import (
     Hold,
     LookUp,
     NeedBody,
+    ReadBody,
     Reply,
     TakeToken,
     Verify,
@@ -79,6 +80,8 @@ class Admission:
     of this one is looked after."""
     found: Outcome | None = None
     """Set when the rail has shown that the money moved, and no record of ours says so yet."""
+    earlier: Answer | ReadBody | None = None
+    """What the same request was answered before: nothing more is asked of anybody."""
 
 
 type AdmissionStep = Callable[[Admission], Generator[Effect, Reply]]
@@ -119,22 +122,38 @@ def match(
 
 def before_body(exchange: Exchange, now_s: int) -> Machine[Answer | None]:
     """Return the answer to a request whose body need not be read; the others go on to `admit`."""
-    return (yield from _admit(BEFORE_BODY, exchange, now_s))
+    refusal = yield from _admit(BEFORE_BODY, exchange, now_s)
+    assert not isinstance(refusal, ReadBody)
+    return refusal
 
 
-def admit(exchange: Exchange, now_s: int, entropy: bytes) -> Machine[Answer | None]:
-    """Return None when the request may go on to the upstream, or the answer that refuses it."""
+def admit(exchange: Exchange, now_s: int, entropy: bytes) -> Machine[Answer | ReadBody | None]:
+    """Return None when the request may go on to the upstream, or the answer that it gets here.
+
+    After `ReadBody` it is `repeat` that says which.
+    """
     exchange.entropy = entropy
     return (yield from _admit(ADMISSION, exchange, now_s))
 
 
+def repeat(exchange: Exchange, body: bytes, now_s: int) -> Machine[Answer]:
+    """Return the answer that a paid request had before, if this one has the same `body`."""
+    assert exchange.kept is not None
+    try:
+        return idempotency.repeat(exchange.kept, body)
+    except Problem as problem:
+        return (yield from settlement.refused(exchange, problem, Clock(now_s)))
+
+
 def _admit(
     steps: tuple[AdmissionStep, ...], exchange: Exchange, now_s: int
-) -> Machine[Answer | None]:
+) -> Machine[Answer | ReadBody | None]:
     admission = Admission(exchange, Clock(now_s))
     try:
         for step in steps:
             yield from step(admission)
+            if admission.earlier is not None:
+                return admission.earlier
     except Problem as problem:
         yield from settlement.release(exchange, admission.clock, problem.slug)
         return (yield from settlement.refused(exchange, problem, admission.clock))
@@ -167,9 +186,13 @@ def _bind(admission: Admission) -> Generator[Effect, Reply]:
     exchange = admission.exchange
     if exchange.route.free:
         return
+    if exchange.snapshot.config.idempotency.keep_s:
+        exchange.key_digest = idempotency.key_digest(exchange.head)
     body_digest = None
     if exchange.route.digest:
-        body = yield from perform(admission.clock, NeedBody(exchange.route.body_limit_bytes))
+        body = yield from perform(admission.clock, NeedBody())
+        if body is None:
+            raise GatewayFault(private="the body was not read")
         body_digest = PaymentScheme.body_digest(body)
     exchange.offers = exchange.snapshot.offers_of(exchange.service, exchange.route)
     exchange.binding = Binding(
@@ -268,7 +291,9 @@ def _claim(admission: Admission) -> Generator[Effect, Reply]:
         case Claim.CREDITED:
             exchange.turn, exchange.state = turn, State.SETTLED
             exchange.paid, exchange.receipt = True, claimed.receipt
-        case Claim.SPENT | Claim.EXPIRED:
+        case Claim.DELIVERED if exchange.key_digest is not None:
+            admission.earlier = yield from idempotency.recall(exchange, claimed, admission.clock)
+        case Claim.SPENT | Claim.EXPIRED | Claim.DELIVERED:
             raise admission.only_earlier or InvalidChallenge("This payment has been used.")
         case Claim.UNKNOWN:
             raise SettlementUnknown(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from mpp_gateway.config.model import Route, Service
 from mpp_gateway.gateway.snapshot import Snapshot
+from mpp_gateway.ledger.answers import KeptAnswer
 from mpp_gateway.ledger.exchanges import State, Turn
 from mpp_gateway.protocol.messages import Headers, RequestHead
 from mpp_gateway.rails.base import Binding, Offer, Presented, Rail
@@ -43,6 +44,10 @@ class Exchange:
     """The money had moved before the upstream was asked: a client who leaves then has had it."""
     is_counted: bool = False
     """A token of the client was taken for this request, and not given back."""
+    key_digest: str | None = None
+    """Of the `Idempotency-Key` under which the answer is to be kept."""
+    kept: KeptAnswer | None = None
+    """What was answered under that key before, if the body of this request is the same."""
     receipt: Headers = ()
     finished: bool = False
     """Every step that touches money has been taken; nothing may follow."""

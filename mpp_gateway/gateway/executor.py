@@ -15,8 +15,10 @@ from mpp_gateway.gateway.steps import (
     ClaimProof,
     Effect,
     Emit,
+    FindAnswer,
     GiveBackTokens,
     Hold,
+    KeepAnswer,
     LookUp,
     MarkDelivered,
     Move,
@@ -27,6 +29,7 @@ from mpp_gateway.gateway.steps import (
     TakeToken,
     Verify,
 )
+from mpp_gateway.ledger.answers import Answers, KeptAnswer
 from mpp_gateway.ledger.database import StoreUnavailable
 from mpp_gateway.ledger.exchanges import Exchanges, State
 from mpp_gateway.limits.buckets import TokenBuckets
@@ -54,6 +57,7 @@ class Executor:
     def __init__(
         self,
         exchanges: Exchanges,
+        answers: Answers,
         rails: Mapping[str, Rail],
         reporter: Reporter,
         clock: Callable[[], int] = wall_clock,
@@ -64,6 +68,7 @@ class Executor:
         self._reporter = reporter
         self._buckets = buckets
         self._exchanges = exchanges
+        self._answers = answers
         self._rails = rails
         self._settling: set[asyncio.Future[Outcome]] = set()
         self._late: set[asyncio.Task[None]] = set()
@@ -107,7 +112,7 @@ class Executor:
             self._reporter.tell(effect.event, began_ms)
             return _TOLD
         if isinstance(effect, NeedBody):
-            return Reply(body or b"", self.clock())
+            return Reply(body, self.clock())
         if isinstance(effect, MarkDelivered):
             self._later(self._mark_delivered(effect))
             return Reply(None, self.clock())
@@ -152,10 +157,18 @@ class Executor:
                 return await self._exchanges.renew(turn, due_s)
             case Settle():
                 return await self._settle(effect, now_s)
+            case FindAnswer() | KeepAnswer():
+                return await self._kept(effect, now_s)
             case LookUp(presented):
                 return await self._look_up(presented.rail, effect, now_s)
             case _:
                 raise TypeError(f"no such effect: {effect!r}")
+
+    async def _kept(self, effect: FindAnswer | KeepAnswer, now_s: int) -> KeptAnswer | None:
+        if isinstance(effect, FindAnswer):
+            return await self._answers.find(effect.exchange_id, effect.key_digest, now_s)
+        await self._answers.keep(effect.answer)
+        return None
 
     async def _settle(self, effect: Settle, now_s: int) -> Outcome:
         presented = effect.presented

@@ -13,8 +13,9 @@ from mpp_gateway.gateway.executor import Executor, wall_clock
 from mpp_gateway.gateway.reporting import Reporter
 from mpp_gateway.gateway.slots import NO_MODULES, Slots
 from mpp_gateway.gateway.snapshot import Snapshot, compile_offers
+from mpp_gateway.ledger.answers import ANSWERS_SCHEMA, Answers
 from mpp_gateway.ledger.database import Database, StoreUnavailable
-from mpp_gateway.ledger.exchanges import BATCH_ROWS, EXCHANGES_SCHEMA, Exchanges
+from mpp_gateway.ledger.exchanges import EXCHANGES_SCHEMA, Exchanges
 from mpp_gateway.ledger.lock import StoreLock, whole_store
 from mpp_gateway.limits.buckets import TokenBuckets
 from mpp_gateway.protocol.challenge import ChallengeKeys
@@ -29,7 +30,7 @@ log = logging.getLogger(__name__)
 
 MAINTENANCE_S = 15
 
-MIGRATIONS = (EXCHANGES_SCHEMA, SUBMISSIONS_SCHEMA)
+MIGRATIONS = (EXCHANGES_SCHEMA, SUBMISSIONS_SCHEMA, ANSWERS_SCHEMA)
 """The schema of the store, one entry a version, forward only: never edit one that was released."""
 
 
@@ -136,13 +137,15 @@ async def open_serving(
         )
         opened.pop_all()  # it is all open: from here on `Serving.close` sees to it
     buckets = TokenBuckets(config.limits.unpaid_per_minute)
-    executor = Executor(exchanges, rails, reporter, clock, buckets=buckets)
-    upkeep = asyncio.ensure_future(_keep(exchanges, rails, problems, clock))
+    answers = Answers(database)
+    executor = Executor(exchanges, answers, rails, reporter, clock, buckets=buckets)
+    upkeep = asyncio.ensure_future(_keep(exchanges, answers, rails, problems, clock))
     return Serving(config, snapshot, executor, exchanges, rails, database, lock, problems, upkeep)
 
 
 async def _keep(
     exchanges: Exchanges,
+    answers: Answers,
     rails: dict[str, Rail],
     problems: dict[str, str],
     clock: Callable[[], int],
@@ -150,7 +153,7 @@ async def _keep(
     """Look after the books and every rail now and then, for as long as the gateway serves."""
     while True:
         await asyncio.sleep(MAINTENANCE_S)
-        await _sweep(exchanges, clock())
+        await _sweep(exchanges, answers, clock())
         for rail in rails.values():
             looking = _look_after(rail, problems, clock(), first=False)
             (error,) = await asyncio.gather(looking, return_exceptions=True)
@@ -169,11 +172,12 @@ async def _recover(exchanges: Exchanges, lock: StoreLock, now_s: int) -> None:
         lock.share()
 
 
-async def _sweep(exchanges: Exchanges, now_s: int) -> None:
+async def _sweep(exchanges: Exchanges, answers: Answers, now_s: int) -> None:
     try:
         if found := await _until_done(exchanges.sweep, now_s):
             log.warning("%d exchanges were left open by a process that is gone", found)
         await _until_done(exchanges.purge, now_s)
+        await _until_done(answers.purge, now_s)
     except StoreUnavailable as error:
         log.warning("the books could not be swept: %s", error)
 
@@ -181,7 +185,7 @@ async def _sweep(exchanges: Exchanges, now_s: int) -> None:
 async def _until_done(work: Callable[[int], Awaitable[int]], now_s: int) -> int:
     """Do `work` batch by batch, so that payments get their turn in between; return the sum."""
     found = batch = await work(now_s)
-    while batch == BATCH_ROWS:
+    while batch:
         batch = await work(now_s)
         found += batch
     return found

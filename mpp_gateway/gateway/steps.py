@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mpp_gateway.events import Event
+from mpp_gateway.ledger.answers import KeptAnswer
 from mpp_gateway.ledger.exchanges import ClaimRequest, State, Turn
 from mpp_gateway.protocol.messages import Answer, Headers
 from mpp_gateway.rails.base import Presented
@@ -47,8 +48,8 @@ class Deliver:
 
 
 @dataclass(frozen=True, slots=True)
-class NeedBody:
-    """The verdict depends on the request body; read at most `limit_bytes` of it."""
+class ReadBody:
+    """The answer depends on the request body: read at most `limit_bytes` of it, and ask again."""
 
     limit_bytes: int
 
@@ -61,6 +62,11 @@ class Emit:
     """Tell the sink; whoever does so adds how long the request has taken."""
 
     event: Event
+
+
+@dataclass(frozen=True, slots=True)
+class NeedBody:
+    """Ask for the request's body. Result: it, or None where nobody has read it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +146,21 @@ class LookUp:
 
 
 @dataclass(frozen=True, slots=True)
+class FindAnswer:
+    """Look for a kept answer. Result: `ledger.answers.KeptAnswer` or None."""
+
+    exchange_id: str
+    key_digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class KeepAnswer:
+    """Keep an answer that was paid for and given."""
+
+    answer: KeptAnswer
+
+
+@dataclass(frozen=True, slots=True)
 class TakeToken:
     """Count a request against its client. Result: milliseconds to wait; 0 when it may go on."""
 
@@ -165,11 +186,13 @@ type Effect = (
     | MarkDelivered
     | Settle
     | LookUp
+    | FindAnswer
+    | KeepAnswer
     | TakeToken
     | GiveBackTokens
     | NeedBody
 )
-type Step = Effect | Answer | Forward | Deliver
+type Step = Effect | Answer | Forward | Deliver | ReadBody
 
 
 @dataclass(frozen=True, slots=True)

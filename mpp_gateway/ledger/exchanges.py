@@ -103,6 +103,8 @@ class Claim(enum.Enum):
     EXPIRED = "expired"
     """Too late to pay, and no use of it is on record: only the rail knows whether money moved."""
     SPENT = "spent"
+    DELIVERED = "delivered"
+    """Spent too: on this very request, whose answer was handed over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,17 +263,20 @@ def _claim(db: sqlite3.Connection, request: ClaimRequest, owner: str, now_s: int
         _journal(db, request.exchange_id, "", State.CLAIMED, now_s, "")
         return Claimed(Claim.FRESH, request.exchange_id, seq=_last_seq(db))
     row = db.execute(
-        "SELECT id, state, scope, attempt, reference, receipt, valid_until_s FROM exchanges"
+        "SELECT id, state, scope, attempt, reference, receipt, valid_until_s, due_s FROM exchanges"
         " WHERE proof_id = ?",
         (request.proof_id,),
     ).fetchone()
     if row is None:
         return Claimed(Claim.EXPIRED if request.only_earlier else Claim.SPENT, "")
-    exchange_id, state, scope, attempt, reference, receipt, valid_until_s = row
+    exchange_id, state, scope, attempt, reference, receipt, valid_until_s, due_s = row
     turn = Turn(exchange_id, attempt)
     last_s = max(valid_until_s, request.valid_until_s)
-    if scope != request.scope or state in {State.SETTLED, State.REFUNDED}:
+    headers = tuple((name, value) for name, value in json.loads(receipt))
+    if scope != request.scope or state == State.REFUNDED:
         return Claimed(Claim.SPENT, exchange_id)
+    if state == State.SETTLED and due_s is None:
+        return Claimed(Claim.DELIVERED, exchange_id, attempt, reference, headers)
     if state == State.RELEASED:
         if _is_taken(db, request, exchange_id):
             return Claimed(Claim.SPENT, exchange_id)
@@ -283,7 +288,6 @@ def _claim(db: sqlite3.Connection, request: ClaimRequest, owner: str, now_s: int
     if state == State.CREDITED:
         # The credit is spent by this very move: of ten parallel copies one gets the call.
         _reopen(db, turn, State.CREDITED, State.SETTLED, request, owner, now_s)
-        headers = tuple((name, value) for name, value in json.loads(receipt))
         return Claimed(Claim.CREDITED, exchange_id, attempt + 1, reference, headers)
     claim = Claim.UNKNOWN if state == State.UNKNOWN else Claim.IN_PROGRESS
     return Claimed(claim, exchange_id, attempt, valid_until_s=last_s)

@@ -83,7 +83,7 @@ OBLIGATIONS: dict[str, str] = {
     "C42": "test_a_rotated_secret_still_verifies_and_a_retired_one_is_refused",
     "C43": "test_a_settled_payment_is_refused_when_its_text_is_written_otherwise",
     "C44": "test_a_payment_that_ends_before_it_could_be_settled_never_reaches_the_upstream",
-    "C45": Open("no Idempotency-Key: a copy gets 409 or 402, and is never executed again"),
+    "C45": "test_the_same_request_again_gets_the_same_answer_and_runs_nothing",
     "C46": "test_twenty_copies_at_once_reach_the_upstream_once_and_are_charged_once",
     "C47": "test_many_claims_of_one_proof_at_once_are_one_claim",
     "C48": NotOurs("there are no accounts"),

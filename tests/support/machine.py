@@ -15,6 +15,7 @@ from mpp_gateway.gateway.machine import Machine, Pending
 from mpp_gateway.gateway.reporting import Reporter
 from mpp_gateway.gateway.snapshot import Snapshot, compile_offers
 from mpp_gateway.gateway.steps import Effect, Reply
+from mpp_gateway.ledger.answers import ANSWERS_SCHEMA, Answers
 from mpp_gateway.ledger.database import Database
 from mpp_gateway.ledger.exchanges import EXCHANGES_SCHEMA, Exchanges
 from mpp_gateway.limits.buckets import TokenBuckets
@@ -112,7 +113,7 @@ class Stage:
             scheme=scheme,
             offers=compile_offers(self.config, rails),
         )
-        self.database = Database(folder / "stage.db", (EXCHANGES_SCHEMA,))
+        self.database = Database(folder / "stage.db", (EXCHANGES_SCHEMA, ANSWERS_SCHEMA))
         self.database.open()
         self.exchanges = Exchanges(self.database, OWNER)
         self.now_s = NOW_S
@@ -121,7 +122,12 @@ class Stage:
         self.ticks_ms = 0
         buckets = TokenBuckets(self.config.limits.unpaid_per_minute)
         self.executor = Executor(
-            self.exchanges, rails, self.reporter, lambda: self.now_s, buckets=buckets
+            self.exchanges,
+            Answers(self.database),
+            rails,
+            self.reporter,
+            lambda: self.now_s,
+            buckets=buckets,
         )
 
     async def close(self) -> None:

@@ -1,0 +1,109 @@
+"""`Idempotency-Key`: a paid call whose answer was lost is answered again, and not run again.
+
+The key counts together with the proof of payment and the request (draft-httpauth-payment section
+11.3): under the same key another body is refused, and another payment is another call.
+"""
+
+import hashlib
+
+from mpp_gateway.errors import AnswerNotKept, IdempotencyKeyReused
+from mpp_gateway.gateway.exchange import Exchange
+from mpp_gateway.gateway.machine import Clock, Machine, perform
+from mpp_gateway.gateway.steps import FindAnswer, KeepAnswer, NeedBody, ReadBody
+from mpp_gateway.ledger.answers import KeptAnswer
+from mpp_gateway.ledger.exchanges import Claimed, State
+from mpp_gateway.protocol.messages import Answer, Headers, RequestHead
+from mpp_gateway.protocol.problems import BadRequest, Problem
+
+FIELD = "Idempotency-Key"
+KEY_MAX = 255
+REPLAYED = ("Idempotent-Replayed", "true")
+FRAMING = frozenset({"content-length", "transfer-encoding", "connection", "trailer"})
+
+
+def key_digest(head: RequestHead) -> str | None:
+    """Return the SHA-256 of the request's key in hex, or None without one.
+
+    Errors: `BadRequest` for several keys, an empty or an overlong one.
+    """
+    keys = head.get_all(FIELD)
+    if not keys:
+        return None
+    if len(keys) > 1 or not 1 <= len(keys[0]) <= KEY_MAX:
+        raise BadRequest(f"Send one {FIELD} of 1 to {KEY_MAX} characters.")
+    return hashlib.sha256(keys[0].encode("latin-1", "replace")).hexdigest()
+
+
+def recall(exchange: Exchange, claimed: Claimed, clock: Clock) -> Machine[Answer | ReadBody]:
+    """Answer again what was paid for and given; `ReadBody` where the body decides, unread as yet.
+
+    Errors: `AnswerNotKept`, `IdempotencyKeyReused`.
+    """
+    assert exchange.key_digest is not None
+    asked = FindAnswer(claimed.exchange_id, exchange.key_digest)
+    kept: KeptAnswer | None = yield from perform(clock, asked)
+    if kept is None:
+        raise AnswerNotKept(
+            "This payment has bought its answer, and the answer is not kept.",
+            hint="Do not pay again for this call; the receipt shows that it was paid.",
+            extra={"receipt": dict(claimed.receipt).get("Payment-Receipt", "")},
+        )
+    body: bytes | None = yield from perform(clock, NeedBody())
+    if body is not None:
+        return repeat(kept, body)
+    announced = exchange.head.get("content-length") or ""
+    if announced.isdecimal() and int(announced) > _body_limit_bytes(exchange):
+        raise _reused()  # what was kept was asked for with a shorter one
+    exchange.kept = kept
+    return ReadBody(_body_limit_bytes(exchange))
+
+
+def repeat(kept: KeptAnswer, body: bytes) -> Answer:
+    """Return the kept answer to a request with this `body`. Errors: `IdempotencyKeyReused`."""
+    if _digest(body) != kept.request_digest:
+        raise _reused()
+    return Answer(kept.status, (*kept.headers, REPLAYED), kept.body)
+
+
+def keep(exchange: Exchange, request_body: bytes, answer: Answer, clock: Clock) -> Machine[None]:
+    """Keep a paid answer that was given whole; what the store refuses is not kept."""
+    limit_bytes = exchange.snapshot.config.idempotency.answer_bytes
+    if exchange.state is not State.SETTLED or len(answer.body) > limit_bytes:
+        return
+    assert exchange.turn is not None
+    assert exchange.key_digest is not None
+    kept = KeptAnswer(
+        exchange_id=exchange.turn.exchange_id,
+        key_digest=exchange.key_digest,
+        request_digest=_digest(request_body),
+        status=answer.status,
+        headers=_with_receipt(answer.headers, exchange.receipt),
+        body=answer.body,
+        until_s=clock.now_s + exchange.snapshot.config.idempotency.keep_s,
+    )
+    try:
+        yield from perform(clock, KeepAnswer(kept))
+    except Problem:
+        return
+
+
+def _with_receipt(headers: Headers, receipt: Headers) -> Headers:
+    """Drop what frames the message; add a receipt that followed the body."""
+    fields = tuple((n, v) for n, v in headers if n.lower() not in FRAMING)
+    given = {name.lower() for name, _ in fields}
+    return (*fields, *((n, v) for n, v in receipt if n.lower() not in given))
+
+
+def _body_limit_bytes(exchange: Exchange) -> int:
+    return exchange.snapshot.config.idempotency.answer_bytes
+
+
+def _digest(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()
+
+
+def _reused() -> Problem:
+    return IdempotencyKeyReused(
+        "Under this key and with this payment another request was answered.",
+        hint="Use a key of its own for each request, and a payment of its own.",
+    )

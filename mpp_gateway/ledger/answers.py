@@ -1,0 +1,94 @@
+"""Answers that were paid for and given, kept for a buyer who lost one and asks again."""
+
+import json
+import sqlite3
+from dataclasses import dataclass
+
+from mpp_gateway.ledger.database import Database
+
+ANSWERS_SCHEMA = """
+CREATE TABLE answers (
+    exchange_id TEXT PRIMARY KEY REFERENCES exchanges (id),
+    key_digest TEXT NOT NULL,
+    request_digest TEXT NOT NULL,
+    status INTEGER NOT NULL,
+    headers TEXT NOT NULL,
+    body BLOB NOT NULL,
+    until_s INTEGER NOT NULL
+) STRICT;
+CREATE INDEX answers_until ON answers (until_s)
+"""
+
+BATCH_ROWS = 100
+"""How many of them one turn of the writer forgets: payments wait meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeptAnswer:
+    """One answer, under the `Idempotency-Key` and for the body that it was asked for with."""
+
+    exchange_id: str
+    key_digest: str
+    request_digest: str
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+    until_s: int
+
+
+class Answers:
+    """The store of kept answers; one for each exchange, the last one given."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def keep(self, answer: KeptAnswer) -> None:
+        """Keep `answer` until its time; durable when this returns. Errors: `StoreUnavailable`."""
+        await self._database.write(lambda db: _keep(db, answer))
+
+    async def find(self, exchange_id: str, key_digest: str, now_s: int) -> KeptAnswer | None:
+        """Return what is kept for the exchange under this key, or None."""
+        return await self._database.read(lambda db: _find(db, exchange_id, key_digest, now_s))
+
+    async def purge(self, now_s: int) -> int:
+        """Forget what is past its time; return how many, a batch at most."""
+        return await self._database.write(lambda db: _purge(db, now_s))
+
+
+def _keep(db: sqlite3.Connection, answer: KeptAnswer) -> None:
+    db.execute(
+        "INSERT OR REPLACE INTO answers (exchange_id, key_digest, request_digest, status, headers,"
+        " body, until_s) VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (
+            answer.exchange_id,
+            answer.key_digest,
+            answer.request_digest,
+            answer.status,
+            json.dumps(answer.headers),
+            answer.body,
+            answer.until_s,
+        ),
+    )
+
+
+def _find(
+    db: sqlite3.Connection, exchange_id: str, key_digest: str, now_s: int
+) -> KeptAnswer | None:
+    row = db.execute(
+        "SELECT request_digest, status, headers, body, until_s FROM answers"
+        " WHERE exchange_id = ? AND key_digest = ? AND until_s > ?",
+        (exchange_id, key_digest, now_s),
+    ).fetchone()
+    if row is None:
+        return None
+    request_digest, status, headers, body, until_s = row
+    fields = tuple((name, value) for name, value in json.loads(headers))
+    return KeptAnswer(exchange_id, key_digest, request_digest, status, fields, body, until_s)
+
+
+def _purge(db: sqlite3.Connection, now_s: int) -> int:
+    return db.execute(
+        "DELETE FROM answers WHERE exchange_id IN"
+        " (SELECT exchange_id FROM answers WHERE until_s <= ? LIMIT ?)",
+        (now_s, BATCH_ROWS),
+    ).rowcount
