@@ -58,7 +58,7 @@ from mpp_gateway.rails.base import (
 )
 from mpp_gateway.rails.payment_scheme import PaymentScheme, credential_tokens, scope_of
 from mpp_gateway.routing.table import Preflight
-from mpp_gateway.upstream.hygiene import request_headers
+from mpp_gateway.upstream.hygiene import request_headers, revalidating_fields
 from mpp_gateway.upstream.rewriting import HookContext, RewrittenRequest, rewrite_request
 
 REQUEST_ID_BYTES = 12
@@ -66,6 +66,7 @@ UNKNOWN_RETRY_S = 5
 ALREADY_PAID = 1 << 256
 IN_PROGRESS_RETRY_S = 1
 SECOND_MS = 1000
+NOT_MODIFIED = 304
 
 
 @dataclass(slots=True)
@@ -457,6 +458,9 @@ def aim(exchange: Exchange) -> Forward:
     secrets = service.secret_headers(route)
     replaced = {name.lower() for name, _ in secrets}
     steering = service.strip_headers | replaced
+    if not (route.free or route.is_delivered(NOT_MODIFIED)):
+        # A 304 is not charged: one payment could ask "is it new?" until its challenge ends.
+        steering |= revalidating_fields(exchange.head.method)
     headers = request_headers(exchange.head.headers, steering)
     rewritten = rewrite_request(
         service.rewrite_request,
