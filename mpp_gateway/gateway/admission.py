@@ -20,6 +20,7 @@ from mpp_gateway.gateway import settlement
 from mpp_gateway.gateway.answers import problem_answer
 from mpp_gateway.gateway.exchange import Exchange
 from mpp_gateway.gateway.machine import Clock, Machine, emit, move, perform
+from mpp_gateway.gateway.refusals import price_of
 from mpp_gateway.gateway.snapshot import Snapshot
 from mpp_gateway.gateway.steps import (
     AskRail,
@@ -231,7 +232,8 @@ def _no_credential(exchange: Exchange) -> Problem:
     """Return why no rail of the route took the request's credential, if there was one."""
     tokens = credential_tokens(exchange.head)
     if not tokens:
-        return PaymentRequired("This call costs money; the challenge says how to pay.")
+        costs = f"This call costs {price_of(exchange)}"
+        return PaymentRequired(f"{costs}; the challenge says how to pay.")
     challenge = Credential.parse(tokens[0]).challenge
     if any((o.method, o.intent) == (challenge.method, challenge.intent) for o in exchange.offers):
         return InvalidChallenge("The challenge is not one that this route offers.")
