@@ -29,6 +29,7 @@ from mpp_gateway.config.zero import (
     SERVICE,
     ZeroConfigError,
     ZeroOptions,
+    refuse_unread,
     zero_config,
 )
 from mpp_gateway.engine import backpressure, hooktable
@@ -116,9 +117,12 @@ class Host:
             raise exceptions.OptionsError(f"gateway: {error}") from error
 
     def _read_what_is_sold(self) -> None:
-        file, charge = ctx.options.gateway_config, ctx.options.gateway_charge
-        if file and charge:
-            raise ZeroConfigError("gateway_charge: gateway_config has the prices; name one of both")
+        options = ctx.options
+        ours = GATEWAY_OPTIONS.items()
+        given = [name for name, (default, _) in ours if getattr(options, name) != default]
+        # Deferred: for a script that may yet declare them. Ours has declared all it has.
+        refuse_unread(given, options.deferred.keys() - GATEWAY_OPTIONS.keys(), GATEWAY_OPTIONS)
+        file, charge = options.gateway_config, options.gateway_charge
         if file:
             self.runtime.configure(load(Path(file), os.environ))
         elif charge:

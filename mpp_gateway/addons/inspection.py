@@ -15,7 +15,7 @@ from mpp_gateway.gateway.exchange import Exchange
 from mpp_gateway.protocol.challenge import Challenge
 from mpp_gateway.protocol.credential import Credential, payment_tokens
 from mpp_gateway.protocol.messages import RequestHead
-from mpp_gateway.protocol.money import Amount, format_minor
+from mpp_gateway.protocol.money import Amount, format_short
 from mpp_gateway.protocol.problems import ParseError, Problem
 from mpp_gateway.protocol.receipt import Receipt
 from mpp_gateway.rails.base import Offer
@@ -104,8 +104,7 @@ def _prices(offers: Sequence[Offer]) -> list[str]:
 
 def price_text(amount: Amount) -> str:
     """Return an amount without needless zeros; cents stay."""
-    whole, _, fraction = format_minor(amount.minor, amount.asset.decimals).partition(".")
-    return f"{whole}.{fraction.rstrip('0').ljust(2, '0')}" if fraction else whole
+    return format_short(amount.minor, amount.asset.decimals)
 
 
 class PaymentView(contentviews.Contentview):

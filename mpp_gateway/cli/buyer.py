@@ -14,17 +14,19 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
+from yarl import URL
 
 from mpp_gateway.cli import outcome
 from mpp_gateway.cli.exits import FAILED, NOT_PAID, OK, OWED, USAGE
-from mpp_gateway.cli.outcome import CREDENTIAL_VARIABLE, PAYMENT_REQUIRED, PROBLEM, Outcome
+from mpp_gateway.cli.kept import kept_credential, origin_of
+from mpp_gateway.cli.outcome import PAYMENT_REQUIRED, PROBLEM, Outcome
 from mpp_gateway.cli.output import CommandFailed, emit_json, for_people, plain, say, styled
 from mpp_gateway.crypto.addresses import checksum, parse_address
 from mpp_gateway.crypto.secp256k1 import ORDER
 from mpp_gateway.protocol.challenge import Challenge
-from mpp_gateway.protocol.credential import Credential, payment_tokens
+from mpp_gateway.protocol.credential import Credential
 from mpp_gateway.protocol.money import format_minor, parse_minor
-from mpp_gateway.protocol.problems import ParseError, Problem
+from mpp_gateway.protocol.problems import ParseError
 from mpp_gateway.protocol.receipt import Receipt
 from mpp_gateway.rails.evm.payer import PaymentDeclined, Purse
 from mpp_gateway.rails.evm.payer import pay as sign_payment
@@ -90,14 +92,14 @@ class Call:
             self.url,
             data=self.body,
             headers={**self.headers, **more},
-            allow_redirects=False,
+            allow_redirects=False,  # a payment goes where it was meant to go, and nowhere else
         )
 
 
 async def pay(options: argparse.Namespace) -> int:
     """Call the URL, pay what it asks if that is within `--max`, print answer and receipt."""
     call = _call(options)
-    presented = _kept_credential() if not options.dry_run else None
+    presented = None if options.dry_run else kept_credential(os.environ, call.url)
     if presented is not None:
         return await _present(call, presented, options.rpc_url, is_new=False)
     async with aiohttp.ClientSession(timeout=_TIMEOUT) as session:
@@ -137,7 +139,7 @@ class _SendsOnce:
 
 async def _present(call: Call, credential: Credential, rpc_url: str | None, *, is_new: bool) -> int:
     """Ask with the payment; however that ends, say what became of the money."""
-    text = credential.format()
+    text, origin = credential.format(), origin_of(call.url)
     has_receipt = False
     try:
         async with (
@@ -150,17 +152,17 @@ async def _present(call: Call, credential: Credential, rpc_url: str | None, *, i
         # On a connection of its own: nobody has seen this payment. An old one may be spent.
         if is_new:
             raise CommandFailed(f"{call.url}: {_words(error)}; nothing was paid") from None
-        say(outcome.UNKNOWN.text(text))
+        say(outcome.UNKNOWN.text(text, origin))
         raise CommandFailed(f"{call.url}: {_words(error)}", OWED) from None
     except (aiohttp.ClientError, TimeoutError) as error:
         if has_receipt:
             said = "the answer broke off; it was paid for, as the receipt says"
             raise CommandFailed(f"{call.url}: {said}") from None
-        say(outcome.UNKNOWN.text(text))
+        say(outcome.UNKNOWN.text(text, origin))
         raise CommandFailed(f"{call.url}: {_words(error)}", OWED) from None
     except asyncio.CancelledError:
         if not has_receipt:
-            say(outcome.UNKNOWN.text(text))
+            say(outcome.UNKNOWN.text(text, origin))
         raise
     if has_receipt:
         return OK if response.status < 400 else FAILED
@@ -168,7 +170,7 @@ async def _present(call: Call, credential: Credential, rpc_url: str | None, *, i
     found = found or await _asked(credential, rpc_url, response.status)
     if not for_people():
         say()  # stdout and stderr may be one file, and the answer ends without a new line
-    say(found.text(text))
+    say(found.text(text, origin))
     return found.code
 
 
@@ -189,19 +191,6 @@ async def _asked(credential: Credential, rpc_url: str | None, status: int) -> Ou
 
 def _words(error: Exception) -> str:
     return str(error) or type(error).__name__
-
-
-def _kept_credential() -> Credential | None:
-    """Return the credential of an earlier call that is owed; it is presented and nothing signed."""
-    field = os.environ.get(CREDENTIAL_VARIABLE)
-    if not field:
-        return None
-    try:
-        (token,) = payment_tokens([field])
-        return Credential.parse(token)
-    except (Problem, ValueError):
-        message = f"{CREDENTIAL_VARIABLE} is no credential as this command prints it"
-        raise CommandFailed(f"{message} (unset it to pay anew)", USAGE) from None
 
 
 def _choose(fields: Sequence[str], chain_id: int | None) -> Deal:
@@ -349,6 +338,7 @@ def _call(options: argparse.Namespace) -> Call:
         parts = urlsplit(options.url)
         is_http = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
         (parts.hostname or "").encode("idna")
+        URL(options.url).origin()  # what it reads is what is called
     except ValueError:
         is_http = False
     if not is_http:

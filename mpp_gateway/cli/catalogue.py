@@ -6,7 +6,7 @@ from typing import Any
 
 from mpp_gateway.cli.output import say, styled, table
 from mpp_gateway.config.model import GatewayConfig, Price, Route, Service
-from mpp_gateway.protocol.money import format_minor
+from mpp_gateway.protocol.money import format_short
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,4 @@ def _price(route: Route) -> str:
 
 
 def _amount(price: Price) -> str:
-    text = format_minor(price.amount_minor, price.asset.decimals)
-    whole, _, fraction = text.partition(".")
-    shown = f"{whole}.{fraction.rstrip('0').ljust(2, '0')}" if fraction else whole
-    return f"{shown} ({price.method_name})"
+    return f"{format_short(price.amount_minor, price.asset.decimals)} ({price.method_name})"

@@ -145,7 +145,8 @@ def _pay(verbs: Verbs) -> None:
         "\non stdout, the receipt on stderr. Without --max nothing above 0.10 is paid."
         "\n\nWithout a receipt it says what became of the payment. Where the seller has the money,"
         "\nor nobody knows, it prints the credential: the same command with that in MPP_CREDENTIAL"
-        "\npresents it again and signs nothing.",
+        "\npresents it again and signs nothing. It goes to the origin in MPP_CREDENTIAL_FOR, which"
+        "\nis printed with it, or else to the host of its realm; any other URL is refused.",
         "http://127.0.0.1:4402/weather/v1/forecast --dry-run",
         "http://127.0.0.1:4402/weather/v1/forecast --max 0.05",
         "URL -d '{\"city\":\"Oslo\"}' -H 'Content-Type: application/json'",

@@ -1,6 +1,7 @@
 """What became of a payment that was sent: read from the answer, told in words, with what to do."""
 
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from mpp_gateway.cli.exits import FAILED, OK, OWED
 from mpp_gateway.cli.output import plain
 
 CREDENTIAL_VARIABLE = "MPP_CREDENTIAL"
+ORIGIN_VARIABLE = "MPP_CREDENTIAL_FOR"
 PROBLEM = "application/problem+json"
 PAYMENT_REQUIRED = 402
 
@@ -28,12 +30,16 @@ class Outcome:
         """Return the same for a call that was answered all the same."""
         return Outcome(self.money, "not needed", OK)
 
-    def text(self, credential: str) -> str:
-        """Return it for people; with the credential, where losing that would lose the money."""
+    def text(self, credential: str, origin: str) -> str:
+        """Return it for people; with the credential, where losing that would lose the money.
+
+        `origin` is where it was presented: it is good there, and nobody else may see it.
+        """
         shown = f"payment: {self.money}\nretry:   {self.retry}"
         if not self.keeps_credential:
             return shown
-        return f"{shown}, with this before it:\n{CREDENTIAL_VARIABLE}='{credential}'"
+        place = f"{ORIGIN_VARIABLE}={shlex.quote(origin)} \\"
+        return f"{shown}, with this before it:\n{place}\n{CREDENTIAL_VARIABLE}='{credential}'"
 
 
 RELEASED = Outcome("released; nothing was charged", f"{_AGAIN}; it pays anew")

@@ -94,8 +94,8 @@ _OPTIONS = """\
 ## Options of the script
 
 For mitmdump, mitmweb and mitmproxy with `-s addons/gateway.py`; each is given as
-`--set name=value`. `gateway_config` and `gateway_charge` exclude each other: with a file the other
-options are not read.
+`--set name=value`. `gateway_config` and the others exclude each other: a file has it all. A name
+that is none of these and looks like one ends the start.
 
 | Option | Default | Meaning |
 |---|---|---|

@@ -10,10 +10,13 @@ from mpp_gateway.protocol.money import format_minor
 
 type Say = Callable[[str], None]
 
+SERVER_ERROR = 500
+
 
 def sales_log(config: GatewayConfig, say: Say) -> Callable[[events.Event], None]:
     """Return a sink that tells of money and of upstream failures; of unpaid asking it is silent."""
     decimals = {method.asset.code: method.asset.decimals for method in config.methods.values()}
+    tell_of_upstream = _upstream_log(say)
 
     def price(event: events.Event) -> str:
         return format_minor(event.amount_minor, decimals.get(event.asset, 0))
@@ -31,8 +34,35 @@ def sales_log(config: GatewayConfig, say: Say) -> Callable[[events.Event], None]
                 say(f"{styled('unknown', 'yellow', sys.stderr)}  {call}  {price(event)}  ask again")
             case events.UpstreamFailed(slug=slug):
                 say(f"{styled('failed', 'red', sys.stderr)}   {call}  {slug}")
-            case events.RequestRefused(slug=slug, status=status) if status >= 500:
+            case events.RequestRefused(slug=slug, status=status) if status >= SERVER_ERROR:
                 say(f"{styled('refused', 'red', sys.stderr)}  {call}  {slug}")
+            case _:
+                tell_of_upstream(event)
+
+    return sink
+
+
+def _upstream_log(say: Say) -> Callable[[events.Event], None]:
+    """Return a sink that tells of an upstream's own 5xx, once the money of its call is known."""
+    broken: dict[str, int] = {}
+
+    def answered(event: events.Event, money: str = "") -> None:
+        status = broken.pop(event.request_id, None)
+        if status is not None:
+            word = styled("answered", "yellow", sys.stderr)
+            call = f"{event.service} {event.route}"
+            say(f"{word} {call}  {status}  {money}request {event.request_id}")
+
+    def sink(event: events.Event) -> None:
+        match event:
+            case events.UpstreamAnswered(status=status) if status >= SERVER_ERROR:
+                broken[event.request_id] = status
+                if not event.asset:
+                    answered(event)  # free: nothing more is to be told of it
+            case events.PaymentReleased():
+                answered(event, "nothing was charged  ")
+            case events.ExchangeFinished():
+                answered(event)
             case _:
                 pass
 

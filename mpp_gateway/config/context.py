@@ -43,9 +43,9 @@ def merge_timeouts(base: Timeouts, settings: TimeoutSettings) -> Timeouts:
     return replace(base, **{name: value for name, value in given.items() if value is not None})
 
 
-def read_base_url(url: str) -> BaseUrl:
+def read_base_url(url: str, *, is_hidden: bool = False) -> BaseUrl:
     """Split a URL that has been checked."""
     parts = urlsplit(url)
     scheme: Literal["http", "https"] = "https" if parts.scheme == "https" else "http"
     port = parts.port or (443 if scheme == "https" else 80)
-    return BaseUrl(scheme, parts.hostname or "", port, parts.path)
+    return BaseUrl(scheme, parts.hostname or "", port, parts.path, is_hidden)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path as FilePath
 from types import MappingProxyType
 from urllib.parse import urlsplit
@@ -204,10 +205,13 @@ def _tls(context: Context) -> Tls | None:
     settings = context.root.tls
     if settings is None:
         return None
-    for key, name in (("cert", settings.cert), ("key", settings.key)):
-        if not FilePath(name).is_file():
-            context.fail(("tls", key), "a file that exists")
-    return Tls(FilePath(settings.cert), FilePath(settings.key))
+    # Heavy, and for TLS alone.
+    from mpp_gateway.config.certificate import flaws  # noqa: PLC0415
+
+    tls = Tls(FilePath(settings.cert), FilePath(settings.key))
+    for key, expected in flaws(tls, datetime.now(UTC)):
+        context.fail(("tls", key), expected)
+    return tls
 
 
 def _store(context: Context) -> FilePath:

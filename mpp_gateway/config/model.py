@@ -17,6 +17,8 @@ from mpp_gateway.config.methods import Method
 from mpp_gateway.errors import Mistake
 from mpp_gateway.protocol.money import Asset
 
+HIDDEN = "a value (not shown)"
+"""Stands for what is secret, or came from the environment, wherever people look."""
 type Hook = Callable[..., Any]
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
@@ -62,6 +64,8 @@ class BaseUrl:
     host: str
     port: int
     path: str = ""
+    is_hidden: bool = field(default=False, compare=False)
+    """It came from the environment: parts of it may be secret, and none is shown."""
 
     @property
     def authority(self) -> str:
@@ -71,7 +75,7 @@ class BaseUrl:
         return host if self.port == default else f"{host}:{self.port}"
 
     def __str__(self) -> str:
-        return f"{self.scheme}://{self.authority}{self.path}"
+        return HIDDEN if self.is_hidden else f"{self.scheme}://{self.authority}{self.path}"
 
 
 @dataclass(frozen=True, slots=True)

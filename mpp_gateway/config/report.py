@@ -9,9 +9,9 @@ from pydantic import BaseModel, SecretStr, ValidationError
 from pydantic_core import ErrorDetails
 
 from mpp_gateway.config.document import Document, Path
+from mpp_gateway.config.model import HIDDEN
 
 FOUND_LENGTH_MAX = 60
-HIDDEN = "a value (not shown)"
 
 SECRET_KEYS = frozenset(
     {"api_key", "auth", "authorization", "headers", "private_key", "rpc_url", "secret_key"}

@@ -13,7 +13,7 @@ from mpp_gateway.config.model import BaseUrl, Route, Service
 from mpp_gateway.config.patterns import COMMON, REGISTERED, Pattern, parse_route_key
 from mpp_gateway.config.presets import PRESETS, Preset
 from mpp_gateway.config.prices import check_names
-from mpp_gateway.config.report import check, did_you_mean
+from mpp_gateway.config.report import check, did_you_mean, is_hidden
 from mpp_gateway.config.routes import RouteFacts, resolve_route
 from mpp_gateway.config.settings import ServiceSettings
 from mpp_gateway.errors import Mistake
@@ -103,8 +103,9 @@ def _base_url(
     context: Context, settings: ServiceSettings, preset: Preset | None, path: Path
 ) -> BaseUrl:
     if settings.base_url is not None:
-        context.check_clear_text(settings.base_url, (*path, "base_url"))
-        return read_base_url(settings.base_url)
+        where = (*path, "base_url")
+        context.check_clear_text(settings.base_url, where)
+        return read_base_url(settings.base_url, is_hidden=is_hidden(context.document, where))
     if preset is not None:
         return read_base_url(preset.base_url)
     if not context.document.has(*path, "preset") and not context.document.has(*path, "base_url"):

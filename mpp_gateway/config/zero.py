@@ -1,18 +1,25 @@
 """A whole configuration out of four words: one upstream, one price, one recipient, one network."""
 
+import difflib
 import json
 import os
 import secrets
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mpp_gateway.config.load import load_text
 from mpp_gateway.config.model import GatewayConfig
+from mpp_gateway.config.report import did_you_mean
+from mpp_gateway.errors import ConfigError, Mistake
 
 SERVICE = "api"
 FILE = "<options>"
+PREFIX = "gateway_"
+FILE_OPTION = "gateway_config"
+ALIKE = 0.8
 SECRET_BYTES = 32
+KEY_FILE = "gateway.secret"
 GAS_KEY_VARIABLE = "MPP_GAS_KEY"
 DOCUMENTS = ("/openapi.json", "/llms.txt")
 MOUNT = "/.well-known/mpp-gateway"
@@ -74,17 +81,34 @@ class ZeroOptions:
     listen: str = "127.0.0.1:8080"
 
 
+def refuse_unread(given: Collection[str], strange: Iterable[str], known: Collection[str]) -> None:
+    """Refuse options that nothing would read; what they were to change might be the price.
+
+    `given` are those of ours that differ from their defaults, `strange` are names that no script
+    has declared.
+    """
+    for name in strange:
+        near = difflib.get_close_matches(name, known, n=1, cutoff=ALIKE)
+        if near or name.startswith(PREFIX):
+            raise ZeroConfigError(f"{name}: unknown option; {did_you_mean(name, known)}")
+    if FILE_OPTION in given and len(given) > 1:
+        names = ", ".join(name for name in given if name != FILE_OPTION)
+        raise ZeroConfigError(f"{names}: not read beside {FILE_OPTION}, whose file has it all")
+
+
 def zero_config(options: ZeroOptions, environ: Mapping[str, str]) -> GatewayConfig:
     """Return the configuration that sells `options.upstream` as it stands, without a prefix.
 
-    The upstream's own `/openapi.json` and `/llms.txt` stay free. Errors: `ZeroConfigError`,
-    `errors.ConfigError`, OSError for the secret's file.
+    The upstream's own `/openapi.json` and `/llms.txt` stay free. Errors: `ZeroConfigError`, OSError
+    for the secret's file.
     """
     network = NETWORKS.get(options.network)
     if network is None:
         raise ZeroConfigError(f"gateway_network: one of {', '.join(NETWORKS)}")
     if not options.recipient:
         raise ZeroConfigError("gateway_recipient: the 0x address that gets the money is missing")
+    if options.store in {"", ":memory:"} or "?" in options.store:
+        raise ZeroConfigError("gateway_store: the path of a file, without a question mark")
     rpc_url = options.rpc_url or network.rpc_url
     gas_key = environ.get(GAS_KEY_VARIABLE, "")
     facilitator = options.facilitator or ("" if gas_key else network.facilitator or "")
@@ -123,7 +147,31 @@ def zero_config(options: ZeroOptions, environ: Mapping[str, str]) -> GatewayConf
         document["public_url"] = options.public_url
     secret = read_or_make_secret(Path(options.store))
     values = {**environ, "SECRET": secret, "GAS_KEY": gas_key}
-    return load_text(json.dumps(document, indent=1), FILE, values)
+    try:
+        return load_text(json.dumps(document, indent=1), FILE, values)
+    except ConfigError as error:
+        raise ZeroConfigError("\n".join(map(_of_option, error.mistakes))) from None
+
+
+def _of_option(mistake: Mistake) -> str:
+    """Return a mistake under the name of what the user gave: there is no file with lines."""
+    path = mistake.path
+    name = next((option for option, end in _SOURCES.items() if path.endswith(end)), path)
+    return str(replace(mistake, path=name)).partition(": ")[2]
+
+
+_SOURCES: Mapping[str, str] = {
+    "gateway_charge": ".charge",
+    "gateway_recipient": ".recipient",
+    "gateway_rpc_url": ".rpc_url",
+    "gateway_facilitator": ".facilitator",
+    "gateway_store": "store",
+    "gateway_public_url": "public_url",
+    "mode": ".base_url",
+    f"the environment variable {GAS_KEY_VARIABLE}": ".private_key",
+    f"{KEY_FILE}, beside gateway_store": "secret_key",
+}
+"""By what the user gave: the end of its path in the document that is made of it."""
 
 
 def _service(options: ZeroOptions) -> dict[str, object]:
@@ -139,7 +187,7 @@ def read_or_make_secret(store: Path) -> str:
 
     It must outlive a restart: with a new one every challenge that was handed out is void.
     """
-    path = store.with_name("gateway.secret")
+    path = store.with_name(KEY_FILE)
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:

@@ -7,12 +7,10 @@ from mpp_gateway.config.methods import Method
 from mpp_gateway.config.model import GatewayConfig, Route, Service
 from mpp_gateway.discovery.site import Site
 from mpp_gateway.gateway.snapshot import Snapshot
-from mpp_gateway.protocol.money import Amount, format_minor
+from mpp_gateway.protocol.money import Amount, format_short
 from mpp_gateway.rails.base import Offer
 
 DEFAULT_TITLE = "Payment gateway"
-CENTS = 2
-"""Decimals that a price keeps at least, where its asset has them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +129,7 @@ def _payment(offer: Offer, config: GatewayConfig) -> Payment:
         currency=_currency(offer.request, offer.amount),
         chain_id=method.chain_id,
         token=method.token.name,
-        price=_plain(offer.amount),
+        price=format_short(offer.amount.minor, offer.amount.asset.decimals),
         unit=_unit(method, config.currency),
     )
 
@@ -147,10 +145,3 @@ def _unit(method: Method, currency: str) -> str:
     if currency in method.units:
         return currency
     return method.units[0] if method.units else method.token.name
-
-
-def _plain(amount: Amount) -> str:
-    """Return an amount as a plain decimal without needless zeros, exactly."""
-    text = format_minor(amount.minor, amount.asset.decimals)
-    whole, point, fraction = text.partition(".")
-    return whole + point + fraction.rstrip("0").ljust(min(CENTS, len(fraction)), "0")

@@ -20,6 +20,7 @@ from mpp_gateway.gateway import idempotency, settlement
 from mpp_gateway.gateway.answers import problem_answer
 from mpp_gateway.gateway.exchange import Exchange
 from mpp_gateway.gateway.machine import Clock, Machine, emit, move, perform
+from mpp_gateway.gateway.refusals import price_of
 from mpp_gateway.gateway.snapshot import Snapshot
 from mpp_gateway.gateway.steps import (
     AskRail,
@@ -59,7 +60,7 @@ from mpp_gateway.rails.base import (
 )
 from mpp_gateway.rails.payment_scheme import PaymentScheme, credential_tokens, scope_of
 from mpp_gateway.routing.table import Preflight
-from mpp_gateway.upstream.hygiene import request_headers
+from mpp_gateway.upstream.hygiene import request_headers, revalidating_fields
 from mpp_gateway.upstream.rewriting import HookContext, RewrittenRequest, rewrite_request
 
 REQUEST_ID_BYTES = 12
@@ -67,6 +68,7 @@ UNKNOWN_RETRY_S = 5
 ALREADY_PAID = 1 << 256
 IN_PROGRESS_RETRY_S = 1
 SECOND_MS = 1000
+NOT_MODIFIED = 304
 
 
 @dataclass(slots=True)
@@ -253,7 +255,8 @@ def _no_credential(exchange: Exchange) -> Problem:
     """Return why no rail of the route took the request's credential, if there was one."""
     tokens = credential_tokens(exchange.head)
     if not tokens:
-        return PaymentRequired("This call costs money; the challenge says how to pay.")
+        costs = f"This call costs {price_of(exchange)}"
+        return PaymentRequired(f"{costs}; the challenge says how to pay.")
     challenge = Credential.parse(tokens[0]).challenge
     if any((o.method, o.intent) == (challenge.method, challenge.intent) for o in exchange.offers):
         return InvalidChallenge("The challenge is not one that this route offers.")
@@ -482,6 +485,9 @@ def aim(exchange: Exchange) -> Forward:
     secrets = service.secret_headers(route)
     replaced = {name.lower() for name, _ in secrets}
     steering = service.strip_headers | replaced
+    if not (route.free or route.is_delivered(NOT_MODIFIED)):
+        # A 304 is not charged: one payment could ask "is it new?" until its challenge ends.
+        steering |= revalidating_fields(exchange.head.method)
     headers = request_headers(exchange.head.headers, steering)
     rewritten = rewrite_request(
         service.rewrite_request,

@@ -67,7 +67,8 @@ def _explain_match(request: str, method: str, found: Match) -> Explanation:
         200 if route.free else 402,
         service.id,
         route.key,
-        f"{service.base_url.scheme}://{service.base_url.authority}{found.upstream_target}",
+        # Not its parts: what came from the environment may have a key in it.
+        f"{service.base_url}{found.upstream_target.removeprefix(service.base_url.path)}",
         tuple(_offer(price) for price in route.prices),
         tuple(reasons),
     )

@@ -6,11 +6,13 @@ from mpp_gateway.errors import RailUnavailable
 from mpp_gateway.gateway.answers import problem_answer
 from mpp_gateway.gateway.exchange import Exchange
 from mpp_gateway.protocol.messages import Answer
+from mpp_gateway.protocol.money import format_short
 from mpp_gateway.protocol.negotiation import rank
 from mpp_gateway.protocol.problems import PaymentRequired, Problem
-from mpp_gateway.rails.base import Binding
+from mpp_gateway.rails.base import Binding, Offer
 
 RAIL_RETRY_S = 30
+PRICES_MAX = 3
 
 
 def refusal(exchange: Exchange, problem: Problem, now_s: int) -> tuple[Answer, Problem]:
@@ -26,9 +28,23 @@ def refusal(exchange: Exchange, problem: Problem, now_s: int) -> tuple[Answer, P
     return problem_answer(problem, challenges), problem
 
 
-def _challenges(exchange: Exchange, binding: Binding, now_s: int) -> list[tuple[str, str]]:
+def price_of(exchange: Exchange) -> str:
+    """Return what the call costs, for people: each price once, the first few of many."""
+    methods = exchange.snapshot.config.methods
+    prices = [
+        f"{format_short(o.amount.minor, o.amount.asset.decimals)} {methods[o.rail].token.name}"
+        for o in _made_now(exchange)
+    ]
+    return " or ".join([*dict.fromkeys(prices)][:PRICES_MAX]) or "money"
+
+
+def _made_now(exchange: Exchange) -> list[Offer]:
     # What is withheld is no choice: a buyer who likes it best is shown the rest.
-    offers = [o for o in exchange.offers if not exchange.snapshot.rails[o.rail].is_withheld]
+    return [o for o in exchange.offers if not exchange.snapshot.rails[o.rail].is_withheld]
+
+
+def _challenges(exchange: Exchange, binding: Binding, now_s: int) -> list[tuple[str, str]]:
+    offers = _made_now(exchange)
     wanted = exchange.head.get("accept-payment")
     fields: list[tuple[str, str]] = []
     for place in rank([(o.method, o.intent) for o in offers], wanted):

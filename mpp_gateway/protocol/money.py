@@ -4,6 +4,8 @@ import re
 from dataclasses import dataclass
 
 DECIMALS_MAX = 36
+CENTS = 2
+"""Decimals that a price shows at least, where its asset has them."""
 _DIGITS_MAX = 96
 _PLAIN_DECIMAL = re.compile(r"(0|[1-9][0-9]*)(?:\.([0-9]+))?")
 
@@ -64,6 +66,12 @@ def format_minor(minor: int, decimals: int) -> str:
         return str(minor)
     digits = str(minor).rjust(decimals + 1, "0")
     return f"{digits[:-decimals]}.{digits[-decimals:]}"
+
+
+def format_short(minor: int, decimals: int) -> str:
+    """Return minor units as a plain decimal for people: no needless zeros, but cents stay."""
+    whole, point, fraction = format_minor(minor, decimals).partition(".")
+    return whole + point + fraction.rstrip("0").ljust(min(CENTS, decimals), "0")
 
 
 def div_ceil(numerator: int, denominator: int) -> int:

@@ -67,6 +67,9 @@ CLIENT_ONLY = frozenset(
     }
 )
 
+REVALIDATING = frozenset({"if-modified-since", "if-none-match"})
+READING = frozenset({"GET", "HEAD"})
+
 STRIPPED_FROM_REQUEST = HOP_BY_HOP | PAYMENT_FIELDS | CLIENT_ONLY
 STRIPPED_FROM_RESPONSE = (
     (HOP_BY_HOP - {"trailer"})
@@ -97,6 +100,14 @@ def request_headers(headers: Headers, steering: Collection[str] = ()) -> Headers
 def _may_go(name: str, dropped: Collection[str]) -> bool:
     # CGI-like upstreams read `X_Api_Key` as `X-Api-Key`: it would stand beside our own.
     return name not in dropped and not name.startswith(("x-forwarded-", ":")) and "_" not in name
+
+
+def revalidating_fields(method: str) -> frozenset[str]:
+    """Return the fields by which a request of `method` may be answered 304 (RFC 9110 section 13).
+
+    Only reads are: `If-None-Match: *` on a PUT means to create and not to replace.
+    """
+    return REVALIDATING if method in READING else frozenset()
 
 
 def request_trailers(trailers: Headers, steering: Collection[str] = ()) -> Headers:

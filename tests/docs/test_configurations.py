@@ -5,6 +5,7 @@ import pytest
 from mpp_gateway.config import load_text
 from mpp_gateway.routing import RouteTable
 from tests.docs.pages import PAGES, ROOT, blocks, output_of
+from tests.support.certificates import self_signed
 from tests.support.command import run_on_terminal
 
 ENVIRON = {
@@ -39,8 +40,9 @@ COMPLETED = {
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.id)
 def test_a_configuration_of_a_page_loads(block, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "docs" / "how-to" / "examples"))
-    for name in ("gateway.crt", "gateway.key"):
-        (tmp_path / name).touch()
+    self_signed(tmp_path)
+    (tmp_path / "upstream.pem").rename(tmp_path / "gateway.crt")
+    (tmp_path / "upstream.key").rename(tmp_path / "gateway.key")
     first, _, rest = block.text.partition("\n")
     text = COMPLETED[first] + rest if first.startswith("# fragment") else block.text
     text = text.replace("/etc/ssl", str(tmp_path))

@@ -25,7 +25,7 @@ from tests.support.command import COMMAND, environ, run, run_on_terminal
 from tests.support.evm import PAYEE, now
 from tests.support.market import open_market, pay, serving
 from tests.support.paid import fresh_key, wait_until
-from tests.support.process import ROOT, START_S, free_port
+from tests.support.process import ROOT, START_S, free_port, process
 from tests.support.proxy import SECRET
 from tests.support.upstream import upstream
 
@@ -514,16 +514,29 @@ def test_tls_is_served_with_the_files_certificate_and_no_copy_of_its_key_stays(s
         assert list(home.iterdir()) == []
 
 
-def test_a_certificate_that_is_none_is_named_in_one_line(shop, tmp_path):
-    wrong = tmp_path / "wrong.pem"
-    wrong.write_text("no certificate")
-    shop.write_text(f"tls: {{cert: {wrong}, key: {wrong}}}\n{shop.read_text()}")
+@pytest.mark.parametrize("verb", ["check", "serve", "mitmdump"])
+def test_a_key_of_another_certificate_ends_it_before_a_port_is_open(verb, shop, tmp_path):
+    for name in ("own", "other"):
+        (tmp_path / name).mkdir()
+        self_signed(tmp_path / name)
+    files = f"{{cert: {tmp_path}/own/upstream.pem, key: {tmp_path}/other/upstream.key}}"
+    shop.write_text(f"tls: {files}\n{shop.read_text()}")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])  # whoever came so far as to bind it would say so
+        if verb == "mitmdump":
+            script = ("-s", "addons/gateway.py", "--set", f"gateway_config={shop}")
+            with process("mitmdump", *script, "-p", port, environ={"TOKEN": "t"}) as started:
+                code, said = started.popen.wait(START_S), started.output()
+        else:
+            more = ("--port", port) if verb == "serve" else ()
+            done = run(verb, "--config", shop, *more, home=tmp_path, TOKEN="t")
+            code, said = done.code, done.err
 
-    done = run("serve", "--config", shop, "--port", "0", home=tmp_path, TOKEN="t")
-
-    assert done.code == 4
-    assert f"tls: {wrong} and {wrong}: no certificate and its key in PEM" in done.err
-    assert "Traceback" not in done.err
+    assert code == (1 if verb == "mitmdump" else 3)
+    assert "gateway.yaml:1: tls.key: found " in said
+    assert "expected the private key of the certificate in `tls.cert`" in said
+    assert "address already in use" not in said
+    assert "Traceback" not in said
 
 
 # --- pay -----------------------------------------------------------------------------------------

@@ -49,3 +49,29 @@ def test_explain_and_the_gateway_agree(method, shop, capsys):
         answered[path] = get(port, path, method=method)[0]
 
     assert told == answered
+
+
+@pytest.mark.parametrize(
+    ("base_url", "shown"),
+    [
+        ("https://${MARK}.example/v1", "a value (not shown)/paid?q=1"),
+        ("https://a.example/${MARK}", "a value (not shown)/paid?q=1"),
+        ("${WHOLE}", "a value (not shown)/paid?q=1"),
+        ("https://a.example/v1", "https://a.example/v1/paid?q=1"),
+    ],
+)
+def test_what_came_from_the_environment_is_not_explained(
+    base_url, shown, tmp_path, capsys, monkeypatch
+):
+    """Some services have the caller's key in the path or the host of their address."""
+    monkeypatch.setenv("MARK", "marked-key")
+    monkeypatch.setenv("WHOLE", "https://a.example/marked-key")
+    file = tmp_path / "gateway.yaml"
+    services = SERVICES.replace("http://127.0.0.1:9", f'"{base_url}"')
+    file.write_text(config_text(services, METHOD, store=tmp_path / "gateway.db"))
+
+    code = main(["explain", "GET", "/api/paid?q=1", "--config", str(file)])
+
+    out = capsys.readouterr().out
+    assert (code, json.loads(out)["upstream"]) == (0, shown)
+    assert "marked-key" not in out

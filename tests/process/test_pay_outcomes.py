@@ -40,6 +40,12 @@ def credential_of(err: str) -> str:
     return field
 
 
+def noted_in(err: str) -> dict[str, str]:
+    """Return what a buyer who copies the last two lines has in the environment."""
+    (origin,) = re.findall(r"^MPP_CREDENTIAL_FOR=(\S+) \\\n", err, re.MULTILINE)
+    return {"MPP_CREDENTIAL": credential_of(err), "MPP_CREDENTIAL_FOR": origin}
+
+
 def breaks(market) -> None:
     """Let the upstream hang up instead of answering: the gateway says 502."""
     market.keeper.raw, market.keeper.keeps = b"", False
@@ -70,7 +76,7 @@ def test_what_was_paid_ahead_and_not_delivered_is_had_by_presenting_it_again(mar
     assert market.balance() - before == 10_000
 
     market.keeper.raw, market.keeper.keeps = OK, True
-    again = pay(market, "/api/first", MPP_CREDENTIAL=credential_of(done.err), MPP_PRIVATE_KEY="")
+    again = pay(market, "/api/first", **noted_in(done.err), MPP_PRIVATE_KEY="")
 
     assert (again.code, again.out) == (0, '{"ok":true}')
     assert "receipt: " in again.err

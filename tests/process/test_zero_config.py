@@ -132,10 +132,11 @@ def test_nothing_passes_unpaid_from_the_first_connection_on(chain, tmp_path):
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"charge": "0.0a"}, "expected a decimal string"),
-        ({"recipient": "0x12"}, "expected an address"),
-        ({"network": "moon"}, "gateway_network: one of"),
-        ({"config": "gateway.yaml"}, "gateway_charge: gateway_config has the prices"),
+        ({"charge": "0.0a"}, "gateway: gateway_charge: found '0.0a', expected a decimal string"),
+        ({"recipient": "0x12"}, "gateway: gateway_recipient: found '0x12', expected an address"),
+        ({"network": "moon"}, "gateway: gateway_network: one of"),
+        ({"chrage": "0.02"}, "gateway_chrage: unknown option; did you mean `gateway_charge`?"),
+        ({"config": "gateway.yaml"}, "gateway_store: not read beside gateway_config"),
     ],
 )
 def test_a_wrong_option_stops_the_start_in_one_line(chain, tmp_path, changed, said):
@@ -145,6 +146,19 @@ def test_a_wrong_option_stops_the_start_in_one_line(chain, tmp_path, changed, sa
             assert started.popen.wait(30) == 1
             assert said in started.output()
             assert "Traceback" not in started.output()
+            assert "<options>" not in started.output()
+        assert api.seen == []
+
+
+def test_a_mistyped_option_alone_does_not_leave_an_open_proxy():
+    """mitmproxy keeps it for a script that may yet declare it, and would go on without a price."""
+    with upstream() as api:
+        mode = ("--mode", f"reverse:{api.url}@127.0.0.1:{free_port()}")
+        script = ("mitmdump", "-s", "addons/gateway.py", *mode, "--set", "gateway_chrage=0.01")
+        with process(*script) as started:
+            assert started.popen.wait(30) == 1
+            assert "did you mean `gateway_charge`?" in started.output()
+        assert api.seen == []
 
 
 def test_a_doubled_option_does_not_leave_an_open_proxy(chain, tmp_path):

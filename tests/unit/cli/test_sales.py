@@ -1,5 +1,7 @@
 """`serve` tells its operator of money and of failures, and is silent about unpaid asking."""
 
+import pytest
+
 from mpp_gateway import events
 from mpp_gateway.cli.sales import sales_log
 from mpp_gateway.config import load_text
@@ -55,3 +57,51 @@ def test_what_an_operator_must_mend_is_told(tmp_path):
         events.RequestRefused(slug="rail-unavailable", status=503, **ABOUT),
     )
     assert [line.split()[0] for line in lines] == ["failed", "unknown", "credited", "refused"]
+
+
+FREE = {"request_id": "r", "at_s": 1, "service": "api", "route": "GET /free"}
+BROKEN = events.UpstreamAnswered(status=503, **ABOUT)
+FINISHED = events.ExchangeFinished(status=503, **ABOUT)
+
+
+@pytest.mark.parametrize(
+    ("happened", "lines"),
+    [
+        (
+            [BROKEN, events.PaymentReleased(**ABOUT), FINISHED],
+            ["answered api GET /paid  503  nothing was charged  request r"],
+        ),
+        (
+            [BROKEN, events.PaymentCredited(**ABOUT), FINISHED],
+            [
+                "credited api GET /paid  0.010000  paid, not delivered: good once more",
+                "answered api GET /paid  503  request r",
+            ],
+        ),
+        (
+            [events.UpstreamAnswered(status=500, **FREE)],
+            ["answered api GET /free  500  request r"],
+        ),
+        (
+            [
+                events.UpstreamAnswered(status=500, **FREE),
+                events.ExchangeFinished(status=500, **FREE),
+            ],
+            ["answered api GET /free  500  request r"],
+        ),
+        ([events.PaymentReleased(**ABOUT), FINISHED], []),
+        (
+            [
+                events.UpstreamAnswered(status=404, **ABOUT),
+                events.PaymentReleased(**ABOUT),
+                events.ExchangeFinished(status=404, **ABOUT),
+            ],
+            [],
+        ),
+    ],
+    ids=["released", "credited", "free", "free and finished", "no answer", "a client's mistake"],
+)
+def test_an_upstreams_own_failure_is_one_line_and_says_what_became_of_the_money(
+    tmp_path, happened, lines
+):
+    assert told(tmp_path, *happened) == lines

@@ -9,6 +9,7 @@ import pytest
 
 from mpp_gateway.config import Limits, Listen, Timeouts, load
 from mpp_gateway.errors import ConfigError
+from tests.support.certificates import self_signed
 
 
 @pytest.fixture
@@ -127,15 +128,33 @@ def test_a_host_name_counts_as_another_machine(wrong):
     [
         "allow_insecure: true",
         "trusted_proxies: [10.0.0.0/8]",
-        "tls: {cert: pyproject.toml, key: LICENSE}",
+        "tls: {cert: FOLDER/upstream.pem, key: FOLDER/upstream.key}",
     ],
 )
-def test_clear_text_is_allowed_where_somebody_answers_for_it(root, cure):
+def test_clear_text_is_allowed_where_somebody_answers_for_it(root, cure, tmp_path):
+    self_signed(tmp_path)
+    cure = cure.replace("FOLDER", str(tmp_path))
     assert not root(f"listen: 0.0.0.0:80\n{cure}").listen.host.startswith("127")
 
 
-def test_certificate_files_must_exist(wrong):
-    assert "tls.key: found '/nowhere'" in wrong("tls: {cert: LICENSE, key: /nowhere}")
+def test_certificate_files_must_exist(wrong, tmp_path):
+    _, certificate = self_signed(tmp_path)
+
+    said = wrong(f"tls: {{cert: {certificate}, key: /nowhere}}")
+
+    assert said == "tls.key: found '/nowhere', expected a file that exists"
+
+
+def test_a_key_of_another_certificate_is_a_mistake_of_the_file(wrong, tmp_path):
+    for name in ("own", "other"):
+        (tmp_path / name).mkdir()
+        self_signed(tmp_path / name)
+    cert, key = tmp_path / "own" / "upstream.pem", tmp_path / "other" / "upstream.key"
+
+    said = wrong(f"tls: {{cert: {cert}, key: {key}}}")
+
+    assert said.startswith("tls.key: found ")
+    assert "expected the private key of the certificate in `tls.cert`" in said
 
 
 def test_proxies_are_networks(root):

@@ -1,6 +1,13 @@
 import pytest
 
-from mpp_gateway.protocol.money import Amount, Asset, div_ceil, format_minor, parse_minor
+from mpp_gateway.protocol.money import (
+    Amount,
+    Asset,
+    div_ceil,
+    format_minor,
+    format_short,
+    parse_minor,
+)
 
 USDC = Asset("usdc", 6)
 
@@ -90,3 +97,18 @@ def test_division_rounds_up_for_the_seller():
 def test_division_outside_its_domain_is_refused(numerator, denominator):
     with pytest.raises(ValueError, match="div_ceil"):
         div_ceil(numerator, denominator)
+
+
+@pytest.mark.parametrize(
+    ("minor", "decimals", "shown"),
+    [
+        (10_000, 6, "0.01"),
+        (1_500_000, 6, "1.50"),
+        (1, 6, "0.000001"),
+        (0, 6, "0.00"),
+        (5, 1, "0.5"),
+        (7, 0, "7"),
+    ],
+)
+def test_people_see_no_needless_zeros_and_all_the_cents(minor, decimals, shown):
+    assert format_short(minor, decimals) == shown
