@@ -3,7 +3,7 @@
 from mitmproxy import http
 
 from mpp_gateway.engine.gate import Gate, fail_closed
-from mpp_gateway.gateway import admission
+from mpp_gateway.gateway import aiming
 
 
 class AuthInjection:
@@ -23,5 +23,5 @@ class AuthInjection:
     async def _aim(self, gate: Gate) -> None:
         if gate.admitted:
             executor = gate.serving.executor
-            aiming = admission.forward(gate.exchange, executor.clock())
-            gate.forward = await executor.run(aiming, gate.began_ms)
+            machine = aiming.forward(gate.exchange, executor.clock())
+            gate.forward = await executor.run(machine, gate.began_ms)

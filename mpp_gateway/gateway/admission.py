@@ -25,9 +25,7 @@ from mpp_gateway.gateway.snapshot import Snapshot
 from mpp_gateway.gateway.steps import (
     AskRail,
     ClaimProof,
-    Deadlines,
     Effect,
-    Forward,
     Hold,
     LookUp,
     NeedBody,
@@ -60,15 +58,12 @@ from mpp_gateway.rails.base import (
 )
 from mpp_gateway.rails.payment_scheme import PaymentScheme, credential_tokens, scope_of
 from mpp_gateway.routing.table import Preflight
-from mpp_gateway.upstream.hygiene import request_headers, revalidating_fields
-from mpp_gateway.upstream.rewriting import HookContext, RewrittenRequest, rewrite_request
 
 REQUEST_ID_BYTES = 12
 UNKNOWN_RETRY_S = 5
 ALREADY_PAID = 1 << 256
 IN_PROGRESS_RETRY_S = 1
 SECOND_MS = 1000
-NOT_MODIFIED = 304
 
 
 @dataclass(slots=True)
@@ -459,62 +454,3 @@ ADMISSION: tuple[AdmissionStep, ...] = (
     _settle_before,
 )
 """The order of admission. A new step is a line here."""
-
-
-# --- aim -----------------------------------------------------------------------------------------
-
-
-def forward(exchange: Exchange, now_s: int) -> Machine[Forward]:
-    """Aim an admitted request; the one verdict that lets it out of the gateway."""
-    aimed = aim(exchange)
-    exchange.was_paid_ahead = exchange.state is State.SETTLED
-    yield from emit(settlement.event(events.RequestForwarded, exchange, now_s))
-    return aimed
-
-
-def _answer_s(exchange: Exchange) -> float | None:
-    """Return how long the payment was found to live, at the least; the sweeper counts on it too."""
-    if exchange.turn is None:
-        return None
-    return exchange.route.timeouts.connect_s + exchange.route.timeouts.first_byte_s
-
-
-def aim(exchange: Exchange) -> Forward:
-    """Return the request for the upstream. Where it goes comes from the configuration alone."""
-    service, route = exchange.service, exchange.route
-    secrets = service.secret_headers(route)
-    replaced = {name.lower() for name, _ in secrets}
-    steering = service.strip_headers | replaced
-    if not (route.free or route.is_delivered(NOT_MODIFIED)):
-        # A 304 is not charged: one payment could ask "is it new?" until its challenge ends.
-        steering |= revalidating_fields(exchange.head.method)
-    headers = request_headers(exchange.head.headers, steering)
-    rewritten = rewrite_request(
-        service.rewrite_request,
-        RewrittenRequest(exchange.head.method, exchange.match.upstream_target, headers),
-        HookContext(
-            request_id=exchange.request_id,
-            service=service.id,
-            route=route.key,
-            params=exchange.match.params,
-            options=route.options,
-        ),
-    )
-    base, timeouts = service.base_url, route.timeouts
-    return Forward(
-        scheme=base.scheme,
-        host=base.host,
-        port=base.port,
-        method=rewritten.method,
-        target=rewritten.target,
-        headers=(
-            ("Host", base.authority),
-            *((n, v) for n, v in rewritten.headers if n.lower() not in replaced),
-        ),
-        deadlines=Deadlines(
-            timeouts.connect_s, timeouts.first_byte_s, timeouts.idle_s, _answer_s(exchange)
-        ),
-        steering=frozenset(steering),
-        outlives_client=exchange.turn is not None,
-        secrets=secrets,
-    )

@@ -190,7 +190,7 @@ def test_a_second_gateway_by_another_way_to_the_store_takes_no_live_call(tmp_pat
             gateway.reaches(settled=1)
             with serving(gateway, tmp_path, another_way_to(gateway.store, way)):
                 assert gateway.states() == {"settled": 1}
-                refused(gateway.send(credential, "/api/first"), "invalid-challenge")
+                refused(gateway.send(credential, "/api/first"), "payment-in-progress", 409)
         assert client.response()[0] == 200
         client.close()
         gateway._port = first

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpp_gateway.errors import RailUnavailable
-from mpp_gateway.gateway import admission, settlement
+from mpp_gateway.gateway import admission, aiming, settlement
 from mpp_gateway.gateway.exchange import Exchange
 from mpp_gateway.gateway.steps import Emit, NeedBody
 from mpp_gateway.protocol.messages import Answer, RequestHead
@@ -96,6 +96,11 @@ async def head_of(stage: Stage, play: Play) -> RequestHead:
     return head_with(credential, play.method, play.target, *play.fields)
 
 
+async def noted(stage: Stage) -> None:
+    """Wait for what the executor writes down on its own: until then a copy is told to wait."""
+    await asyncio.gather(*stage.executor._late)
+
+
 async def by_executor(stage: Stage, play: Play, head: RequestHead) -> list[Any]:
     """Return the verdicts of the stages, with every effect they asked for."""
     executor, shown = stage.executor, []
@@ -117,11 +122,12 @@ async def by_executor(stage: Stage, play: Play, head: RequestHead) -> list[Any]:
             refusal = await executor.run(work, BEGAN_MS, play.body)
             shown.append(refusal)
             if refusal is None:
-                shown.append(admission.aim(found))
+                shown.append(aiming.aim(found))
                 work = settlement.deliver(found, play.status, (), stage.now_s)
                 shown.append(await executor.run(work, BEGAN_MS))
                 work = settlement.finish(found, play.status, True, False, stage.now_s)
                 shown.append(await executor.run(work, BEGAN_MS))
+                await noted(stage)
     return [shown, [repr(effect) for effect in effects]]
 
 
@@ -148,9 +154,10 @@ def by_resume(stage: Stage, play: Play, head: RequestHead, loop: Any) -> list[An
             refusal = run(admission.admit(found, stage.now_s, entropy))
             shown.append(refusal)
             if refusal is None:
-                shown.append(admission.aim(found))
+                shown.append(aiming.aim(found))
                 shown.append(run(settlement.deliver(found, play.status, (), stage.now_s)))
                 shown.append(run(settlement.finish(found, play.status, True, False, stage.now_s)))
+                loop.run_until_complete(noted(stage))
     return [shown, [repr(effect) for effect in effects]]
 
 

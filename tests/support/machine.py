@@ -13,11 +13,12 @@ from mpp_gateway.gateway.exchange import Exchange
 from mpp_gateway.gateway.executor import Executor
 from mpp_gateway.gateway.machine import Machine, Pending
 from mpp_gateway.gateway.reporting import Reporter
+from mpp_gateway.gateway.serving import MIGRATIONS
 from mpp_gateway.gateway.snapshot import Snapshot, compile_offers
 from mpp_gateway.gateway.steps import Effect, Reply
-from mpp_gateway.ledger.answers import ANSWERS_SCHEMA, Answers
+from mpp_gateway.ledger.answers import Answers
 from mpp_gateway.ledger.database import Database
-from mpp_gateway.ledger.exchanges import EXCHANGES_SCHEMA, Exchanges
+from mpp_gateway.ledger.exchanges import Exchanges
 from mpp_gateway.limits.buckets import TokenBuckets
 from mpp_gateway.protocol.challenge import Challenge, ChallengeKeys
 from mpp_gateway.protocol.credential import Credential
@@ -113,7 +114,7 @@ class Stage:
             scheme=scheme,
             offers=compile_offers(self.config, rails),
         )
-        self.database = Database(folder / "stage.db", (EXCHANGES_SCHEMA, ANSWERS_SCHEMA))
+        self.database = Database(folder / "stage.db", MIGRATIONS)
         self.database.open()
         self.exchanges = Exchanges(self.database, OWNER)
         self.now_s = NOW_S
@@ -133,6 +134,15 @@ class Stage:
     async def close(self) -> None:
         await self.executor.close()
         await self.database.close()
+
+    async def is_spent(self, head: RequestHead) -> bool:
+        """Whether the credential buys nothing more, once its delivery is written down."""
+        for number in range(100):
+            _, answer = await self.admit(head, number.to_bytes(32))
+            if answer is None or answer.status != 409:
+                return answer is not None and answer.status == 402
+            await asyncio.sleep(0.01)
+        return False
 
     async def match(self, head: RequestHead, entropy: bytes = ENTROPY) -> Exchange:
         matching = admission.match(head, self.snapshot, self.now_s, entropy)

@@ -10,6 +10,8 @@ from mpp_gateway.protocol.problems import Problem
 
 STATUSES = {
     "ambiguous-credentials": 400,
+    "answer-not-kept": 409,
+    "idempotency-key-reused": 409,
     "bad-target": 400,
     "content-too-large": 413,
     "forbidden": 403,

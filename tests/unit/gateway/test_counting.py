@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from mpp_gateway import events
-from mpp_gateway.gateway import admission, settlement
+from mpp_gateway.gateway import admission, aiming, settlement
 from mpp_gateway.gateway.steps import (
     Emit,
     GiveBackTokens,
@@ -109,7 +109,7 @@ def paid_call(tmp_path, path, status=200, *, answered=True, delivered=True):
         head = RequestHead(head.method, head.target, head.headers, client=CLIENT)
         exchange, answer = await stage.admit(head)
         assert answer is None
-        await stage.executor.run(admission.forward(exchange, NOW_S), BEGAN_MS)
+        await stage.executor.run(aiming.forward(exchange, NOW_S), BEGAN_MS)
         if answered:
             await stage.deliver(exchange, status)
         for _ in range(2):

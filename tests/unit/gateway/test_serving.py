@@ -135,7 +135,6 @@ async def beside(
 ) -> AsyncIterator[Serving]:
     """Serve from a store that another process serves from, with a clock to be turned."""
     settings = load_text(config_text(ROUTES, METHOD, store=path, more=more), "test.yaml", {})
-    monkeypatch.setattr(serving, "MIGRATIONS", serving.MIGRATIONS[:1])
     monkeypatch.setattr(serving, "MAINTENANCE_S", 0)
     lock = path.with_name(path.name + ".lock")
     lock.write_text(OWNER)
@@ -227,7 +226,6 @@ def test_a_deleted_lock_file_hands_nobody_the_calls_of_a_live_gateway(tmp_path, 
         stage = Stage(tmp_path)
         exchange, _ = await stage.admit(head_with(await stage.buy()))
         path = tmp_path / "stage.db"
-        monkeypatch.setattr(serving, "MIGRATIONS", serving.MIGRATIONS[:1])
         settings = load_text(config_text(ROUTES, METHOD, store=path), "test.yaml", {})
         found = await open_serving(settings, print, clock=lambda: NOW_S, build_rail=Rail())
         assert await found.exchanges.state(exchange.turn.exchange_id) is State.VERIFIED

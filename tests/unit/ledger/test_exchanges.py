@@ -206,7 +206,7 @@ def test_a_move_from_a_state_that_it_is_not_in_is_nobodys(books, state):
         (State.VERIFIED, Claim.IN_PROGRESS),
         (State.SETTLING, Claim.IN_PROGRESS),
         (State.UNKNOWN, Claim.UNKNOWN),
-        (State.SETTLED, Claim.SPENT),
+        (State.SETTLED, Claim.IN_PROGRESS),
         (State.REFUNDED, Claim.SPENT),
         (State.RELEASED, Claim.FRESH),
         (State.CREDITED, Claim.CREDITED),
@@ -218,7 +218,15 @@ def test_what_a_proof_is_worth_when_it_is_shown_again(books, state, claim):
     assert (again.claim, again.exchange_id) == (claim, turn.exchange_id)
     if claim is Claim.CREDITED:
         assert (again.receipt, again.reference) == (RECEIPT, "0xtx")
-        assert books.claim("p", 3).claim is Claim.SPENT
+        assert books.claim("p", 3).claim is Claim.IN_PROGRESS
+
+
+def test_a_proof_whose_answer_was_handed_over_is_spent_and_shows_its_receipt(books):
+    turn = books.at(State.SETTLED)
+    books.ask(books.exchanges.mark_delivered(turn))
+    again = books.claim("p", 2)
+    assert (again.claim, again.exchange_id, again.receipt) == (Claim.DELIVERED, "x1", RECEIPT)
+    assert books.claim("p", 3, scope="other").claim is Claim.SPENT
 
 
 @pytest.mark.parametrize("state", State)
@@ -232,8 +240,13 @@ def test_a_proof_is_worth_nothing_for_another_request(books, state):
 def test_an_expired_challenge_opens_nothing_anew(books, state):
     books.at(state)
     again = books.claim("p", 2, only_earlier=True).claim
-    if state in (State.RELEASED, State.SETTLED, State.REFUNDED):
-        assert again is (Claim.EXPIRED if state is State.RELEASED else Claim.SPENT)
+    kept = {
+        State.RELEASED: Claim.EXPIRED,
+        State.SETTLED: Claim.IN_PROGRESS,
+        State.REFUNDED: Claim.SPENT,
+    }
+    if state in kept:
+        assert again is kept[state]
         assert books.state() is state
     assert books.claim("never seen", 3, only_earlier=True).claim is Claim.EXPIRED
     assert books.state("x3") is None
@@ -478,7 +491,7 @@ def test_only_a_release_whose_proof_is_dead_is_forgotten(books, state):
     assert books.purge(10**9) == int(state is State.RELEASED)
     assert left(books) == ((0, 0) if state is State.RELEASED else before)
     if state in (State.SETTLED, State.REFUNDED):
-        assert books.claim("p", 2).claim is Claim.SPENT
+        assert books.claim("p", 2).claim in (Claim.SPENT, Claim.IN_PROGRESS)
 
 
 def test_a_purge_lets_payments_in_between_its_batches(books):
