@@ -71,6 +71,12 @@ class GatewayStream(EndingStream):
         """Whether a hook or a connection attempt runs; events queue up meanwhile."""
         return self._paused is not None
 
+    @property
+    def is_held_up(self) -> bool:
+        """Whether the sender of its body waits until the upstream takes what it was sent."""
+        is_uploading = self.client_state == self.state_stream_request_body
+        return is_uploading and backpressure.is_full(self.context.server)
+
     def backlog_bytes(self, kind: type[RequestData | ResponseData]) -> int:
         """Return how much of one body is queued up."""
         return sum(len(e.data) for e in self._paused_event_queue if isinstance(e, kind))
