@@ -105,6 +105,7 @@ class GatewayLayer(stock.HttpLayer):
         unsent = server.unsent() if isinstance(server, GatewayHttp2Server) else {}
         is_full = sum(unsent.values()) > limit * FULL_STREAMS
         for stream in self.streams.values():
+            stream.watch_upload()
             stream.unsent_bytes = unsent.get(stream.stream_id, 0)
             backlog = stream.backlog_bytes(ResponseData) + stream.unsent_bytes
             self._press(stream.context.server, is_full or backlog > limit)

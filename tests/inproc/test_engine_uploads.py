@@ -1,10 +1,11 @@
-"""An upload waits for its upstream, and nobody else does."""
+"""An upload waits for its upstream, its client has so much time for it, and nobody else waits."""
 
 import asyncio
 import contextlib
 import gc
 import hashlib
 import socket
+import time
 import tracemalloc
 
 import hyperframe.frame
@@ -40,6 +41,7 @@ class Stuck:
         self.go = None
         self.writer = None
         self.digest = hashlib.sha256()
+        self.is_gone = False
 
     async def __call__(self, seen, reader, writer):
         if seen.method == "GET":
@@ -54,6 +56,7 @@ class Stuck:
         while left:
             piece = await reader.read(min(left, 65536))
             if not piece:
+                self.is_gone = True
                 return False
             self.digest.update(piece)
             left -= len(piece)
@@ -100,6 +103,23 @@ class Upload:
         self.client.h2.send_data(self.stream, data[:window])
         self.client.flush()
         return window
+
+    def drip(self) -> bool:
+        """Send one byte; False once there is an answer."""
+        if self.version == "h2":
+            stream = self.client.streams[self.stream]
+            self.client.socket.settimeout(0.02)
+            with contextlib.suppress(TimeoutError):
+                self.client.receive()
+            if not stream.ended and stream.reset is None:
+                self.client.upload(self.stream, b"x", end=False)
+            return not stream.status
+        self.client.socket.settimeout(0.02)
+        with contextlib.suppress(TimeoutError):
+            self.client.buffer += self.client.socket.recv(65536)
+        if not self.client.buffer:
+            self.client.send(b"x")
+        return not self.client.buffer
 
     def answer(self) -> tuple[int, bytes]:
         self.client.socket.settimeout(10)
@@ -179,7 +199,7 @@ def test_a_call_is_answered_while_an_upload_beside_it_is_stuck(target):
         upload.push()
         assert eventually(lambda: is_full(play))
         client = upload.client
-        client.socket.settimeout(5)
+        client.socket.settimeout(10)
         beside = client.request("GET", target, [paying()])
         assert client.response(beside).status == 200
         assert is_full(play)
@@ -263,6 +283,17 @@ def test_an_upload_that_nobody_takes_ends_with_its_deadline(version, target):
         assert nothing_went_wrong(play)
 
 
+def test_bytes_that_drip_in_win_no_time_for_a_stuck_upstream():
+    with scene(Stuck(), read_body=False, timeouts="first_byte_s: 2") as play:
+        limit(play, backlog_bytes=1024 * 1024)
+        with Upload(play, "h2") as upload:
+            while eventually(lambda: not is_full(play), QUIET_S):
+                upload.sent += upload._send(PIECE)
+            assert eventually(lambda: not upload.drip())
+            assert upload.answer()[0] == 504
+        assert eventually(lambda: is_free_of_uploads(play))
+
+
 @pytest.mark.parametrize("target", ["/api/free", "/api/paid"])
 @pytest.mark.parametrize("version", VERSIONS)
 def test_nothing_is_left_of_a_client_that_leaves_in_a_stuck_upload(version, target):
@@ -298,3 +329,79 @@ def test_nothing_is_left_of_an_upstream_that_dies_in_a_stuck_upload(version, tar
         assert eventually(lambda: play.clients == 0)
         assert play.state("toy-1") == (None if target == "/api/free" else "released")
         assert nothing_went_wrong(play)
+
+
+# --- how long a client may take ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_an_upload_that_drips_is_given_up(version):
+    stuck = Stuck()
+    with scene(stuck, read_body=False) as play:
+        limit(play, body_s=0.5)
+        with Upload(play, version) as upload:
+            assert eventually(lambda: stuck.go is not None)
+            stuck.tell(play, stuck.go.set)
+            assert eventually(lambda: not upload.drip())
+            status, body = upload.answer()
+            assert status == 408
+            assert b"urn:mpp-gateway:problem:request-timeout" in body
+            assert eventually(lambda: stuck.is_gone)
+            assert eventually(lambda: is_free_of_uploads(play))
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_an_upload_without_a_byte_is_given_up(version):
+    with scene(Stuck(), read_body=False) as play:
+        limit(play, body_s=0.3)
+        with Upload(play, version) as upload:
+            assert upload.answer()[0] == 408
+            assert eventually(lambda: is_free_of_uploads(play))
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_an_upload_that_keeps_its_pace_may_take_long(version):
+    stuck = Stuck()
+    with scene(stuck, read_body=False) as play:
+        limit(play, body_s=1.0, upload_bytes_per_s=1)
+        with Upload(play, version, size=20) as upload:
+            assert eventually(lambda: stuck.go is not None)
+            stuck.tell(play, stuck.go.set)
+            began = time.monotonic()
+            while upload.sent < upload.size:
+                assert upload.drip()
+                upload.sent += 1
+                # Longer, in all, than the grace.
+                assert not eventually(lambda: False, wait_s=0.05)
+            assert time.monotonic() - began > 1.0
+            assert upload.answer()[0] == 200
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_client_that_we_make_wait_loses_no_time_by_it(version):
+    stuck = Stuck()
+    with scene(stuck, read_body=False) as play:
+        limit(play, body_s=2.0, upload_bytes_per_s=10**9)
+        with Upload(play, version, size=16 * 1024 * 1024) as upload:
+            upload.push()
+            assert eventually(lambda: is_full(play))
+            assert not eventually(lambda: False, wait_s=2.5)
+            stuck.tell(play, stuck.go.set)
+            upload.push(patience_s=30)
+            assert upload.answer()[0] == 200
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_slow_upload_that_is_paid_for_has_the_time_of_its_payment(version):
+    stuck = Stuck()
+    with scene(stuck, read_body=False) as play:
+        limit(play, body_s=0.2)
+        with Upload(play, version, "/api/paid", size=20) as upload:
+            assert eventually(lambda: stuck.go is not None)
+            stuck.tell(play, stuck.go.set)
+            while upload.sent < upload.size:
+                assert upload.drip()
+                upload.sent += 1
+                assert not eventually(lambda: False, wait_s=0.03)
+            assert upload.answer()[0] == 200
+            assert play.ends_as("toy-1", "settled")
