@@ -246,16 +246,21 @@ class Host:
             await see_off(handler)
 
     def server_connected(self, data: server_hooks.ServerConnectionHookData) -> None:
-        """Put a gate before the upstream's bytes."""
+        """Put a gate before the upstream's bytes, and let nobody wait until it takes ours."""
         handler = self._handler(data.client)
         if handler is not None and (io := handler.transports.get(data.server)):
+
+            async def tell() -> None:
+                await handler.server_event(backpressure.UpstreamTakes())
+
+            io.writer = backpressure.install_writer(data.server, io.writer, tell)
             _writers[data.server] = io.writer
             io.reader = backpressure.install(data.server, io.reader)
 
     def server_disconnected(self, data: server_hooks.ServerConnectionHookData) -> None:
         """Let go at once of an upstream that was given up with bytes of ours still to take.
 
-        Closing would wait for it without end, and so would whoever drains the client's sockets.
+        Closing would wait for it without end.
         """
         writer = _writers.pop(data.server, None)
         if writer is not None and writer.transport.get_write_buffer_size():

@@ -1,13 +1,24 @@
 """Stops reading from a peer whose bytes nobody may pass on, or nobody takes, for now."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 from mitmproxy.connection import Connection
+from mitmproxy.proxy import events
 
 SETTLING = "settling"
 BACKLOG = "backlog"
+UNTAKEN_BYTES = 64 * 1024
+"""So much may wait for an upstream to take it; then the sender of an upload has to wait too."""
+
+
+@dataclass
+class UpstreamTakes(events.Event):
+    """An upstream has taken most of what waited for it."""
 
 
 class Reader(Protocol):
@@ -58,13 +69,91 @@ class GatedReader:
             self._open.set()
 
 
+class PatientWriter:
+    """Writes to one upstream; what it does not take holds up nobody.
+
+    mitmproxy drains all sockets of a client under one lock, after every event. One upstream that
+    takes nothing would keep it from reading the answers of the others, and those may be paid for.
+    """
+
+    def __init__(self, writer: asyncio.StreamWriter, tell: Callable[[], Awaitable[None]]) -> None:
+        self._writer = writer
+        self._tell = tell
+        self._held = bytearray()
+        """What came after it was full: in one piece, for a client may send it byte by byte."""
+        self._waiting: asyncio.Task[None] | None = None
+        writer.transport.set_write_buffer_limits(high=UNTAKEN_BYTES)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._writer, name)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the upstream has to take something before more is sent to it."""
+        return self._waiting is not None and not self._writer.is_closing()
+
+    def write(self, data: bytes) -> None:
+        """Send, or keep what the upstream does not take yet."""
+        if self._waiting is not None:
+            self._held += data
+            return
+        self._writer.write(data)
+        if self._writer.transport.get_write_buffer_size() > UNTAKEN_BYTES:
+            name = "upstream takes nothing"
+            self._waiting = asyncio.create_task(self._wait_until_taken(), name=name)
+
+    async def drain(self) -> None:
+        """Return at once: whoever has to wait is told so by `is_full`."""
+
+    def write_eof(self) -> None:
+        """Send the end after all that is held."""
+        self._let_go()
+        self._writer.write_eof()
+
+    def close(self) -> None:
+        """Close, after all that is held."""
+        self._let_go()
+        self._writer.close()
+
+    def _let_go(self) -> None:
+        if self._held and not self._writer.is_closing():
+            self._writer.write(bytes(self._held))
+        self._held.clear()
+
+    async def _wait_until_taken(self) -> None:
+        # That it is lost is told by its reader, as for any other connection.
+        with suppress(OSError):
+            await self._writer.drain()
+            while self._held:
+                self._let_go()
+                await self._writer.drain()
+        self._held.clear()
+        self._waiting = None
+        await self._tell()
+
+
 _readers: WeakKeyDictionary[Connection, GatedReader] = WeakKeyDictionary()
+_writers: WeakKeyDictionary[Connection, PatientWriter] = WeakKeyDictionary()
 
 
 def install(connection: Connection, reader: Reader, writer: Any = None) -> GatedReader:
     """Put a gate before the reader of `connection`."""
     gated = _readers[connection] = GatedReader(reader, writer)
     return gated
+
+
+def install_writer(
+    connection: Connection, writer: asyncio.StreamWriter, tell: Callable[[], Awaitable[None]]
+) -> PatientWriter:
+    """Let nobody wait for the upstream at `connection`; `tell` is called when it takes again."""
+    patient = _writers[connection] = PatientWriter(writer, tell)
+    return patient
+
+
+def is_full(connection: Connection) -> bool:
+    """Whether an upstream holds its sender up, by taking nothing of what waits for it."""
+    writer = _writers.get(connection)
+    return writer is not None and writer.is_full
 
 
 def unsent_bytes(connection: Connection) -> int:

@@ -62,6 +62,8 @@ class GatewayLayer(stock.HttpLayer):
             yield from self._client_gone()
         elif isinstance(event, UpstreamsGone):
             yield from self._upstreams_gone()
+        elif isinstance(event, backpressure.UpstreamTakes):
+            pass  # whoever waits for it is let go below
         elif isinstance(event, events.ConnectionEvent) and event.connection not in self.connections:
             return  # the last words of an upstream connection that was given up
         else:
@@ -98,10 +100,12 @@ class GatewayLayer(stock.HttpLayer):
             yield from server.acknowledge()
         elif isinstance(server, GatewayHttp1Server):
             backlog = sum(s.backlog_bytes(RequestData) for s in self.streams.values())
-            self._press(self.context.client, max(backlog, len(server.buf)) > limit)
+            is_held_up = any(s.is_held_up for s in self.streams.values())
+            self._press(self.context.client, is_held_up or max(backlog, len(server.buf)) > limit)
         unsent = server.unsent() if isinstance(server, GatewayHttp2Server) else {}
         is_full = sum(unsent.values()) > limit * FULL_STREAMS
         for stream in self.streams.values():
+            stream.watch_upload()
             stream.unsent_bytes = unsent.get(stream.stream_id, 0)
             backlog = stream.backlog_bytes(ResponseData) + stream.unsent_bytes
             is_pressed = (is_full or backlog > limit) and not stream.is_orphan
@@ -122,7 +126,7 @@ class GatewayLayer(stock.HttpLayer):
 
     def _takes_no_data(self, stream_id: int) -> bool:
         stream = self.streams.get(stream_id)
-        return stream is not None and stream.is_waiting
+        return stream is not None and (stream.is_waiting or stream.is_held_up)
 
     # The end of the connection
 

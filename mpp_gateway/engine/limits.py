@@ -20,7 +20,9 @@ class Limits:
     keep_alive_body_bytes: int = 64 * 1024
     """A refused request with a body up to this size keeps its connection."""
     body_s: float = 60.0
-    """How long such a body may take."""
+    """How long such a body may take, and one that is not buffered before each byte adds to it."""
+    upload_bytes_per_s: int = 1024
+    """A body that goes on to the upstream has one second more for each so many bytes."""
     discard_bytes: int = 8 * 1024 * 1024
     discard_s: float = 5.0
     unread_s: float = 60.0

@@ -39,6 +39,7 @@ from mpp_gateway.engine.ending import EndingStream
 from mpp_gateway.engine.fields import fields_of, text_of
 from mpp_gateway.engine.gate import install
 from mpp_gateway.engine.record import BodyRecord
+from mpp_gateway.engine.upload import UploadClock
 from mpp_gateway.gateway.answers import problem_answer
 from mpp_gateway.gateway.steps import Deliver, Forward
 from mpp_gateway.protocol.messages import Answer
@@ -64,6 +65,7 @@ class GatewayStream(EndingStream):
         """How much of the answer waits in HTTP/2 for the client to open its window."""
         self._unsent_before = 0
         self._unsent_since_s = 0.0
+        self._upload = UploadClock()
         self._asked = BodyRecord(engine.limits.inspected_body_bytes)
         self._answered = BodyRecord(engine.limits.inspected_body_bytes)
 
@@ -71,6 +73,24 @@ class GatewayStream(EndingStream):
     def is_waiting(self) -> bool:
         """Whether a hook or a connection attempt runs; events queue up meanwhile."""
         return self._paused is not None
+
+    @property
+    def is_held_up(self) -> bool:
+        """Whether the sender of its body waits until the upstream takes what it was sent."""
+        is_uploading = self.client_state == self.state_stream_request_body
+        return is_uploading and backpressure.is_full(self.context.server)
+
+    def watch_upload(self) -> None:
+        """Note whether the sender of the body has to wait: that time is not the client's."""
+        if self.is_held_up == self._upload.is_held:
+            return
+        now_s = self.engine.clock()
+        if self.is_held_up:
+            self._upload.hold(now_s)
+        else:
+            self._upload.go_on(now_s)
+        if not self.is_waiting:
+            self._await_answer_still()
 
     def backlog_bytes(self, kind: type[RequestData | ResponseData]) -> int:
         """Return how much of one body is queued up."""
@@ -223,6 +243,8 @@ class GatewayStream(EndingStream):
         request = framing.upstream_request(
             forward, self.flow.request, self.gate.body, ends=self._request_ended
         )
+        if not self._request_ended and forward.deadlines.answer_s is None:
+            self._upload.start(self.engine.clock(), self.engine.limits)
         self._await_answer(forward)
         yield from self._to_upstream(RequestHeaders(self.stream_id, request, self._request_ended))
 
@@ -235,6 +257,7 @@ class GatewayStream(EndingStream):
     def state_stream_request_body(self, event: events.Event) -> Commands:
         if isinstance(event, RequestData):
             self._body_sent = True
+            self._upload.received(len(event.data))
             self._asked.add(event.data)
             yield from self._to_upstream(event)
         elif isinstance(event, RequestTrailers):
@@ -246,6 +269,7 @@ class GatewayStream(EndingStream):
                 yield from self._to_upstream(RequestTrailers(self.stream_id, trailers))
         elif isinstance(event, RequestEndOfMessage):
             self._request_ended = True
+            self._upload.stop()
             self.client_state = self.state_done
             self.flow.request.data.content = self._asked.take()
             self.flow.request.timestamp_end = time.time()
@@ -254,9 +278,9 @@ class GatewayStream(EndingStream):
             if self._is_killed():
                 yield from self._kill()
                 return
-        forward = self.verdict()
-        if forward and self.server_state == self.state_wait_for_response_headers:
-            self._await_answer(forward)
+        if not self._upload.is_held:
+            # A client that drips bytes behind its back must not win time for a stuck upstream.
+            self._await_answer_still()
 
     # Response
 
@@ -412,7 +436,10 @@ class GatewayStream(EndingStream):
             yield from self._refuse(errors.HeadTimeout("The request body took too long."))
             return
         yield from self._close_upstream()
-        if self.server_state == self.state_stream_response_body:
+        is_unanswered = self.server_state == self.state_wait_for_response_headers
+        if is_unanswered and self._upload.is_over(event.now_s):
+            yield from self._refuse(errors.HeadTimeout("The request body took too long."))
+        elif self.server_state == self.state_stream_response_body:
             yield from self._cut()
         else:
             yield from self._upstream_failed(
@@ -441,10 +468,18 @@ class GatewayStream(EndingStream):
         self.deadline_s = None
 
     def _await_answer(self, forward: Forward) -> None:
-        self._await_upstream(forward.deadlines.first_byte_s)
-        if forward.deadlines.answer_s is not None and self.deadline_s is not None:
+        deadlines = [self.engine.clock() + forward.deadlines.first_byte_s]
+        if forward.deadlines.answer_s is not None:
             # A slow upload must not outlive the payment: the upstream would work for nothing.
-            self.deadline_s = min(self.deadline_s, self._started_s + forward.deadlines.answer_s)
+            deadlines.append(self._started_s + forward.deadlines.answer_s)
+        if self._upload.deadline_s is not None:
+            deadlines.append(self._upload.deadline_s)
+        self.deadline_s = min(deadlines)
+
+    def _await_answer_still(self) -> None:
+        forward = self.verdict()
+        if forward and self.server_state == self.state_wait_for_response_headers:
+            self._await_answer(forward)
 
     def _await_upstream(self, seconds: float) -> None:
         self.deadline_s = self.engine.clock() + seconds

@@ -47,7 +47,8 @@ def test_the_handler_of_a_client_is_found_and_is_what_we_take_it_for():
         for peer, transport in handler.transports.items():
             assert isinstance(transport.reader, backpressure.GatedReader)
             assert backpressure.reader_of(peer) is transport.reader
-            assert isinstance(transport.writer, asyncio.StreamWriter)
+            kind = asyncio.StreamWriter if peer is handler.client else backpressure.PatientWriter
+            assert isinstance(transport.writer, kind)
 
 
 def test_a_close_that_meets_bytes_on_their_way_in_is_a_close_all_the_same():
@@ -79,6 +80,15 @@ def test_the_reader_is_taken_from_the_transport_once_and_after_the_hook():
     assert opening.index("ServerConnectedHook") < opening.index("self.handle_connection(")
     assert opening.index("ServerConnectHook(") < opening.index("asyncio.open_connection(")
     assert "if err := command.connection.error" in opening
+
+
+def test_one_lock_is_held_while_any_socket_of_a_client_drains():
+    """Hence a writer of ours, which is looked up anew for each use."""
+    draining = inspect.getsource(server.ConnectionHandler.drain_writers)
+    assert "async with self._drain_lock" in draining
+    assert "await transport.writer.drain()" in draining
+    sending = inspect.getsource(server.ConnectionHandler.server_event)
+    assert "writer = self.transports[command.connection].writer" in sending
 
 
 def test_a_layer_that_waits_shows_it(around):
