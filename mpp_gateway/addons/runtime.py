@@ -21,7 +21,7 @@ from mpp_gateway.gateway.executor import wall_clock
 from mpp_gateway.gateway.reporting import Reporter, Sink, uptime_ms
 from mpp_gateway.gateway.serving import OpenBooks, Serving, open_serving
 from mpp_gateway.gateway.slots import NO_MODULES, Slots
-from mpp_gateway.ledger.database import StoreTooNew, StoreUnavailable
+from mpp_gateway.ledger.sql import StoreTooNew, StoreUnavailable
 from mpp_gateway.protocol.messages import RequestHead
 from mpp_gateway.rails import registry
 from mpp_gateway.rails.base import RailMisconfigured

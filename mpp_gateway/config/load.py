@@ -17,7 +17,10 @@ from mpp_gateway.config.model import (
     Idempotency,
     Limits,
     Listen,
+    PostgresStore,
     Service,
+    SqliteStore,
+    Store,
     Timeouts,
     Tls,
 )
@@ -29,6 +32,7 @@ from mpp_gateway.errors import ConfigError, Mistake
 
 PORT_MAX = 65_535
 SQLITE = "sqlite:///"
+POSTGRES = ("postgresql://", "postgres://")
 _REALM = re.compile(
     r"[!#-\[\]-{}~]+\Z"
 )  # quoted-string without escapes; "|" divides the signed slots
@@ -79,7 +83,7 @@ def load_text(text: str, filename: str, environ: Mapping[str, str]) -> GatewayCo
         tls=_tls(context),
         trusted_proxies=root.trusted_proxies,
         allow_insecure=root.allow_insecure,
-        store_path=_store(context),
+        store=_store(context),
         currency=root.currency,
         timeouts=timeouts,
         limits=Limits(**root.limits.model_dump()),
@@ -214,12 +218,17 @@ def _tls(context: Context) -> Tls | None:
     return tls
 
 
-def _store(context: Context) -> FilePath:
+def _store(context: Context) -> Store:
     text = context.root.store
+    if text.startswith(POSTGRES):
+        parts = urlsplit(text)
+        if not (parts.hostname and parts.path.strip("/")):
+            context.fail(("store",), "postgresql://user:password@host/database")
+        return PostgresStore(SecretStr(text))
     name = text.removeprefix(SQLITE)
     if not text.startswith(SQLITE):
-        context.fail(("store",), "sqlite:///path; no other store is supported yet")
+        context.fail(("store",), "sqlite:///path, or postgresql://user:password@host/database")
     elif name in {"", ":memory:"} or "?" in name:
         # In memory a restart forgets which proofs were used: each could be spent again.
         context.fail(("store",), "sqlite:///path with the path of a file")
-    return FilePath(name)
+    return SqliteStore(FilePath(name))

@@ -79,6 +79,23 @@ class BaseUrl:
 
 
 @dataclass(frozen=True, slots=True)
+class SqliteStore:
+    """The ledger in one file, for one machine."""
+
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class PostgresStore:
+    """The ledger at a PostgreSQL server, for many machines. The URL may have a password in it."""
+
+    url: SecretStr
+
+
+type Store = SqliteStore | PostgresStore
+
+
+@dataclass(frozen=True, slots=True)
 class Listen:
     """The address and port the gateway accepts connections on; port 0 lets the system choose."""
 
@@ -177,7 +194,7 @@ class GatewayConfig:
     tls: Tls | None = None
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
     allow_insecure: bool = False
-    store_path: Path = Path("gateway.db")
+    store: Store = SqliteStore(Path("gateway.db"))
     currency: str = "usd"
     timeouts: Timeouts = Timeouts()
     limits: Limits = Limits()

@@ -14,7 +14,7 @@ from mpp_gateway.config.model import HIDDEN
 FOUND_LENGTH_MAX = 60
 
 SECRET_KEYS = frozenset(
-    {"api_key", "auth", "authorization", "headers", "private_key", "rpc_url", "secret_key"}
+    {"api_key", "auth", "authorization", "headers", "private_key", "rpc_url", "secret_key", "store"}
 )
 """Keys at or below which no value is ever shown; a test compares them with the models."""
 

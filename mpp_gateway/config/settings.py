@@ -330,7 +330,9 @@ class RootSettings(Strict):
     )
     store: Text = Field(
         default="sqlite:///gateway.db",
-        description="The ledger's database; `sqlite:///path`, relative to the working directory.",
+        description="The ledger's database: `sqlite:///path`, relative to the working directory, or"
+        " `postgresql://user:password@host/database` for several machines (the extra `postgres`)."
+        " Secret where it has a password.",
     )
     currency: Unit = Field(default="usd", description="Unit of every bare price.")
     timeouts: TimeoutSettings = Field(

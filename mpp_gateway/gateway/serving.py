@@ -14,9 +14,10 @@ from mpp_gateway.gateway.reporting import Reporter
 from mpp_gateway.gateway.slots import NO_MODULES, Slots
 from mpp_gateway.gateway.snapshot import Snapshot, compile_offers
 from mpp_gateway.ledger.answers import ANSWERS_SCHEMA, Answers
-from mpp_gateway.ledger.database import Database, StoreUnavailable
+from mpp_gateway.ledger.database import Database
 from mpp_gateway.ledger.exchanges import EXCHANGES_SCHEMA, Exchanges
-from mpp_gateway.ledger.lock import StoreLock, whole_store
+from mpp_gateway.ledger.sql import Lease, StoreUnavailable
+from mpp_gateway.ledger.stores import driver_of
 from mpp_gateway.limits.buckets import TokenBuckets
 from mpp_gateway.protocol.challenge import ChallengeKeys
 from mpp_gateway.protocol.problems import Problem
@@ -70,7 +71,7 @@ class Serving:
     exchanges: Exchanges
     rails: dict[str, Rail]
     database: Database
-    lock: StoreLock
+    lease: Lease
     problems: dict[str, str]
     """Why a rail is not ready, by the rail's name; empty when all are."""
     upkeep: asyncio.Task[None]
@@ -89,7 +90,7 @@ class Serving:
         for rail in self.rails.values():
             await rail.close()
         await self.database.close()
-        self.lock.close()
+        self.lease.close()
 
 
 async def open_serving(
@@ -107,14 +108,15 @@ async def open_serving(
     """
     keys = ChallengeKeys.from_secrets([key.get_secret_value() for key in config.secret_keys])
     scheme = PaymentScheme(keys, config.challenge_ttl_s)
-    store = whole_store(config.store_path)
-    database = Database(store, MIGRATIONS)
+    driver = driver_of(config.store)
+    database = Database(driver, MIGRATIONS)
     database.open()
     async with AsyncExitStack() as opened:
         opened.push_async_callback(database.close)
-        lock = opened.enter_context(closing(StoreLock.take(store, secrets.token_hex(16))))
-        exchanges = Exchanges(database, lock.owner)
-        await _recover(exchanges, lock, clock())
+        lease = opened.enter_context(closing(driver.lease(secrets.token_hex(16))))
+        exchanges = Exchanges(database, lease.owner)
+        await _recover(exchanges, lease, clock())
+        lease.share()
         rails: dict[str, Rail] = {}
         for name, settings in config.methods.items():
             settle_s = math.ceil(config.timeouts.settle_s)
@@ -139,13 +141,14 @@ async def open_serving(
     buckets = TokenBuckets(config.limits.unpaid_per_minute)
     answers = Answers(database)
     executor = Executor(exchanges, answers, rails, reporter, clock, buckets=buckets)
-    upkeep = asyncio.ensure_future(_keep(exchanges, answers, rails, problems, clock))
-    return Serving(config, snapshot, executor, exchanges, rails, database, lock, problems, upkeep)
+    upkeep = asyncio.ensure_future(_keep(exchanges, answers, lease, rails, problems, clock))
+    return Serving(config, snapshot, executor, exchanges, rails, database, lease, problems, upkeep)
 
 
 async def _keep(
     exchanges: Exchanges,
     answers: Answers,
+    lease: Lease,
     rails: dict[str, Rail],
     problems: dict[str, str],
     clock: Callable[[], int],
@@ -153,7 +156,7 @@ async def _keep(
     """Look after the books and every rail now and then, for as long as the gateway serves."""
     while True:
         await asyncio.sleep(MAINTENANCE_S)
-        await _sweep(exchanges, answers, clock())
+        await _sweep(exchanges, answers, lease, clock())
         for rail in rails.values():
             looking = _look_after(rail, problems, clock(), first=False)
             (error,) = await asyncio.gather(looking, return_exceptions=True)
@@ -163,17 +166,15 @@ async def _keep(
                 problems[rail.name] = str(error) or type(error).__name__
 
 
-async def _recover(exchanges: Exchanges, lock: StoreLock, now_s: int) -> None:
-    """Settle what was left open, if nobody else is at it; then let others in."""
-    if lock.is_alone:
-        found = await exchanges.recover(now_s)
-        if found:
-            log.warning("%d exchanges were open when the gateway last stopped", found)
-        lock.share()
+async def _recover(exchanges: Exchanges, lease: Lease, now_s: int) -> None:
+    """Take up what is left open and nobody is at any more."""
+    if found := await exchanges.recover(lease.is_gone, now_s):
+        log.warning("%d exchanges were left open by a process that is gone", found)
 
 
-async def _sweep(exchanges: Exchanges, answers: Answers, now_s: int) -> None:
+async def _sweep(exchanges: Exchanges, answers: Answers, lease: Lease, now_s: int) -> None:
     try:
+        await _recover(exchanges, lease, now_s)
         if found := await _until_done(exchanges.sweep, now_s):
             log.warning("%d exchanges were left open by a process that is gone", found)
         await _until_done(exchanges.purge, now_s)

@@ -1,10 +1,10 @@
 """Answers that were paid for and given, kept for a buyer who lost one and asks again."""
 
 import json
-import sqlite3
 from dataclasses import dataclass
 
 from mpp_gateway.ledger.database import Database
+from mpp_gateway.ledger.sql import Connection
 
 ANSWERS_SCHEMA = """
 CREATE TABLE answers (
@@ -55,10 +55,13 @@ class Answers:
         return await self._database.write(lambda db: _purge(db, now_s))
 
 
-def _keep(db: sqlite3.Connection, answer: KeptAnswer) -> None:
+def _keep(db: Connection, answer: KeptAnswer) -> None:
     db.execute(
-        "INSERT OR REPLACE INTO answers (exchange_id, key_digest, request_digest, status, headers,"
-        " body, until_s) VALUES (?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO answers (exchange_id, key_digest, request_digest, status, headers, body,"
+        " until_s) VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (exchange_id) DO UPDATE SET"
+        " key_digest = excluded.key_digest, request_digest = excluded.request_digest,"
+        " status = excluded.status, headers = excluded.headers, body = excluded.body,"
+        " until_s = excluded.until_s",
         (
             answer.exchange_id,
             answer.key_digest,
@@ -71,9 +74,7 @@ def _keep(db: sqlite3.Connection, answer: KeptAnswer) -> None:
     )
 
 
-def _find(
-    db: sqlite3.Connection, exchange_id: str, key_digest: str, now_s: int
-) -> KeptAnswer | None:
+def _find(db: Connection, exchange_id: str, key_digest: str, now_s: int) -> KeptAnswer | None:
     row = db.execute(
         "SELECT request_digest, status, headers, body, until_s FROM answers"
         " WHERE exchange_id = ? AND key_digest = ? AND until_s > ?",
@@ -86,7 +87,7 @@ def _find(
     return KeptAnswer(exchange_id, key_digest, request_digest, status, fields, body, until_s)
 
 
-def _purge(db: sqlite3.Connection, now_s: int) -> int:
+def _purge(db: Connection, now_s: int) -> int:
     return db.execute(
         "DELETE FROM answers WHERE exchange_id IN"
         " (SELECT exchange_id FROM answers WHERE until_s <= ? LIMIT ?)",

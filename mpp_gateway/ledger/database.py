@@ -1,26 +1,15 @@
-"""One SQLite file and one writer thread: many exchanges share one fsync, none blocks the loop."""
+"""One writer thread over one store: many exchanges share one fsync, none blocks the loop."""
 
 import asyncio
 import contextlib
 import queue
-import sqlite3
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+
+from mpp_gateway.ledger.sql import Connection, Driver, StoreUnavailable, Work
 
 BATCH_MAX = 512
-BUSY_TIMEOUT_MS = 5_000
-
-type Work[T] = Callable[[sqlite3.Connection], T]
-
-
-class StoreUnavailable(Exception):
-    """The store could not do what was asked (disk full, locked, closed); nothing changed."""
-
-
-class StoreTooNew(Exception):
-    """The file was written by a newer version of the gateway; an older one must not touch it."""
 
 
 @dataclass(slots=True)
@@ -38,28 +27,20 @@ class Database:
     `migrations` are numbered by their place in the sequence and applied forward only.
     """
 
-    def __init__(self, path: str | Path, migrations: Sequence[str]) -> None:
-        self._path = str(path)
+    def __init__(self, driver: Driver, migrations: Sequence[str]) -> None:
+        self._driver = driver
         self._migrations = tuple(migrations)
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._closed = False
 
     def open(self) -> None:
-        """Open the file, bring its schema up to date and start the writer.
+        """Open the store, bring its schema up to date and start the writer.
 
-        Errors: `StoreUnavailable` when the file cannot be used, `StoreTooNew` for a newer schema.
+        Errors: `StoreUnavailable` when it cannot be used, `StoreTooNew` for a newer schema.
         """
-        try:
-            connection = sqlite3.connect(
-                self._path, isolation_level=None, check_same_thread=False, timeout=5
-            )
-            _prepare(connection, self._migrations)
-        except (sqlite3.Error, OSError) as error:
-            raise StoreUnavailable(f"cannot use the store {self._path}: {error}") from error
-        self._thread = threading.Thread(
-            target=self._run, args=(connection,), name="store-writer", daemon=True
-        )
+        self._driver.open(self._migrations)
+        self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
         self._thread.start()
 
     async def write[T](self, work: Work[T]) -> T:
@@ -80,14 +61,14 @@ class Database:
         return await self.write(work)
 
     async def close(self) -> None:
-        """Finish what was asked for, then close the file."""
+        """Finish what was asked for, then close the store."""
         if self._closed or self._thread is None:
             return
         self._closed = True
         self._jobs.put(None)
         await asyncio.to_thread(self._thread.join)
 
-    def _run(self, connection: sqlite3.Connection) -> None:
+    def _run(self) -> None:
         stopping = False
         while not stopping:
             first = self._jobs.get()
@@ -105,9 +86,9 @@ class Database:
                 except queue.Empty:
                     break
             if batch:
-                _commit(connection, batch)
+                _commit(self._driver, batch)
                 _deliver(batch)
-        connection.close()
+        self._driver.close()
         self._refuse_the_rest()
 
     def _refuse_the_rest(self) -> None:
@@ -120,53 +101,24 @@ class Database:
                     _deliver([job])
 
 
-def _prepare(connection: sqlite3.Connection, migrations: Sequence[str]) -> None:
-    connection.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
-    connection.execute("PRAGMA journal_mode=WAL")
-    # Without FULL a power cut forgets claims that were already answered: the same proof buys twice.
-    connection.execute("PRAGMA synchronous=FULL")
-    connection.execute("BEGIN IMMEDIATE")
+def _commit(driver: Driver, batch: list[_Job]) -> None:
     try:
-        version = _known_version(connection, len(migrations))
-        for migration in migrations[version:]:
-            for statement in migration.split(";"):
-                if statement.strip():
-                    connection.execute(statement)
-        connection.execute(f"PRAGMA user_version={len(migrations)}")
-        connection.execute("COMMIT")
-    except BaseException:
-        connection.execute("ROLLBACK")
-        connection.close()
-        raise
-
-
-def _known_version(connection: sqlite3.Connection, known: int) -> int:
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version > known:
-        raise StoreTooNew(f"the store has schema {version}, this gateway knows up to {known}")
-    return int(version)
-
-
-def _commit(connection: sqlite3.Connection, batch: list[_Job]) -> None:
-    try:
-        connection.execute("BEGIN IMMEDIATE")
+        connection = driver.begin()
         for job in batch:
-            _attempt(connection, job)
-        connection.execute("COMMIT")
+            _attempt(driver, connection, job)
+        driver.commit()
     except Exception as error:  # noqa: BLE001 - whatever it is, the writer must live on
-        with contextlib.suppress(sqlite3.Error):
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
+        driver.rollback()
         # The whole batch is gone with the transaction: nobody in it may believe it was written.
         for job in batch:
             job.error = StoreUnavailable(f"the store refused a write: {error}")
 
 
-def _attempt(connection: sqlite3.Connection, job: _Job) -> None:
+def _attempt(driver: Driver, connection: Connection, job: _Job) -> None:
     connection.execute("SAVEPOINT job")
     try:
         job.result = job.work(connection)
-    except sqlite3.OperationalError:
+    except driver.failures:
         raise
     except Exception as error:  # noqa: BLE001 - handed to the caller, whoever raised it
         connection.execute("ROLLBACK TO job")

@@ -2,10 +2,11 @@
 
 import enum
 import json
-import sqlite3
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from mpp_gateway.ledger.database import Database
+from mpp_gateway.ledger.sql import Connection
 
 EXCHANGES_SCHEMA = """
 CREATE TABLE exchanges (
@@ -158,6 +159,10 @@ class IllegalTransition(Exception):
     """The caller asked for a move that the state table does not have: a fault, never a race."""
 
 
+type IsGone = Callable[[Connection, str], bool]
+"""Tells whether nobody who marks rows with a name is left; see `sql.Lease`."""
+
+
 class Exchanges:
     """Every question and every move about an exchange, each one atomic and durable.
 
@@ -217,13 +222,13 @@ class Exchanges:
         """Stay in charge of what `turn` has paid for until `due_s`; False if it is not its own."""
         return await self._database.write(lambda db: _renew(db, turn, due_s))
 
-    async def recover(self, now_s: int) -> int:
-        """Take up what the processes under our lock have left; only who has it alone may ask.
+    async def recover(self, is_gone: IsGone, now_s: int) -> int:
+        """Take up what processes have left of which `is_gone` says that they are.
 
         Nothing moved for CLAIMED and VERIFIED. An exchange that had begun to settle becomes
         UNKNOWN, so that only the rail can resolve it. Returns how many there were.
         """
-        return await self._database.write(lambda db: _recover(db, self._owner, now_s))
+        return await self._database.write(lambda db: _recover(db, is_gone, now_s))
 
     async def mark_delivered(self, turn: Turn) -> None:
         """Note that the answer which `turn` paid for was handed over for sending."""
@@ -258,7 +263,7 @@ class Exchanges:
         return await self._database.write(lambda db: _purge(db, now_s))
 
 
-def _claim(db: sqlite3.Connection, request: ClaimRequest, owner: str, now_s: int) -> Claimed:
+def _claim(db: Connection, request: ClaimRequest, owner: str, now_s: int) -> Claimed:
     if not request.only_earlier and _insert(db, request, owner, now_s):
         _journal(db, request.exchange_id, "", State.CLAIMED, now_s, "")
         return Claimed(Claim.FRESH, request.exchange_id, seq=_last_seq(db))
@@ -294,7 +299,7 @@ def _claim(db: sqlite3.Connection, request: ClaimRequest, owner: str, now_s: int
 
 
 def _reopen(
-    db: sqlite3.Connection,
+    db: Connection,
     turn: Turn,
     before: State,
     after: State,
@@ -308,7 +313,7 @@ def _reopen(
     db.execute("UPDATE exchanges SET owner = ? WHERE id = ?", (owner, turn.exchange_id))
 
 
-def _insert(db: sqlite3.Connection, request: ClaimRequest, owner: str, now_s: int) -> bool:
+def _insert(db: Connection, request: ClaimRequest, owner: str, now_s: int) -> bool:
     # Atomic for the proof and for its challenge: there is no moment between a look and the claim.
     inserted = db.execute(
         "INSERT INTO exchanges (id, proof_id, rail, asset, account, amount_minor, scope, state,"
@@ -334,7 +339,7 @@ def _insert(db: sqlite3.Connection, request: ClaimRequest, owner: str, now_s: in
     return inserted == 1
 
 
-def _is_taken(db: sqlite3.Connection, request: ClaimRequest, exchange_id: str) -> bool:
+def _is_taken(db: Connection, request: ClaimRequest, exchange_id: str) -> bool:
     """Tell whether another proof has taken the challenge since this one was released."""
     found = db.execute(
         "SELECT 1 FROM exchanges WHERE challenge_id = ? AND state <> 'released' AND id <> ?",
@@ -343,7 +348,7 @@ def _is_taken(db: sqlite3.Connection, request: ClaimRequest, exchange_id: str) -
     return found is not None
 
 
-def _last_seq(db: sqlite3.Connection) -> int:
+def _last_seq(db: Connection) -> int:
     return int(db.execute("SELECT coalesce(max(seq), 0) FROM journal").fetchone()[0])
 
 
@@ -363,7 +368,7 @@ unknown would lock its payer out."""
 
 
 def _hold(
-    db: sqlite3.Connection, turn: Turn, spendable_minor: int | None, seen_seq: int, now_s: int
+    db: Connection, turn: Turn, spendable_minor: int | None, seen_seq: int, now_s: int
 ) -> bool:
     row = db.execute(
         "SELECT account, amount_minor FROM exchanges WHERE id = ?", (turn.exchange_id,)
@@ -398,12 +403,12 @@ class _Change:
 _REOPENING = {(State.RELEASED, State.CLAIMED), (State.CREDITED, State.SETTLED)}
 
 
-def _move(db: sqlite3.Connection, turn: Turn, change: _Change, now_s: int) -> bool:
+def _move(db: Connection, turn: Turn, change: _Change, now_s: int) -> bool:
     if change.after not in TRANSITIONS[change.before]:
         raise IllegalTransition(f"{turn.exchange_id}: {change.before} -> {change.after}")
     moved = db.execute(
         "UPDATE exchanges SET state = ?, updated_s = ?, attempt = attempt + ?,"
-        " due_s = CASE WHEN ? THEN coalesce(?, due_s) END,"
+        " due_s = CASE WHEN ? = 1 THEN coalesce(?, due_s) END,"
         " reference = coalesce(?, reference), receipt = coalesce(?, receipt)"
         " WHERE id = ? AND attempt = ? AND state = ?",
         (
@@ -425,17 +430,18 @@ def _move(db: sqlite3.Connection, turn: Turn, change: _Change, now_s: int) -> bo
 
 
 def _journal(
-    db: sqlite3.Connection, exchange_id: str, before: str, after: str, now_s: int, detail: str
+    db: Connection, exchange_id: str, before: str, after: str, now_s: int, detail: str
 ) -> None:
-    seq = db.execute(
+    (seq,) = db.execute(
         "INSERT INTO journal (exchange_id, attempt, from_state, to_state, amount_minor, at_s,"
-        " detail) SELECT id, attempt, ?, ?, amount_minor, ?, ? FROM exchanges WHERE id = ?",
+        " detail) SELECT id, attempt, ?, ?, amount_minor, ?, ? FROM exchanges WHERE id = ?"
+        " RETURNING seq",
         (before, after, now_s, detail, exchange_id),
-    ).lastrowid
+    ).fetchone()
     db.execute("UPDATE exchanges SET updated_seq = ? WHERE id = ?", (seq, exchange_id))
 
 
-def _renew(db: sqlite3.Connection, turn: Turn, due_s: int) -> bool:
+def _renew(db: Connection, turn: Turn, due_s: int) -> bool:
     renewed = db.execute(
         "UPDATE exchanges SET due_s = ? WHERE id = ? AND attempt = ? AND state = ?",
         (due_s, turn.exchange_id, turn.attempt, State.SETTLED),
@@ -443,43 +449,47 @@ def _renew(db: sqlite3.Connection, turn: Turn, due_s: int) -> bool:
     return renewed == 1
 
 
-def _recover(db: sqlite3.Connection, owner: str, now_s: int) -> int:
+def _recover(db: Connection, is_gone: IsGone, now_s: int) -> int:
     # Paid, and no answer was handed over: killed in between. Without that row the buyer's money
     # would have bought nothing, and the same credential would be called used.
-    rows = db.execute(
-        "SELECT id, attempt, state FROM exchanges WHERE due_s IS NOT NULL AND owner = ?", (owner,)
-    ).fetchall()
-    return _take_up(db, rows, now_s, "found open at start")
+    left = "SELECT DISTINCT owner FROM exchanges WHERE due_s IS NOT NULL"
+    found = 0
+    for (owner,) in db.execute(left).fetchall():
+        if is_gone(db, owner):
+            rows = db.execute(
+                "SELECT id, attempt, state FROM exchanges WHERE due_s IS NOT NULL AND owner = ?",
+                (owner,),
+            ).fetchall()
+            found += _take_up(db, rows, now_s, "left open by a process that is gone")
+    return found
 
 
-def _store_id(db: sqlite3.Connection, fresh: str) -> str:
+def _store_id(db: Connection, fresh: str) -> str:
     row = db.execute("SELECT id FROM store").fetchone()
     if row is None:
         db.execute("INSERT INTO store (id) VALUES (?)", (fresh,))
     return fresh if row is None else str(row[0])
 
 
-def _sweep(db: sqlite3.Connection, now_s: int) -> int:
+def _sweep(db: Connection, now_s: int) -> int:
     rows = db.execute(
         "SELECT id, attempt, state FROM exchanges WHERE due_s < ? LIMIT ?", (now_s, BATCH_ROWS)
     ).fetchall()
     return _take_up(db, rows, now_s, "left open by its process")
 
 
-def _purge(db: sqlite3.Connection, now_s: int) -> int:
+def _purge(db: Connection, now_s: int) -> int:
     # A release was never paid, so the journal's sums are the same without its lines.
     dead = db.execute(
-        "DELETE FROM exchanges WHERE id IN (SELECT id FROM exchanges"
-        " WHERE state = 'released' AND valid_until_s < ? LIMIT ?) RETURNING id",
+        "SELECT id FROM exchanges WHERE state = 'released' AND valid_until_s < ? LIMIT ?",
         (now_s, BATCH_ROWS),
     ).fetchall()
     db.executemany("DELETE FROM journal WHERE exchange_id = ?", dead)
+    db.executemany("DELETE FROM exchanges WHERE id = ?", dead)
     return len(dead)
 
 
-def _take_up(
-    db: sqlite3.Connection, rows: list[tuple[str, int, str]], now_s: int, detail: str
-) -> int:
+def _take_up(db: Connection, rows: list[tuple[str, int, str]], now_s: int, detail: str) -> int:
     for exchange_id, attempt, state in rows:
         after = LEFT_OPEN[State(state)]
         _move(db, Turn(exchange_id, attempt), _Change(State(state), after, detail=detail), now_s)

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import IO
 
-from mpp_gateway.ledger.database import StoreUnavailable
+from mpp_gateway.ledger.sql import Connection, StoreUnavailable
 
 MOUNTS = Path("/proc/self/mountinfo")
 OWNER_MAX = 64
@@ -70,8 +70,13 @@ class StoreLock:
             os.fsync(file.fileno())
         return cls(file, named or fresh, is_alone=True)
 
+    def is_gone(self, _: Connection, owner: str) -> bool:
+        """Tell whether nobody who marks rows with `owner` is left."""
+        return self.is_alone and owner == self.owner
+
     def share(self) -> None:
-        """Let others in beside us."""
+        """Let others in beside us; from here on our own rows are under the name too."""
+        self.is_alone = False
         fcntl.flock(self._file, fcntl.LOCK_SH)
 
     def close(self) -> None:

@@ -22,6 +22,7 @@ from mpp_gateway.ledger.exchanges import (
     State,
     Turn,
 )
+from mpp_gateway.ledger.sqlite import SqliteDriver
 
 PROOFS = st.integers(0, 5)
 PAYERS = ("a", "b")
@@ -47,7 +48,9 @@ class Books(RuleBasedStateMachine):
         super().__init__()
         self.folder = tempfile.TemporaryDirectory()
         self.loop = asyncio.new_event_loop()
-        self.database = Database(Path(self.folder.name) / "books.db", (EXCHANGES_SCHEMA,))
+        self.database = Database(
+            SqliteDriver(Path(self.folder.name) / "books.db"), (EXCHANGES_SCHEMA,)
+        )
         self.database.open()
         self.exchanges = Exchanges(self.database, "lock")
         self.model: dict[int, Model] = {}
@@ -168,7 +171,7 @@ class Books(RuleBasedStateMachine):
     @rule(end=st.sampled_from(["crash", "sweep"]))
     def lose_the_process(self, end: str) -> None:
         if end == "crash":
-            found = self.ask(self.exchanges.recover(self.now_s))
+            found = self.ask(self.exchanges.recover(lambda _, owner: owner == "lock", self.now_s))
         else:
             found = self.ask(self.exchanges.sweep(VALID_S + 1))
         left = [m for m in self.model.values() if m.state in LEFT_OPEN and not m.is_delivered]

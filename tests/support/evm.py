@@ -17,6 +17,7 @@ from mpp_gateway.crypto.keccak import keccak256
 from mpp_gateway.crypto.secp256k1 import address_of
 from mpp_gateway.demo.chain import TOKEN_DECIMALS, TOKEN_NAME, TOKEN_VERSION, DemoChain
 from mpp_gateway.ledger.database import Database
+from mpp_gateway.ledger.sqlite import SqliteDriver
 from mpp_gateway.protocol.challenge import Challenge, ChallengeKeys
 from mpp_gateway.protocol.credential import Credential
 from mpp_gateway.protocol.messages import RequestHead
@@ -219,7 +220,7 @@ async def bench(
         await chain.fund_gas(address(GAS_KEY))
         node = FaultyNode(chain.rpc_url)
         node.url = await stack.enter_async_context(served(node.serve))
-        database = Database(path, (SUBMISSIONS_SCHEMA,))
+        database = Database(SqliteDriver(path), (SUBMISSIONS_SCHEMA,))
         database.open()
         stack.push_async_callback(database.close)
         yield await _assemble(stack, chain, node, database, facilitator, with_node, changes)

@@ -19,6 +19,7 @@ from mpp_gateway.gateway.steps import Effect, Reply
 from mpp_gateway.ledger.answers import Answers
 from mpp_gateway.ledger.database import Database
 from mpp_gateway.ledger.exchanges import Exchanges
+from mpp_gateway.ledger.sqlite import SqliteDriver
 from mpp_gateway.limits.buckets import TokenBuckets
 from mpp_gateway.protocol.challenge import Challenge, ChallengeKeys
 from mpp_gateway.protocol.credential import Credential
@@ -114,7 +115,7 @@ class Stage:
             scheme=scheme,
             offers=compile_offers(self.config, rails),
         )
-        self.database = Database(folder / "stage.db", MIGRATIONS)
+        self.database = Database(SqliteDriver(folder / "stage.db"), MIGRATIONS)
         self.database.open()
         self.exchanges = Exchanges(self.database, OWNER)
         self.now_s = NOW_S

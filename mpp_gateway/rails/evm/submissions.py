@@ -4,11 +4,11 @@ All functions run inside one transaction of the store; together they make one ke
 many processes.
 """
 
-import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from mpp_gateway.ledger.database import Database
+from mpp_gateway.ledger.sql import Connection
 
 SUBMISSIONS_SCHEMA = """
 CREATE TABLE submissions (
@@ -25,7 +25,8 @@ CREATE UNIQUE INDEX submissions_open_proof ON submissions (proof_id) WHERE state
 CREATE INDEX submissions_unfinished ON submissions (chain_id, sender, nonce)
     WHERE state IN ('open', 'filling', 'free');
 CREATE TABLE broadcasts (
-    tx_hash TEXT PRIMARY KEY,
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    tx_hash TEXT NOT NULL UNIQUE,
     chain_id INTEGER NOT NULL,
     sender TEXT NOT NULL,
     nonce INTEGER NOT NULL,
@@ -123,14 +124,18 @@ class Submissions:
         nonce is ever taken by a transaction that a crash could forget.
         """
 
-        def work(db: sqlite3.Connection) -> Submission:
+        def work(db: Connection) -> Submission:
             found = _find_open(db, self._key, proof_id)
             if found is not None:
                 return found
             nonce = _next_nonce(db, self._key, floor)
             signed = sign(nonce)
             db.execute(
-                "INSERT OR REPLACE INTO submissions VALUES (?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO submissions (chain_id, sender, nonce, proof_id, state, valid_until_s,"
+                " leased_at_s) VALUES (?, ?, ?, ?, ?, ?, ?)"
+                " ON CONFLICT (chain_id, sender, nonce) DO UPDATE SET"
+                " proof_id = excluded.proof_id, state = excluded.state,"
+                " valid_until_s = excluded.valid_until_s, leased_at_s = excluded.leased_at_s",
                 (*self._key, nonce, proof_id, OPEN, valid_until_s, now_s),
             )
             _store(db, self._key, nonce, signed, now_s)
@@ -144,7 +149,7 @@ class Submissions:
         False, and nothing stored, if the row has moved on since it was read.
         """
 
-        def work(db: sqlite3.Connection) -> bool:
+        def work(db: Connection) -> bool:
             moved = db.execute(
                 "UPDATE submissions SET state = ? WHERE chain_id = ? AND sender = ? AND nonce = ?"
                 " AND state = ? AND proof_id = ?",
@@ -159,7 +164,7 @@ class Submissions:
     async def finish(self, nonce: int, state: str) -> None:
         """Record that a nonce is in a block (`DONE`), or gone (`LOST`): then the rest is erased."""
 
-        def work(db: sqlite3.Connection) -> None:
+        def work(db: Connection) -> None:
             self._move(db, nonce, state)
             if state == LOST:
                 _erase(db, self._key, nonce)
@@ -172,7 +177,7 @@ class Submissions:
         True if a higher nonce is open: then this one is a gap, and those wait for it.
         """
 
-        def work(db: sqlite3.Connection) -> bool:
+        def work(db: Connection) -> bool:
             # Erased with the release, in one transaction: a signature whose payment was refused
             # must not be there for a later rebroadcast to send.
             _erase(db, self._key, nonce)
@@ -193,20 +198,20 @@ class Submissions:
     async def unfinished(self) -> tuple[Submission, ...]:
         """Return every nonce that still needs a block, in order, and the free ones among them."""
 
-        def work(db: sqlite3.Connection) -> tuple[Submission, ...]:
+        def work(db: Connection) -> tuple[Submission, ...]:
             rows = db.execute(UNFINISHED, self._key).fetchall()
             return tuple(_submission(db, self._key, row) for row in rows)
 
         return await self._database.read(work)
 
-    def _move(self, db: sqlite3.Connection, nonce: int, state: str) -> None:
+    def _move(self, db: Connection, nonce: int, state: str) -> None:
         db.execute(
             "UPDATE submissions SET state = ? WHERE chain_id = ? AND sender = ? AND nonce = ?",
             (state, *self._key, nonce),
         )
 
 
-def _find_open(db: sqlite3.Connection, key: tuple[int, str], proof_id: str) -> Submission | None:
+def _find_open(db: Connection, key: tuple[int, str], proof_id: str) -> Submission | None:
     row = db.execute(
         "SELECT nonce, proof_id, state, valid_until_s FROM submissions"
         " WHERE chain_id = ? AND sender = ? AND proof_id = ? AND state = ?",
@@ -215,17 +220,15 @@ def _find_open(db: sqlite3.Connection, key: tuple[int, str], proof_id: str) -> S
     return None if row is None else _submission(db, key, row)
 
 
-def _submission(
-    db: sqlite3.Connection, key: tuple[int, str], row: tuple[int, str, str, int]
-) -> Submission:
+def _submission(db: Connection, key: tuple[int, str], row: tuple[int, str, str, int]) -> Submission:
     nonce, proof_id, state, valid_until_s = row
     return Submission(nonce, proof_id, state, valid_until_s, _sent(db, key, nonce))
 
 
-def _sent(db: sqlite3.Connection, key: tuple[int, str], nonce: int) -> tuple[Signed, ...]:
+def _sent(db: Connection, key: tuple[int, str], nonce: int) -> tuple[Signed, ...]:
     rows = db.execute(
         "SELECT tx_hash, raw, max_fee_wei, tip_wei FROM broadcasts"
-        " WHERE chain_id = ? AND sender = ? AND nonce = ? ORDER BY rowid",
+        " WHERE chain_id = ? AND sender = ? AND nonce = ? ORDER BY seq",
         (*key, nonce),
     ).fetchall()
     return tuple(
@@ -233,7 +236,7 @@ def _sent(db: sqlite3.Connection, key: tuple[int, str], nonce: int) -> tuple[Sig
     )
 
 
-def _next_nonce(db: sqlite3.Connection, key: tuple[int, str], floor: int) -> int:
+def _next_nonce(db: Connection, key: tuple[int, str], floor: int) -> int:
     """Return the lowest nonce that was given back, else one past the highest ever leased."""
     (free,) = db.execute(LOWEST_FREE, (*key, floor)).fetchone()
     if free is not None:
@@ -242,11 +245,10 @@ def _next_nonce(db: sqlite3.Connection, key: tuple[int, str], floor: int) -> int
     return floor if highest is None else max(floor, int(highest) + 1)
 
 
-def _store(
-    db: sqlite3.Connection, key: tuple[int, str], nonce: int, signed: Signed, now_s: int
-) -> None:
+def _store(db: Connection, key: tuple[int, str], nonce: int, signed: Signed, now_s: int) -> None:
     db.execute(
-        "INSERT OR IGNORE INTO broadcasts VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO broadcasts (tx_hash, chain_id, sender, nonce, raw, max_fee_wei, tip_wei,"
+        " at_s) VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
         (
             signed.tx_hash,
             *key,
@@ -259,7 +261,7 @@ def _store(
     )
 
 
-def _erase(db: sqlite3.Connection, key: tuple[int, str], nonce: int) -> None:
+def _erase(db: Connection, key: tuple[int, str], nonce: int) -> None:
     db.execute(
         "DELETE FROM broadcasts WHERE chain_id = ? AND sender = ? AND nonce = ?", (*key, nonce)
     )

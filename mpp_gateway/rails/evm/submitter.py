@@ -14,7 +14,8 @@ from hexbytes import HexBytes
 
 from mpp_gateway.crypto.addresses import checksum, parse_address
 from mpp_gateway.errors import RailUnavailable
-from mpp_gateway.ledger.database import Database, StoreUnavailable
+from mpp_gateway.ledger.database import Database
+from mpp_gateway.ledger.sql import StoreUnavailable
 from mpp_gateway.protocol.problems import VerificationFailed
 from mpp_gateway.rails.base import Settlement
 from mpp_gateway.rails.evm import abi

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mpp_gateway.config import Limits, Listen, Timeouts, load
+from mpp_gateway.config.model import SqliteStore
 from mpp_gateway.errors import ConfigError
 from tests.support.certificates import self_signed
 
@@ -28,10 +29,10 @@ def test_everything_has_a_default_but_the_key_and_the_services(root):
 
     assert Listen("127.0.0.1", 4402) == config.listen
     assert config.realm == "127.0.0.1"
-    assert ("usd", 300, Path("gateway.db")) == (
+    assert ("usd", 300, SqliteStore(Path("gateway.db"))) == (
         config.currency,
         config.challenge_ttl_s,
-        config.store_path,
+        config.store,
     )
     assert Timeouts(5.0, 60.0, 300.0, 30.0) == config.timeouts
     assert Limits(1_048_576, 64, 131_072, 10.0, 1200, 8, 120.0, 60.0, 200) == config.limits
@@ -171,7 +172,7 @@ def test_a_network_with_host_bits_is_refused(wrong):
     ("text", "path"), [("sqlite:///a.db", "a.db"), ("sqlite:////var/a.db", "/var/a.db")]
 )
 def test_a_store_is_a_path(root, text, path):
-    assert Path(path) == root(f"store: {text}").store_path
+    assert SqliteStore(Path(path)) == root(f"store: {text}").store
 
 
 @pytest.mark.parametrize("text", ["postgresql://u:hidden@h/d", "a.db", "redis://h"])

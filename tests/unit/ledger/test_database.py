@@ -5,7 +5,9 @@ import sqlite3
 
 import pytest
 
-from mpp_gateway.ledger.database import Database, StoreTooNew, StoreUnavailable
+from mpp_gateway.ledger.database import Database
+from mpp_gateway.ledger.sql import StoreTooNew, StoreUnavailable
+from mpp_gateway.ledger.sqlite import SqliteDriver
 
 SCHEMA = "CREATE TABLE notes (text TEXT NOT NULL) STRICT"
 
@@ -25,7 +27,7 @@ def path(tmp_path):
 
 def test_an_exception_of_one_job_undoes_that_job_alone(path):
     async def story() -> list[str]:
-        database = Database(path, [SCHEMA])
+        database = Database(SqliteDriver(path), [SCHEMA])
         database.open()
 
         def fails(db: sqlite3.Connection) -> None:
@@ -48,7 +50,7 @@ def test_an_exception_of_one_job_undoes_that_job_alone(path):
 
 def test_a_store_failure_undoes_the_batch_and_every_job_of_it_hears(path):
     async def story() -> None:
-        database = Database(path, [SCHEMA])
+        database = Database(SqliteDriver(path), [SCHEMA])
         database.open()
 
         def full(_: sqlite3.Connection) -> None:
@@ -71,7 +73,7 @@ def test_a_store_failure_undoes_the_batch_and_every_job_of_it_hears(path):
 
 def test_a_writer_survives_a_job_that_breaks_its_transaction(path):
     async def story() -> None:
-        database = Database(path, [SCHEMA])
+        database = Database(SqliteDriver(path), [SCHEMA])
         database.open()
         with pytest.raises(StoreUnavailable):
             await database.write(lambda db: db.execute("COMMIT"))
@@ -84,7 +86,7 @@ def test_a_writer_survives_a_job_that_breaks_its_transaction(path):
 
 def test_a_closed_store_refuses_and_never_hangs(path):
     async def story() -> None:
-        database = Database(path, [SCHEMA])
+        database = Database(SqliteDriver(path), [SCHEMA])
         with pytest.raises(StoreUnavailable):
             await database.write(insert("too early"))
         database.open()
@@ -98,13 +100,13 @@ def test_a_closed_store_refuses_and_never_hangs(path):
 
 def test_what_was_asked_for_before_the_close_is_written(path):
     async def story() -> None:
-        database = Database(path, [SCHEMA])
+        database = Database(SqliteDriver(path), [SCHEMA])
         database.open()
         tasks = [asyncio.ensure_future(database.write(insert(str(n)))) for n in range(1000)]
         await asyncio.sleep(0)
         await database.close()
         await asyncio.gather(*tasks)
-        again = Database(path, [SCHEMA])
+        again = Database(SqliteDriver(path), [SCHEMA])
         again.open()
         assert len(await again.read(notes)) == 1000
         await again.close()
@@ -113,22 +115,22 @@ def test_what_was_asked_for_before_the_close_is_written(path):
 
 
 def test_a_store_of_a_newer_gateway_is_not_touched(path):
-    newer = Database(path, [SCHEMA, "CREATE TABLE more (x TEXT) STRICT"])
+    newer = Database(SqliteDriver(path), [SCHEMA, "CREATE TABLE more (x TEXT) STRICT"])
     newer.open()
     asyncio.run(newer.close())
     before = path.read_bytes()
     with pytest.raises(StoreTooNew):
-        Database(path, [SCHEMA]).open()
+        Database(SqliteDriver(path), [SCHEMA]).open()
     assert path.read_bytes() == before
 
 
 def test_an_older_store_is_brought_up_to_date_and_keeps_its_rows(path):
     async def story() -> None:
-        old = Database(path, [SCHEMA])
+        old = Database(SqliteDriver(path), [SCHEMA])
         old.open()
         await old.write(insert("kept"))
         await old.close()
-        new = Database(path, [SCHEMA, "ALTER TABLE notes ADD COLUMN more TEXT"])
+        new = Database(SqliteDriver(path), [SCHEMA, "ALTER TABLE notes ADD COLUMN more TEXT"])
         new.open()
         assert await new.read(notes) == ["kept"]
         await new.close()
@@ -139,8 +141,8 @@ def test_an_older_store_is_brought_up_to_date_and_keeps_its_rows(path):
 def test_a_migration_that_fails_leaves_the_store_as_it_was(path):
     async def story() -> None:
         with pytest.raises(StoreUnavailable):
-            Database(path, [SCHEMA, "CREATE TABLE broken ("]).open()
-        database = Database(path, [SCHEMA])
+            Database(SqliteDriver(path), [SCHEMA, "CREATE TABLE broken ("]).open()
+        database = Database(SqliteDriver(path), [SCHEMA])
         database.open()
         assert await database.read(notes) == []
         await database.close()
@@ -155,12 +157,12 @@ def test_a_file_that_cannot_be_used_is_refused_at_the_start(tmp_path, what):
         path = tmp_path / "text.db"
         path.write_text("this is no database " * 100)
     with pytest.raises(StoreUnavailable):
-        Database(path, [SCHEMA]).open()
+        Database(SqliteDriver(path), [SCHEMA]).open()
 
 
 def test_the_store_is_durable_against_a_power_cut(path):
     async def story() -> None:
-        database = Database(path, [SCHEMA])
+        database = Database(SqliteDriver(path), [SCHEMA])
         database.open()
         pragma = lambda name: lambda db: db.execute(f"PRAGMA {name}").fetchone()[0]  # noqa: E731
         assert await database.read(pragma("journal_mode")) == "wal"

@@ -5,11 +5,10 @@ import itertools
 import sqlite3
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-from mpp_gateway.ledger.database import Database, StoreUnavailable
+from mpp_gateway.ledger.database import Database
 from mpp_gateway.ledger.exchanges import (
     BATCH_ROWS,
     EXCHANGES_SCHEMA,
@@ -25,6 +24,8 @@ from mpp_gateway.ledger.exchanges import (
     Turn,
     _hold,
 )
+from mpp_gateway.ledger.sql import Connection, StoreUnavailable
+from tests.support.stores import Place, SqlitePlace
 
 NOW_S = 1_000
 VALID_S = 2_000
@@ -75,9 +76,11 @@ def claim_of(proof: str, number: int = 1, **changes) -> ClaimRequest:
 class Books:
     """The store of one test, asked without `await`."""
 
-    def __init__(self, path: Path | str, lock: str = LOCK) -> None:
+    def __init__(self, place: Place, lock: str = LOCK) -> None:
+        self.place = place
+        self.lock = lock
         self.loop = asyncio.new_event_loop()
-        self.database = Database(path, (EXCHANGES_SCHEMA,))
+        self.database = Database(place.driver(), (EXCHANGES_SCHEMA,))
         self.database.open()
         self.exchanges = Exchanges(self.database, lock)
 
@@ -108,13 +111,13 @@ class Books:
         return self.ask(self.exchanges.purge(now_s))
 
     def recover(self) -> int:
-        return self.ask(self.exchanges.recover(NOW_S))
+        return self.ask(self.exchanges.recover(lambda _, owner: owner == self.lock, NOW_S))
 
     def fill(self, count: int, state: State, **values) -> None:
         """Write many rows of the purse at once, past every check."""
         row = {"due_s": None, "valid_until_s": VALID_S, "updated_seq": 0} | values
 
-        def work(db: sqlite3.Connection) -> None:
+        def work(db: Connection) -> None:
             db.executemany(
                 "INSERT INTO exchanges (id, proof_id, rail, asset, account, amount_minor, scope,"
                 " state, challenge_id, valid_until_s, owner, due_s, created_s, updated_s,"
@@ -155,8 +158,16 @@ class Books:
 
 
 @pytest.fixture
-def books(tmp_path):
-    found = Books(tmp_path / "books.db")
+def books(place):
+    found = Books(place)
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def file_books(tmp_path):
+    """Where a test looks under the bonnet of SQLite."""
+    found = Books(SqlitePlace(tmp_path / "books.db"))
     yield found
     found.close()
 
@@ -262,8 +273,8 @@ def test_many_claims_of_one_proof_at_once_are_one_claim(books):
     assert claims == {Claim.FRESH: 1, Claim.IN_PROGRESS: 199}
 
 
-def test_many_claims_from_two_processes_worth_of_writers_are_one_claim(tmp_path):
-    stores = [Books(tmp_path / "shared.db") for _ in range(2)]
+def test_many_claims_from_two_processes_worth_of_writers_are_one_claim(place):
+    stores = [Books(place) for _ in range(2)]
     try:
         tasks = [s.exchanges.claim(claim_of("p", n), NOW_S) for n in range(50) for s in stores]
 
@@ -382,18 +393,18 @@ def test_after_a_restart_nothing_is_left_that_nobody_owns(books, state):
 
 
 @pytest.mark.parametrize("state", State)
-def test_who_has_another_lock_alone_takes_nothing_of_ours(books, tmp_path, state):
+def test_who_has_another_lock_alone_takes_nothing_of_ours(books, state):
     """The lock file was deleted under a live gateway, and a second one has made its own."""
     books.at(state)
-    second = Books(tmp_path / "books.db", lock="another")
+    second = Books(books.place, lock="another")
     assert (second.recover(), second.state()) == (0, state)
     second.close()
 
 
-def test_a_proof_that_is_shown_again_belongs_to_whoever_serves_it_now(books, tmp_path):
+def test_a_proof_that_is_shown_again_belongs_to_whoever_serves_it_now(books):
     books.at(State.RELEASED, "p", 1)
     books.at(State.CREDITED, "q", 2)
-    second = Books(tmp_path / "books.db", lock="another")
+    second = Books(books.place, lock="another")
     second.claim("p", 3)
     second.claim("q", 4)
     assert books.recover() == 0
@@ -519,9 +530,9 @@ def plan(books: Books, query: str, values) -> list[str]:
     return [row[3] for row in rows if "exchanges" in row[3]]
 
 
-def test_a_hold_searches_what_is_open_and_never_walks_over_a_payers_history(books):
+def test_a_hold_searches_what_is_open_and_never_walks_over_a_payers_history(file_books):
     values = {"account": "purse", "id": "x", "now_s": NOW_S, "seen_seq": 0}
-    assert plan(books, HELD_BY_OTHERS, values) == [
+    assert plan(file_books, HELD_BY_OTHERS, values) == [
         "SEARCH exchanges USING INDEX exchanges_holding (account=? AND valid_until_s>?)",
         "SEARCH exchanges USING INDEX exchanges_paid (account=? AND updated_seq>?)",
     ]
@@ -542,19 +553,19 @@ def steps_of_a_hold(books: Books, number: int) -> int:
     return next(steps)
 
 
-def test_a_hold_is_as_much_work_behind_thousands_of_failed_calls_as_behind_none(books):
-    before = steps_of_a_hold(books, 1)
-    books.fill(5_000, State.RELEASED)
-    books.fill(5_000, State.UNKNOWN, valid_until_s=NOW_S)
-    books.fill(5_000, State.CREDITED)
-    assert steps_of_a_hold(books, 2) < 2 * before
+def test_a_hold_is_as_much_work_behind_thousands_of_failed_calls_as_behind_none(file_books):
+    before = steps_of_a_hold(file_books, 1)
+    file_books.fill(5_000, State.RELEASED)
+    file_books.fill(5_000, State.UNKNOWN, valid_until_s=NOW_S)
+    file_books.fill(5_000, State.CREDITED)
+    assert steps_of_a_hold(file_books, 2) < 2 * before
 
 
-def test_what_was_claimed_is_there_after_a_kill(tmp_path):
-    first = Books(tmp_path / "books.db")
+def test_what_was_claimed_is_there_after_a_kill(place):
+    first = Books(place)
     first.claim("p")
     # No close: the second opens the files as a crash leaves them.
-    second = Books(tmp_path / "books.db")
+    second = Books(place)
     assert second.claim("p", 2).claim is Claim.IN_PROGRESS
     second.close()
     first.close()
@@ -566,13 +577,15 @@ def test_the_last_validity_of_a_proof_is_remembered(books):
     assert books.claim("p", 2, valid_until_s=6_000).valid_until_s == 6_000
 
 
-def test_a_store_that_cannot_write_says_so_and_nothing_happened(books, tmp_path):
-    books.ask(books.database.write(lambda db: db.execute("PRAGMA busy_timeout=0") and None))
+def test_a_store_that_cannot_write_says_so_and_nothing_happened(file_books, tmp_path):
+    file_books.ask(
+        file_books.database.write(lambda db: db.execute("PRAGMA busy_timeout=0") and None)
+    )
     blocker = sqlite3.connect(tmp_path / "books.db", isolation_level=None)
     blocker.execute("BEGIN IMMEDIATE")
     with pytest.raises(StoreUnavailable):
-        books.claim("p")
+        file_books.claim("p")
     blocker.execute("ROLLBACK")
     blocker.close()
-    assert books.state() is None
-    assert books.claim("p").claim is Claim.FRESH
+    assert file_books.state() is None
+    assert file_books.claim("p").claim is Claim.FRESH

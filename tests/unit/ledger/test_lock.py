@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from mpp_gateway.ledger.database import StoreUnavailable
 from mpp_gateway.ledger.lock import StoreLock, whole_store
+from mpp_gateway.ledger.sql import StoreUnavailable
 
 ONE, TWO = "1" * 32, "2" * 32
 

@@ -1,0 +1,190 @@
+"""The shared store: PostgreSQL, for many machines.
+
+One transaction writes at a time, over all hosts, as with SQLite: whoever reads a balance and then
+holds a part of it must not be overtaken in between. Many exchanges share one of them.
+"""
+
+import contextlib
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import psycopg
+
+from mpp_gateway.ledger.sql import (
+    Connection,
+    Cursor,
+    StoreUnavailable,
+    known_version,
+    statements,
+)
+
+CONNECT_TIMEOUT_S = 5
+WRITER_LOCK = 0x6D70_7067
+"""What the one transaction that writes holds; any number that nobody else uses."""
+LEASES = 0x6D70_706C
+"""The first of the two numbers that name a process's lease; the other is of its owner's name."""
+
+SESSION = {
+    # A host that hangs with the lock must not keep all the others waiting.
+    "lock_timeout": "5s",
+    "statement_timeout": "10s",
+    "idle_in_transaction_session_timeout": "10s",
+    # Without it a power cut forgets claims that were already answered: the same proof buys twice.
+    "synchronous_commit": "on",
+}
+
+_SPELLING = (
+    (re.compile(r"\bINTEGER PRIMARY KEY AUTOINCREMENT"), "BIGSERIAL PRIMARY KEY"),
+    (re.compile(r"\bINTEGER\b"), "BIGINT"),
+    (re.compile(r"\bBLOB\b"), "BYTEA"),
+    (re.compile(r"\)\s*STRICT\b"), ")"),
+)
+_PARAMETER = re.compile(r"\?|:([a-z_]+)\b")
+
+
+class PostgresDriver:
+    """Writes the database that `url` names; see `sql.Driver`."""
+
+    failures: tuple[type[Exception], ...] = (psycopg.OperationalError, psycopg.InterfaceError)
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._connection: psycopg.Connection[Any] | None = None
+        self._lease: PostgresLease | None = None
+
+    def open(self, migrations: Sequence[str]) -> None:
+        """See `sql.Driver`."""
+        try:
+            self._connection = self._connect()
+            _migrate(self._connection, migrations)
+        except (psycopg.Error, OSError) as error:
+            # Not the error's own text: it may repeat the URL, and with it the password.
+            raise StoreUnavailable(f"cannot use the store: {_reason(error)}") from None
+
+    def lease(self, fresh: str) -> "PostgresLease":
+        """Hold a lock of our own for as long as we are connected."""
+        assert self._connection is not None
+        self._lease = PostgresLease(fresh)
+        try:
+            self._lease.take(self._connection)
+        except psycopg.Error as error:
+            raise StoreUnavailable(f"cannot lock the store: {_reason(error)}") from None
+        return self._lease
+
+    def begin(self) -> Connection:
+        """See `sql.Driver`. Connects anew where the connection was lost."""
+        if self._connection is None or self._connection.closed:
+            self._connection = self._connect()
+            if self._lease is not None:
+                self._lease.take(self._connection)
+        # One message, since it has no parameters: a round trip less for every batch.
+        self._connection.execute(f"BEGIN; SELECT pg_advisory_xact_lock({WRITER_LOCK})")
+        return _Transaction(self._connection)
+
+    def commit(self) -> None:
+        """See `sql.Driver`."""
+        assert self._connection is not None
+        self._connection.execute("COMMIT")
+
+    def rollback(self) -> None:
+        """See `sql.Driver`. A connection that cannot even do that is given up."""
+        if self._connection is None:
+            return
+        try:
+            self._connection.execute("ROLLBACK")
+        except psycopg.Error:
+            with contextlib.suppress(psycopg.Error):
+                self._connection.close()
+
+    def close(self) -> None:
+        """See `sql.Driver`."""
+        if self._connection is not None:
+            self._connection.close()
+
+    def _connect(self) -> psycopg.Connection[Any]:
+        given = psycopg.conninfo.conninfo_to_dict(self._url)
+        options = " ".join(f"-c {name}={value}" for name, value in SESSION.items())
+        place = psycopg.conninfo.make_conninfo(
+            self._url,
+            connect_timeout=given.get("connect_timeout", CONNECT_TIMEOUT_S),
+            options=f"{given.get('options', '')} {options}".strip(),
+        )
+        return psycopg.connect(place, autocommit=True)
+
+
+class PostgresLease:
+    """A lock that the server lets go of when our connection ends; see `sql.Lease`."""
+
+    def __init__(self, owner: str) -> None:
+        self._owner = owner
+        self._connection: psycopg.Connection[Any] | None = None
+
+    @property
+    def owner(self) -> str:
+        """See `sql.Lease`. Every process has a name of its own."""
+        return self._owner
+
+    def take(self, connection: psycopg.Connection[Any]) -> None:
+        """Hold it on `connection` from now on."""
+        self._connection = connection
+        connection.execute("SELECT pg_advisory_lock(%s, hashtext(%s))", (LEASES, self._owner))
+
+    def is_gone(self, db: Connection, owner: str) -> bool:
+        """See `sql.Lease`. Two names may share a number: then a dead one counts as alive."""
+        if owner == self._owner:
+            return False
+        asked = "SELECT pg_try_advisory_xact_lock(?, hashtext(?))"
+        (is_free,) = db.execute(asked, (LEASES, owner)).fetchone()
+        return bool(is_free)
+
+    def share(self) -> None:
+        """See `sql.Lease`. Others were never kept out."""
+
+    def close(self) -> None:
+        """See `sql.Lease`. The connection's end is its end too."""
+
+
+class _Transaction:
+    """Speaks our SQL to PostgreSQL."""
+
+    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+        self._connection = connection
+
+    def execute(self, sql: str, parameters: Any = (), /) -> Cursor:
+        return self._connection.execute(_translated(sql), parameters or None)
+
+    def executemany(self, sql: str, parameters: Any, /) -> Cursor:
+        cursor = self._connection.cursor()
+        cursor.executemany(_translated(sql), parameters)
+        return cursor
+
+
+@lru_cache
+def _translated(sql: str) -> str:
+    return _PARAMETER.sub(lambda found: f"%({found[1]})s" if found[1] else "%s", sql)
+
+
+def _migrate(connection: psycopg.Connection[Any], migrations: Sequence[str]) -> None:
+    with connection.transaction():
+        connection.execute(f"SELECT pg_advisory_xact_lock({WRITER_LOCK})")
+        connection.execute("CREATE TABLE IF NOT EXISTS schema_version (version BIGINT NOT NULL)")
+        row = connection.execute("SELECT version FROM schema_version").fetchone()
+        found = known_version(row[0] if row else 0, len(migrations))
+        for migration in migrations[found:]:
+            for statement in statements(migration):
+                connection.execute(_spelled(statement))
+        connection.execute("DELETE FROM schema_version")
+        connection.execute("INSERT INTO schema_version VALUES (%s)", (len(migrations),))
+
+
+def _spelled(statement: str) -> str:
+    for pattern, text in _SPELLING:
+        statement = pattern.sub(text, statement)
+    return statement
+
+
+def _reason(error: Exception) -> str:
+    text = getattr(getattr(error, "diag", None), "message_primary", None)
+    return str(text or type(error).__name__)

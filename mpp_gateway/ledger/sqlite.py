@@ -1,0 +1,78 @@
+"""The embedded store: one SQLite file, for one machine."""
+
+import contextlib
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+
+from mpp_gateway.ledger.lock import StoreLock
+from mpp_gateway.ledger.sql import Connection, StoreUnavailable, known_version, statements
+
+BUSY_TIMEOUT_MS = 5_000
+
+
+class SqliteDriver:
+    """Opens and writes the file at `path`; see `sql.Driver`."""
+
+    failures: tuple[type[Exception], ...] = (sqlite3.OperationalError,)
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = Path(path)
+        self._connection: sqlite3.Connection | None = None
+
+    def open(self, migrations: Sequence[str]) -> None:
+        """See `sql.Driver`."""
+        try:
+            connection = sqlite3.connect(
+                self._path, isolation_level=None, check_same_thread=False, timeout=5
+            )
+            _prepare(connection, migrations)
+        except (sqlite3.Error, OSError) as error:
+            raise StoreUnavailable(f"cannot use the store {self._path}: {error}") from error
+        self._connection = connection
+
+    def lease(self, fresh: str) -> StoreLock:
+        """Take our share in the lock file beside the store."""
+        return StoreLock.take(self._path, fresh)
+
+    def begin(self) -> Connection:
+        """See `sql.Driver`."""
+        assert self._connection is not None
+        self._connection.execute("BEGIN IMMEDIATE")
+        return self._connection
+
+    def commit(self) -> None:
+        """See `sql.Driver`."""
+        assert self._connection is not None
+        self._connection.execute("COMMIT")
+
+    def rollback(self) -> None:
+        """See `sql.Driver`."""
+        assert self._connection is not None
+        with contextlib.suppress(sqlite3.Error):
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+
+    def close(self) -> None:
+        """See `sql.Driver`."""
+        if self._connection is not None:
+            self._connection.close()
+
+
+def _prepare(connection: sqlite3.Connection, migrations: Sequence[str]) -> None:
+    connection.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
+    connection.execute("PRAGMA journal_mode=WAL")
+    # Without FULL a power cut forgets claims that were already answered: the same proof buys twice.
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        (found,) = connection.execute("PRAGMA user_version").fetchone()
+        for migration in migrations[known_version(int(found), len(migrations)) :]:
+            for statement in statements(migration):
+                connection.execute(statement)
+        connection.execute(f"PRAGMA user_version={len(migrations)}")
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        connection.close()
+        raise
