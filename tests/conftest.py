@@ -1,17 +1,26 @@
-"""What tests of several folders ask for: the kinds of store, each really there."""
+"""What tests of several folders ask for, and what holds for all of them."""
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from tests.support.stores import Place, PostgresPlace, SqlitePlace
 
+if TYPE_CHECKING:
+    from tests.support.postgres import Server
+
+# How much time a generated example may take is no claim of any test.
+settings.register_profile("suite", deadline=None)
+settings.load_profile("suite")
+
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator["Server"]:  # noqa: F821 - psycopg is imported by who needs it only
+def postgres() -> Iterator["Server"]:
     """A PostgreSQL server of this test process."""
-    from tests.support.postgres import serving
+    from tests.support.postgres import serving  # noqa: PLC0415 - heavy, and not for every test
 
     with serving() as server:
         yield server
