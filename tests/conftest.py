@@ -20,7 +20,7 @@ settings.load_profile("suite")
 @pytest.fixture(scope="session")
 def postgres() -> Iterator["Server"]:
     """A PostgreSQL server of this test process."""
-    from tests.support.postgres import serving  # noqa: PLC0415 - heavy, and not for every test
+    from tests.support.postgres import serving
 
     with serving() as server:
         yield server
