@@ -16,6 +16,7 @@ from tests.support.h2client import H2Client
 from tests.support.scene import call, eventually, paying, scene
 from tests.support.upstream import OK
 
+QUIET_S = 0.3
 PIPELINED = b"GET /openapi.json HTTP/1.1\r\nHost: g\r\n\r\n"
 
 
@@ -110,7 +111,15 @@ def test_an_upstream_that_takes_nothing_holds_no_socket_once_it_is_given_up():
         play.proxy.call(remember)
         sender = threading.Thread(target=upload)
         sender.start()
-        assert eventually(lambda: upstreams[0].get_write_buffer_size() > 0)
+
+        def is_stuck() -> bool:
+            """Whether the kernel, too, takes nothing more of it."""
+            unsent = upstreams[0].get_write_buffer_size()
+            return unsent > 0 and not eventually(
+                lambda: upstreams[0].get_write_buffer_size() != unsent, QUIET_S
+            )
+
+        assert eventually(is_stuck)
 
         def is_given_up() -> bool:
             clock.advance(61)  # whatever was taken meanwhile began the wait anew
