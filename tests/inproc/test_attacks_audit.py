@@ -4,7 +4,9 @@ import contextlib
 
 import pytest
 
+from tests.inproc.test_engine_farewells import limit
 from tests.support.client import RawClient, get
+from tests.support.clock import Clock
 from tests.support.h2client import H2Client
 from tests.support.paid import PRICE, paid_gateway, refused, wait_until
 from tests.support.proxy import config_text, running
@@ -90,6 +92,7 @@ def test_the_debug_log_of_the_host_does_not_show_the_secret():
 def test_a_connection_that_says_nothing_is_given_up():
     with scene(more="limits: {head_s: 0.3}") as played, RawClient(played.port) as client:
         assert client.is_closed()
+        limit(played, head_s=60)
         assert get(played.port, "/api/free")[0] == 200
 
 
@@ -136,20 +139,23 @@ def test_how_many_frames_without_a_purpose_are_free_is_the_operators_choice(fram
     limits = f"limits: {{http2_control_frames: {frames}}}"
     # The client's settings and its word that it has ours are two of them.
     for pings, is_too_many in ((frames - 2, False), (frames - 1, True)):
-        with scene(more=limits) as played, H2Client(played.port) as client:
-            for _ in range(pings):
-                client.h2.ping(b"12345678")
-            client.flush()
-            if is_too_many:
-                drained(client)
-                assert client.goaway == 11  # ENHANCE_YOUR_CALM
-            else:
-                assert client.response(client.request("GET", "/api/free")).status == 200
+        with scene(more=limits) as played:
+            Clock(played.proxy)  # it stands still, so none is free again meanwhile
+            with H2Client(played.port) as client:
+                for _ in range(pings):
+                    client.h2.ping(b"12345678")
+                client.flush()
+                if is_too_many:
+                    drained(client)
+                    assert client.goaway == 11  # ENHANCE_YOUR_CALM
+                else:
+                    assert client.response(client.request("GET", "/api/free")).status == 200
 
 
 @pytest.mark.parametrize("flood", [flood_of_resets, flood_of_empty_data, flood_of_pings])
 def test_a_flood_of_frames_without_a_purpose_ends_its_connection(flood):
     with scene() as played:
+        Clock(played.proxy)
         with H2Client(played.port) as client:
             with contextlib.suppress(OSError):  # it may be closed in mid-flood
                 flood(client)

@@ -1,5 +1,6 @@
 """No client can make the gateway hold, wait or guess without end."""
 
+import contextlib
 import json
 
 import pytest
@@ -13,7 +14,7 @@ NEXT = b"GET /api/free HTTP/1.1\r\nHost: g\r\n\r\n"
 
 @pytest.fixture(scope="module")
 def play():
-    with scene(more="limits: {head_s: 0.3, unpaid_bodies: 2}") as found:
+    with scene(more="limits: {unpaid_bodies: 2}") as found:
         yield found
 
 
@@ -31,7 +32,8 @@ def refused(play, raw, status, name, *, method="GET"):
     """The answer is ours, the connection is closed, the upstream knows nothing of it."""
     before = play.upstream.connections
     with RawClient(play.port) as client:
-        client.send(raw)
+        with contextlib.suppress(ConnectionError):  # the answer may come before all is sent
+            client.send(raw)
         got, _, body = client.response(method)
         assert (got, slug(body)) == (status, name)
         assert client.is_closed()
@@ -50,19 +52,6 @@ def test_a_head_that_is_too_large_ends_an_http2_connection(play):
         client.response(client.request("GET", "/api/free", fields))
         assert client.closed
         assert client.goaway is not None
-
-
-@pytest.mark.parametrize("start", [b"GET /api/free HT", b"\r\n", b"G"])
-def test_a_head_that_does_not_end_is_given_up(play, start):
-    refused(play, start, 408, "request-timeout")
-
-
-def test_the_head_of_a_pipelined_request_is_given_up_too(play):
-    with RawClient(play.port) as client:
-        client.send(NEXT + b"GET /api")
-        assert client.response()[0] == 200
-        assert client.response()[0] == 408
-        assert client.is_closed()
 
 
 AMBIGUOUS = {

@@ -39,9 +39,7 @@ def play():
     spy = Spy()
     from mpp_gateway.addons.build import build_addons
 
-    with scene(
-        addons=lambda runtime: [*build_addons(runtime), spy], more="limits: {head_s: 0.5}"
-    ) as found:
+    with scene(addons=lambda runtime: [*build_addons(runtime), spy]) as found:
         found.spy = spy
         yield found
 

@@ -13,11 +13,14 @@ from mitmproxy.proxy import events, server
 
 from mpp_gateway.addons.build import build_addons
 from tests.support.client import RawClient
+from tests.support.clock import Clock
 from tests.support.h2client import H2Client, tls_context
 from tests.support.scene import call, eventually, paying, scene
 from tests.support.upstream import OK
 
 BIG = b"HTTP/1.1 200 OK\r\nContent-Length: 200000\r\n\r\n" + b"x" * 200_000
+FIRST_WINDOW = 65_535
+"""What a stream takes of itself (RFC 9113 section 6.9.2)."""
 DIGEST = b"POST /api/digest HTTP/1.1\r\nHost: g\r\nContent-Length: 5\r\n\r\n"
 
 
@@ -183,10 +186,7 @@ def test_a_client_that_says_goodbye_gets_what_it_has_asked_for(target):
         stream = client.request("GET", target, [paying()])
         assert eventually(lambda: bool(answer))
         goaway(client)
-        # An answer to a later frame shows that the goodbye was read.
-        client.h2.ping(b"8 octets")
-        client.flush()
-        assert client.receive()
+        client.ping()
         answer[0].call_soon_threadsafe(arrived.set)
         assert client.response(stream).status == 200
         assert play.ends_as("toy-1", "settled")
@@ -240,18 +240,20 @@ def test_an_answer_that_nobody_takes_is_given_up():
 
 def test_an_answer_that_is_taken_slowly_is_whole():
     with scene(BIG) as play:
-        limit(play, unread_s=0.3)
+        clock, unread_s = Clock(play.proxy), play.proxy.runtime.engine.limits.unread_s
         with H2Client(play.port, takes_all=False) as client:
             stream = client.request("GET", "/api/free")
-            got = client.streams[stream]
-            client.socket.settimeout(0.1)
+            got, size = client.streams[stream], FIRST_WINDOW
+            assert eventually(lambda: not play.open_books)
             while not got.ended:
-                try:
-                    while client.receive() and not got.ended:
-                        pass
-                except TimeoutError:
-                    client.h2.increment_flow_control_window(20_000, stream)
-                    client.flush()
+                while len(got.body) < min(size, 200_000):
+                    assert client.receive()
+                clock.advance(unread_s * 0.9)
+                size += 20_000
+                client.h2.increment_flow_control_window(20_000, stream)
+                client.flush()
+                if size >= 200_000:
+                    client.response(stream)
             assert (got.reset, len(got.body)) == (None, 200_000)
 
 
@@ -285,9 +287,7 @@ def test_an_answer_ends_although_its_window_is_below_nothing():
         while client.streams[stream].body != b"hello":
             assert client.receive()
         window(client, 0)  # five bytes less than nothing are left
-        client.h2.ping(b"8 octets")
-        client.flush()
-        assert client.receive()
+        client.ping()
         loops[0].call_soon_threadsafe(ends.set)
         client.h2.increment_flow_control_window(100, stream)
         client.flush()
@@ -318,21 +318,21 @@ def test_pings_in_the_course_of_a_long_answer_are_good_manners():
         with H2Client(play.port) as client:
             for _ in range(300):
                 now_s[0] += 2
-                client.h2.ping(b"8 octets")
-                client.flush()
-                assert client.receive()
+                client.ping()
             stream = client.request("GET", "/api/free")
             assert client.response(stream).status == 200
 
 
 def test_pings_without_end_are_not():
-    with scene() as play, H2Client(play.port) as client:
-        for _ in range(300):
-            client.h2.ping(b"8 octets")
-        client.flush()
-        while client.receive():
-            pass
-        assert client.goaway == h2.errors.ErrorCodes.ENHANCE_YOUR_CALM
+    with scene() as play:
+        Clock(play.proxy)
+        with H2Client(play.port) as client:
+            for _ in range(300):
+                client.h2.ping(b"8 octets")
+            client.flush()
+            while client.receive():
+                pass
+            assert client.goaway == h2.errors.ErrorCodes.ENHANCE_YOUR_CALM
 
 
 # --- HTTP/1 --------------------------------------------------------------------------------------

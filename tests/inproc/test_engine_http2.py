@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from tests.support.client import RawClient
+from tests.support.clock import Clock
 from tests.support.h2client import H2Client
 from tests.support.scene import eventually, paying, scene
 from tests.support.toy_rail import ToyRail
@@ -91,6 +92,7 @@ def test_a_connection_lives_on_when_an_older_alarm_rings(secure, monkeypatch):
     # A call on a kept connection sets a far alarm; the next one needs a new connection, and soon.
     timeouts = "connect_s: 0.1, first_byte_s: 0.3, idle_s: 0.3"
     with scene(respond, timeouts=timeouts) as play:
+        Clock(play.proxy)  # it stands still: alarms ring, and no call is late
         client = H2Client(play.port) if secure else RawClient(play.port)
 
         def ask():

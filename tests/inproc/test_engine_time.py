@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import socket
 import time
 
@@ -9,13 +10,15 @@ import pytest
 
 from mpp_gateway.addons.build import build_addons
 from tests.support.client import RawClient
+from tests.support.clock import Clock
 from tests.support.h2client import H2Client, tls_context
-from tests.support.scene import VERSIONS, call, eventually, scene
+from tests.support.scene import VERSIONS, WAIT_S, call, eventually, scene
 from tests.support.upstream import OK
 
-HEAD_S = 0.3
-KEEP_ALIVE_S = 0.8
-PATIENCE_S = 5.0
+HEAD_S = 30
+KEEP_ALIVE_S = 60
+STEPS = 8
+"""In so many the time of a limit passes."""
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 SETTINGS, HEADERS, PING, GOAWAY, CONTINUATION = 4, 1, 6, 7, 9
 END_STREAM = 0x1
@@ -24,11 +27,11 @@ UPLOAD = b"POST /api/free HTTP/1.1\r\nHost: g\r\nContent-Length: 100000000\r\n\r
 
 
 @contextlib.contextmanager
-def impatient(respond=OK, keep_alive_s=KEEP_ALIVE_S, **more):
-    """Run a gateway that gives up early; a keep-alive far away shows that the head was at fault."""
+def patient(respond=OK, keep_alive_s=KEEP_ALIVE_S, **more):
+    """Run a gateway and its clock; a keep-alive far away shows that the head was at fault."""
     limits = f"limits: {{head_s: {HEAD_S}, keep_alive_s: {keep_alive_s}}}"
     with scene(respond, more=limits, **more) as play:
-        yield play
+        yield play, Clock(play.proxy)
 
 
 def frame(kind, stream_id=0, payload=b"", flags=0, length=None):
@@ -37,7 +40,7 @@ def frame(kind, stream_id=0, payload=b"", flags=0, length=None):
 
 
 def secure(port, alpn):
-    raw = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S)
+    raw = socket.create_connection(("127.0.0.1", port), timeout=WAIT_S)
     return tls_context(alpn).wrap_socket(raw, server_hostname="gateway.test")
 
 
@@ -52,17 +55,18 @@ def goaways(data):
     return codes
 
 
-def until_closed(client, drip=b""):
-    """Return all that comes until the end; `drip` is sent whenever nothing came for a while."""
-    data, end = b"", time.monotonic() + PATIENCE_S
-    if drip:
-        client.settimeout(0.02)
+def until_closed(client, clock, limit_s, drip=b""):
+    """Return all that comes until the end; time passes, and `drip` is sent, while nothing comes."""
+    data, end = b"", time.monotonic() + WAIT_S
     while time.monotonic() < end:
+        client.settimeout(0.02)
         try:
             more = client.recv(65536)
         except TimeoutError:
+            client.settimeout(WAIT_S)
             with contextlib.suppress(OSError):
                 client.sendall(drip)
+            clock.advance(limit_s / STEPS)
             continue
         except OSError:
             return data
@@ -93,25 +97,29 @@ UNFINISHED = {
 @pytest.mark.parametrize("kind", UNFINISHED)
 def test_an_h2_head_that_does_not_end_is_given_up(kind):
     sent, drip = UNFINISHED[kind]
-    with impatient(keep_alive_s=600) as play, secure(play.port, "h2") as client:
+    with patient(keep_alive_s=3600) as (play, clock), secure(play.port, "h2") as client:
         client.sendall(sent)
-        assert goaways(until_closed(client, drip)) == [0]
+        assert goaways(until_closed(client, clock, HEAD_S, drip)) == [0]
+        assert clock.passed_s < 2 * HEAD_S
         assert play.upstream.connections == 0
 
 
 @pytest.mark.parametrize("partial", [OPEN_HEAD, frame(HEADERS, 3, b"\x82", 5, length=100)])
 def test_an_h2_head_that_does_not_end_is_given_up_beside_an_open_stream_too(partial):
     partial = partial[:5] + (3).to_bytes(4) + partial[9:]
-    with impatient(keep_alive_s=600) as play, H2Client(play.port, timeout_s=PATIENCE_S) as client:
+    with patient(keep_alive_s=3600) as (play, clock), H2Client(play.port) as client:
         client.request("POST", "/api/free", end=False)
+        assert eventually(lambda: play.upstream.heads == 1)
         client.socket.sendall(partial)
-        assert goaways(until_closed(client.socket)) == [0]
+        assert goaways(until_closed(client.socket, clock, HEAD_S)) == [0]
 
 
 @pytest.mark.parametrize("cut_at", [5, 12])
 def test_a_slow_h2_upload_is_no_head(cut_at):
-    with impatient() as play, H2Client(play.port) as client:
+    times = f"first_byte_s: {3 * KEEP_ALIVE_S}"
+    with patient(timeouts=times) as (play, clock), H2Client(play.port) as client:
         stream_id = client.request("POST", "/api/free", end=False)
+        assert eventually(lambda: play.upstream.heads == 1)
         # What answers the settings must be out before a frame is cut in two.
         limit = play.proxy.runtime.engine.limits.backlog_bytes
         while client.h2.local_flow_control_window(stream_id) != limit and client.receive():
@@ -119,62 +127,69 @@ def test_a_slow_h2_upload_is_no_head(cut_at):
         for part, end in ((b"x" * 100, False), (b"y" * 100, True)):
             client.h2.send_data(stream_id, part, end_stream=end)
             data = client.h2.data_to_send()
-            client.socket.sendall(data[:cut_at])
-            expect_silence(client, 2 * max(HEAD_S, KEEP_ALIVE_S))
+            client.ping(then=data[:cut_at])
+            clock.advance(2 * max(HEAD_S, KEEP_ALIVE_S))
             client.socket.sendall(data[cut_at:])
         assert client.response(stream_id).status == 200
+        assert client.goaway is None
         assert play.upstream.seen[0].body == b"x" * 100 + b"y" * 100
 
 
-def expect_silence(client, seconds):
-    """Nothing but the gateway's settings comes, and no end."""
-    before = client.socket.gettimeout()
-    client.socket.settimeout(seconds)
-    with contextlib.suppress(TimeoutError):
-        while True:
-            data = client.socket.recv(65536)
-            assert data, "the gateway hung up"
-            if isinstance(client, H2Client):
-                assert goaways(data) == []
-                client.h2.receive_data(data)
-    client.socket.settimeout(before)
-
-
 def test_an_idle_h2_connection_is_closed():
-    with impatient() as play, H2Client(play.port, timeout_s=PATIENCE_S) as client:
+    with patient() as (play, clock), H2Client(play.port) as client:
         assert client.response(client.request("GET", "/api/free")).status == 200
-        while client.receive():
-            pass
-        assert client.goaway == 0
+        assert goaways(until_closed(client.socket, clock, KEEP_ALIVE_S)) == [0]
 
 
 def test_pings_do_not_keep_an_idle_h2_connection():
-    with impatient() as play, secure(play.port, "h2") as client:
+    with patient() as (play, clock), secure(play.port, "h2") as client:
         ping = frame(PING, payload=b"12345678")
         client.sendall(PREFACE + frame(SETTINGS))
-        assert goaways(until_closed(client, ping)) == [0]
-    with impatient() as play, secure(play.port, "h2") as client:
+        assert goaways(until_closed(client, clock, KEEP_ALIVE_S, ping)) == [0]
+        assert clock.passed_s < 2 * KEEP_ALIVE_S
+    with patient() as (play, clock), secure(play.port, "h2") as client:
         client.sendall(PREFACE + frame(SETTINGS) + ping[:12])
-        assert goaways(until_closed(client, ping[12:] + ping[:12])) == [0]
+        assert goaways(until_closed(client, clock, KEEP_ALIVE_S, ping[12:] + ping[:12])) == [0]
+        assert clock.passed_s < 2 * KEEP_ALIVE_S
 
 
 @pytest.mark.parametrize("answered", [0, 1, 3])
 def test_an_idle_http1_connection_is_closed_without_a_word(answered):
-    with impatient() as play, secure(play.port, "http/1.1") as client:
+    with patient() as (play, clock), secure(play.port, "http/1.1") as client:
         client.sendall(GET * answered)
-        data = until_closed(client)
+        assert eventually(lambda: play.upstream.heads == answered and not play.open_books)
+        data = until_closed(client, clock, KEEP_ALIVE_S)
         assert data.count(b"HTTP/1.1 ") == data.count(b"HTTP/1.1 200 OK") == answered
 
 
 def test_an_idle_http1_connection_is_closed_in_clear_text_too():
-    with impatient() as play, RawClient(play.port, timeout_s=PATIENCE_S) as client:
+    with patient() as (play, clock), RawClient(play.port) as client:
         client.send(GET)
         assert client.response()[0] == 200
-        assert until_closed(client.socket) == b""
+        assert until_closed(client.socket, clock, KEEP_ALIVE_S) == b""
+
+
+HALF_HEADS = [b"GET /api/free HT", b"\r\n", b"G", GET + b"GET /api"]
+
+
+@pytest.mark.parametrize("half", HALF_HEADS)
+def test_an_http1_head_that_does_not_end_is_given_up(half):
+    """The clock of the wall: the alarm rings by itself."""
+    with scene(more="limits: {head_s: 0.3}") as play, RawClient(play.port) as client:
+        client.send(half)
+        if half.startswith(GET):
+            assert client.response()[0] == 200
+        status, _, body = client.response()
+        assert (status, json.loads(body)["type"]) == (
+            408,
+            "urn:mpp-gateway:problem:request-timeout",
+        )
+        assert client.is_closed()
+        assert play.upstream.connections == half.count(GET)
 
 
 def test_mitmproxy_does_not_close_a_connection_that_we_keep():
-    with impatient(keep_alive_s=3600) as play:
+    with patient(keep_alive_s=3600) as (play, _):
         assert play.proxy.master.options.tcp_timeout > 3600
 
 
@@ -188,14 +203,16 @@ def test_a_connection_that_waits_for_its_answer_is_not_idle(version):
         await writer.drain()
         return True
 
-    with impatient(respond) as play:
+    with patient(respond, timeouts=f"first_byte_s: {3 * KEEP_ALIVE_S}") as (play, clock):
         client = H2Client(play.port) if version == "h2" else RawClient(play.port)
         with client:
             if version == "h2":
                 stream_id = client.request("GET", "/api/free")
             else:
                 client.send(GET)
-            expect_silence(client, 2 * KEEP_ALIVE_S)
+            assert eventually(lambda: play.upstream.heads == 1)
+            for _ in range(STEPS):
+                clock.advance(2 * KEEP_ALIVE_S / STEPS)
             play.upstream._loop.call_soon_threadsafe(held.set)
             if version == "h2":
                 assert client.response(stream_id).status == 200

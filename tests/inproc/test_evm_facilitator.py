@@ -86,11 +86,12 @@ def test_the_question_is_x402_version_2_with_checksummed_addresses(tmp_path):
 def test_a_facilitator_that_does_not_answer_verification_is_503_not_402(tmp_path, fault):
     async def story(b: Bench, f: StandInFacilitator) -> None:
         f.fault = fault
+        b.allow(1)
         with pytest.raises(RailUnavailable) as refusal:
             await b.rail.verify(b.presented(), now())
         assert (refusal.value.status, bool(refusal.value.retry_after_s)) == (503, True)
 
-    with_a_facilitator(story, tmp_path, facilitator_s=1)
+    with_a_facilitator(story, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -137,14 +138,17 @@ def test_a_facilitator_that_settles_nothing_leads_to_a_named_state(
     async def story(b: Bench, f: StandInFacilitator) -> None:
         presented = b.presented()
         f.fault = fault
+        if fault == "hang":
+            b.allow(1)
         outcome = await b.settle(presented)
         assert (outcome.state, outcome.headers) == (state, ())
+        b.allow()
         await nothing_moved(b)
         f.fault = ""
         assert (await b.settle(presented)).state is SETTLED
         assert await b.balances() == (PURSE_MINOR - PRICE, PRICE)
 
-    with_a_facilitator(story, tmp_path, with_node=with_node, facilitator_s=1)
+    with_a_facilitator(story, tmp_path, with_node=with_node)
 
 
 @pytest.mark.parametrize("fault", ["lost", "pending"])
@@ -187,11 +191,12 @@ def test_without_a_node_a_lost_or_pending_answer_stays_unknown(tmp_path, fault):
 def test_a_facilitator_that_lies_about_a_payment_makes_no_call_free(tmp_path):
     async def story(b: Bench, f: StandInFacilitator) -> None:
         f.fault = "lie"
+        b.allow(1)
         outcome = await b.settle(b.presented())
         assert (outcome.state, outcome.headers) == (UNKNOWN, ())
         await nothing_moved(b)
 
-    with_a_facilitator(story, tmp_path, settle_s=1)
+    with_a_facilitator(story, tmp_path)
 
 
 def test_a_transaction_of_another_payment_does_not_settle_this_one(tmp_path, monkeypatch):
@@ -204,11 +209,12 @@ def test_a_transaction_of_another_payment_does_not_settle_this_one(tmp_path, mon
             return first.reference
 
         monkeypatch.setattr(f, "_submit", same_again)
+        b.allow(1)
         outcome = await b.settle(b.presented(b"\2" * 16))
         assert outcome.state is UNKNOWN
         assert await b.balances() == (PURSE_MINOR - PRICE, PRICE)
 
-    with_a_facilitator(story, tmp_path, settle_s=1)
+    with_a_facilitator(story, tmp_path)
 
 
 def test_a_front_run_payment_is_settled_though_the_facilitator_refuses_it(tmp_path):

@@ -182,7 +182,7 @@ def test_a_node_that_cannot_say_what_gas_costs_closes_the_rail(tmp_path):
             await b.rail.ready(now())
         assert b.node.url not in refusal.value.detail + refusal.value.private
 
-    on_a_chain(story, tmp_path, max_fee_wei=CEILING_GWEI * GWEI, rpc_s=1)
+    on_a_chain(story, tmp_path, max_fee_wei=CEILING_GWEI * GWEI)
 
 
 def test_without_a_ceiling_nothing_is_asked_before_the_claim(tmp_path):
@@ -229,7 +229,7 @@ def test_a_stuck_transaction_is_bid_up_to_the_ceiling_and_then_sent_as_it_is(tmp
         assert (outcome.state, outcome.reference) == (Settlement.SETTLED, waiting["hash"])
         await rail.close()
 
-    on_a_chain(story, tmp_path, settle_s=20)
+    on_a_chain(story, tmp_path)
 
 
 def test_a_gap_is_filled_within_the_ceiling(tmp_path):
@@ -238,9 +238,11 @@ def test_a_gap_is_filled_within_the_ceiling(tmp_path):
     async def story(b: Bench) -> None:
         presented = b.presented()
         b.node.faults["eth_sendRawTransaction"] = "reset"
+        b.allow(2)
         outcome = await b.rail.settle(presented, PRICE, now())
         assert outcome.state is Settlement.UNKNOWN
         b.node.faults.clear()
+        b.allow()
         b.node.lies |= asking(SPIKE_WEI)
 
         assert await b.rail.maintain(presented.valid_until_s) == 1
@@ -252,4 +254,4 @@ def test_a_gap_is_filled_within_the_ceiling(tmp_path):
         assert await b.submissions() == [(0, "done")]
         assert await b.balances() == (PURSE_MINOR, 0)
 
-    on_a_chain(story, tmp_path, max_fee_wei=CEILING_GWEI * GWEI, settle_s=1, rpc_s=1)
+    on_a_chain(story, tmp_path, max_fee_wei=CEILING_GWEI * GWEI)

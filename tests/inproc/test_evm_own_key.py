@@ -217,14 +217,16 @@ def test_a_node_that_hangs_before_anything_is_sent_is_a_refusal(tmp_path):
     async def story(b: Bench) -> None:
         presented = b.presented()
         b.node.faults["*"] = "hang"
+        b.allow(1)
         with pytest.raises(RailUnavailable):
             await b.rail.verify(presented, now())
         assert (await b.settle(presented)).state is REFUSED
         b.node.faults.clear()
+        b.allow()
         assert await b.submissions() == []
         assert (await b.settle(presented)).state is SETTLED
 
-    on_a_chain(story, tmp_path, settle_s=1, rpc_s=1)
+    on_a_chain(story, tmp_path)
 
 
 @pytest.mark.parametrize("fault", ["hang", "lost", "reset", "500", "garbage", "no-result"])
@@ -234,8 +236,11 @@ def test_a_broadcast_whose_answer_never_comes_is_followed_to_its_block(tmp_path,
     async def story(b: Bench) -> None:
         presented = b.presented()
         b.node.faults["eth_sendRawTransaction"] = fault
+        if fault != "lost":
+            b.allow(2)
         outcome = await b.settle(presented)
         b.node.faults.clear()
+        b.allow()
         if fault == "lost":
             assert outcome.state is SETTLED
             return
@@ -246,17 +251,19 @@ def test_a_broadcast_whose_answer_never_comes_is_followed_to_its_block(tmp_path,
         assert seen.state is SETTLED
         assert await b.balances() == (PURSE_MINOR - PRICE, PRICE)
 
-    on_a_chain(story, tmp_path, settle_s=2, rpc_s=1)
+    on_a_chain(story, tmp_path)
 
 
 def test_a_lost_reply_on_a_blind_node_is_unknown_and_then_found(tmp_path):
     async def story(b: Bench) -> None:
         presented = b.presented()
         b.node.faults = {"eth_sendRawTransaction": "lost", "eth_getTransactionReceipt": "500"}
+        b.allow(2)
         outcome = await b.settle(presented)
         assert outcome.state is UNKNOWN
         assert outcome.headers == ()
         b.node.faults.clear()
+        b.allow()
 
         seen = await b.rail.look_up(presented, now())
 
@@ -264,7 +271,7 @@ def test_a_lost_reply_on_a_blind_node_is_unknown_and_then_found(tmp_path):
         assert Receipt.parse(seen.headers[0][1]).reference == outcome.reference
         assert await b.balances() == (PURSE_MINOR - PRICE, PRICE)
 
-    on_a_chain(story, tmp_path, settle_s=1, rpc_s=1)
+    on_a_chain(story, tmp_path)
 
 
 @pytest.mark.parametrize("method", ["eth_estimateGas", "eth_getBlockByNumber"])
@@ -349,8 +356,10 @@ def test_a_gap_left_by_a_crash_is_sent_again_at_the_next_start(tmp_path):
     async def story(b: Bench) -> None:
         presented = b.presented(b"\1" * 16)
         b.node.faults["eth_sendRawTransaction"] = "reset"
+        b.allow(2)
         assert (await b.settle(presented)).state is UNKNOWN
         b.node.faults.clear()
+        b.allow()
         async with _second_worker(b, tmp_path) as restarted:
             assert await restarted.maintain(now()) == 1
             later = await restarted.settle(b.presented(b"\2" * 16), PRICE, now())
@@ -359,15 +368,17 @@ def test_a_gap_left_by_a_crash_is_sent_again_at_the_next_start(tmp_path):
             assert (await restarted.look_up(presented, now())).state is SETTLED
         assert await b.submissions() == [(0, "done"), (1, "done")]
 
-    on_a_chain(story, tmp_path, settle_s=1, rpc_s=1)
+    on_a_chain(story, tmp_path)
 
 
 def test_a_gap_whose_authorization_has_ended_is_filled_with_nothing(tmp_path):
     async def story(b: Bench) -> None:
         presented = b.presented(b"\1" * 16)
         b.node.faults["eth_sendRawTransaction"] = "reset"
+        b.allow(2)
         assert (await b.settle(presented)).state is UNKNOWN
         b.node.faults.clear()
+        b.allow()
 
         assert await b.rail.maintain(presented.valid_until_s) == 1
         assert await b.rail.maintain(presented.valid_until_s) == 0
@@ -376,7 +387,7 @@ def test_a_gap_whose_authorization_has_ended_is_filled_with_nothing(tmp_path):
         assert await b.submissions() == [(0, "done")]
         assert (await b.settle(b.presented(b"\2" * 16))).state is SETTLED
 
-    on_a_chain(story, tmp_path, settle_s=1, rpc_s=1)
+    on_a_chain(story, tmp_path)
 
 
 def test_a_refused_nonce_below_one_under_way_is_filled_at_once(tmp_path):
@@ -407,17 +418,19 @@ def test_a_second_attempt_never_refuses_what_the_first_may_have_sent(tmp_path):
         presented = b.presented()
         await b.chain.run(lambda node: setattr(node, "automine", False))
         b.node.faults["eth_sendRawTransaction"] = "lost"
+        b.allow(2)
         assert (await b.settle(presented)).state is UNKNOWN
         b.node.faults["eth_sendRawTransaction"] = "error: insufficient funds for gas"
 
         assert (await b.settle(presented)).state is UNKNOWN
 
+        b.allow()
         assert await b.submissions() == [(0, "open")]
         await b.chain.run(lambda node: node.mine())
         assert (await b.settle(presented)).state is SETTLED
         assert await b.balances() == (PURSE_MINOR - PRICE, PRICE)
 
-    on_a_chain(story, tmp_path, settle_s=1, rpc_s=1)
+    on_a_chain(story, tmp_path)
 
 
 def test_a_caller_that_goes_away_does_not_stop_what_was_begun(tmp_path):
@@ -520,9 +533,10 @@ def test_a_look_up_that_cannot_ask_is_unknown(tmp_path, fault):
         presented = b.presented()
         assert (await b.settle(presented)).state is SETTLED
         b.node.faults["eth_getLogs"] = fault
+        b.allow(1)
         assert (await b.rail.look_up(presented, now())).state is UNKNOWN
 
-    on_a_chain(story, tmp_path, rpc_s=1)
+    on_a_chain(story, tmp_path)
 
 
 def test_an_empty_gas_key_withholds_and_refuses_before_anything_is_sent(tmp_path):

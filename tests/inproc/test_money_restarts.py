@@ -21,7 +21,7 @@ from tests.support.paid import (
     refused,
     wait_until,
 )
-from tests.support.process import BIN, Process, free_port, process
+from tests.support.process import BIN, START_S, Process, free_port, process
 
 
 @contextmanager
@@ -41,7 +41,7 @@ def serving(
 
 def kill(running: Process) -> None:
     running.popen.kill()
-    running.popen.wait(10)
+    running.popen.wait(START_S)
 
 
 def leave_pending(gateway: Paid, credential, target: str = "/api/paid") -> RawClient:
@@ -227,5 +227,5 @@ def test_a_stop_waits_for_the_money_that_is_under_way(tmp_path):
         gateway.node.faults.clear()
         assert client.response()[0] == 200
         client.close()
-        assert running.popen.wait(20) == 0
+        assert running.popen.wait(START_S) == 0
         assert (gateway.balance(), gateway.states()) == (PRICE, {"settled": 1})

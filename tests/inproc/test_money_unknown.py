@@ -51,7 +51,7 @@ def submit_late(gateway: Paid) -> None:
 
 def served_once(gateway: Paid, credential, target: str = "/api/paid") -> None:
     """Present the credential until the chain has told; then it is spent."""
-    answer = wait_until(lambda: _told(gateway, credential, target), "the chain tells", 15)
+    answer = wait_until(lambda: _told(gateway, credential, target), "the chain tells")
     assert (answer[0], answer[2]) == (200, b"served")
     assert gateway.chain.transaction(receipt_of(answer).reference)["status"] == "0x1"
     assert (gateway.balance(), gateway.states()) == (PRICE, {"settled": 1})
@@ -106,7 +106,10 @@ def test_a_facilitator_that_does_not_say_is_asked_about_on_the_chain(tmp_path, f
         unknown(answer)
         assert gateway.states() == {"unknown": 1}
         gateway.keeper.answers("200 OK", body=b"served")
-        submit_late(gateway)
+        if fault in ("lost", "pending"):  # it has gone through, and nobody was told in time
+            gateway.facilitator.fault = ""
+        else:
+            submit_late(gateway)
         served_once(gateway, credential)
 
 

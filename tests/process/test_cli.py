@@ -441,7 +441,7 @@ def test_a_stop_finishes_the_call_under_way_and_takes_no_other(number, held, sho
 
 def _refuses(port: int) -> bool:
     try:
-        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        socket.create_connection(("127.0.0.1", port), timeout=START_S).close()
     except ConnectionRefusedError:
         return True
     return False
@@ -504,7 +504,7 @@ def test_tls_is_served_with_the_files_certificate_and_no_copy_of_its_key_stays(s
         started.wait_for_text(f"serving on https://127.0.0.1:{port} ")
         trusting = ssl.create_default_context(cafile=tmp_path / "upstream.pem")
         with (
-            socket.create_connection(("127.0.0.1", port), timeout=3) as plain,
+            socket.create_connection(("127.0.0.1", port), timeout=START_S) as plain,
             trusting.wrap_socket(plain, server_hostname="127.0.0.1") as wrapped,
         ):
             wrapped.sendall(b"GET /weather/now/Oslo HTTP/1.1\r\nHost: a\r\n\r\n")

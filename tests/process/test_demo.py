@@ -13,7 +13,7 @@ import pytest
 from mpp_gateway.demo.shop import SELLER_KEY
 from mpp_gateway.demo.show import BUYER_KEY, GAS_KEY
 from tests.support.command import Done, environ, run
-from tests.support.process import BIN, ROOT, free_port, process
+from tests.support.process import BIN, ROOT, START_S, free_port, process
 
 KEYS = [key.hex().encode() for key in (BUYER_KEY, GAS_KEY, SELLER_KEY)]
 
@@ -92,7 +92,7 @@ def test_the_demo_stops_at_a_signal_and_leaves_nothing(temp):
         demo.wait_for_text("in another terminal")
         demo.popen.send_signal(signal.SIGINT)
 
-        assert demo.popen.wait(30) == 0
+        assert demo.popen.wait(START_S) == 0
         assert "Traceback" not in demo.output()
     assert list(temp.iterdir()) == []
 

@@ -21,7 +21,7 @@ import pytest
 from tests.support.certificates import self_signed
 from tests.support.client import RawClient, get
 from tests.support.h2client import H2Client
-from tests.support.process import Process, free_port, process
+from tests.support.process import START_S, Process, free_port, process
 from tests.support.proxy import config_text
 from tests.support.scene import (
     UPSTREAM_SECRET,
@@ -173,14 +173,14 @@ def gateways(tmp_path_factory) -> Iterator[dict[str, Gateway]]:
         for run, port in started:
             run.wait_for_port(port)
             assert eventually(
-                lambda run=run: "is open" in run.output() or "serving on" in run.output(), 30
+                lambda run=run: "is open" in run.output() or "serving on" in run.output(), START_S
             )
         yield found
         for run, _ in started:
             assert run.popen.poll() is None, run.output()
             run.popen.terminate()
         for run, _ in started:
-            run.popen.wait(30)
+            run.popen.wait(START_S)
             for mark in ("Traceback", "has crashed", UPSTREAM_SECRET):
                 assert mark not in run.output()
 

@@ -6,7 +6,6 @@ import shutil
 import socket
 import ssl
 import subprocess
-import sys
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +18,7 @@ from mpp_gateway.addons.host import Host
 from mpp_gateway.addons.runtime import Runtime
 from tests.support.client import RawClient, get
 from tests.support.h2client import H2Client
+from tests.support.process import BIN, ROOT, START_S, free_port
 from tests.support.proxy import config_text
 from tests.support.scene import (
     UPSTREAM_SECRET,
@@ -30,10 +30,7 @@ from tests.support.scene import (
 )
 from tests.support.upstream import upstream
 
-ROOT = Path(__file__).resolve().parents[2]
-BIN = Path(sys.executable).parent
 TOOLS = ("mitmdump", "mitmweb")
-START_S = 30
 OLD = ssl.TLSVersion.TLSv1_1
 ROUTES = '      "GET /free": free\n      "POST /free": free'
 PAID = """      "GET /free": free
@@ -44,12 +41,6 @@ METHOD = """  evm:
             name: USDC, version: "2", decimals: 6}
     recipient: "0x0000000000000000000000000000000000000001"
     submit: {facilitator: "http://127.0.0.1:9"}"""
-
-
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
 
 
 class Process:

@@ -9,7 +9,7 @@ from mpp_gateway.protocol.challenge import Challenge
 from mpp_gateway.rails.evm.payer import Purse, pay
 from tests.support.client import get
 from tests.support.evm import GAS_KEY, PAYEE, PAYER, PURSE_MINOR, now, settings_of
-from tests.support.process import free_port, process
+from tests.support.process import START_S, free_port, process
 from tests.support.upstream import OK, upstream
 
 NOT_FOUND = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
@@ -143,7 +143,7 @@ def test_a_wrong_option_stops_the_start_in_one_line(chain, tmp_path, changed, sa
     with upstream() as api:
         port = free_port()
         with process(*command(api, chain, port, tmp_path, **changed), environ=ENVIRON) as started:
-            assert started.popen.wait(30) == 1
+            assert started.popen.wait(START_S) == 1
             assert said in started.output()
             assert "Traceback" not in started.output()
             assert "<options>" not in started.output()
@@ -167,6 +167,6 @@ def test_a_doubled_option_does_not_leave_an_open_proxy(chain, tmp_path):
         port = free_port()
         doubled = ("--set", "gateway_charge=0.02")
         with process(*command(api, chain, port, tmp_path, *doubled), environ=ENVIRON) as started:
-            assert started.popen.wait(30) == 1, started.output()
+            assert started.popen.wait(START_S) == 1, started.output()
             assert "not loaded" in started.output()
         assert api.seen == []

@@ -7,7 +7,7 @@ from typing import Self
 class RawClient:
     """One TCP connection; `read` returns what came until `quiet_s` passed without more, or EOF."""
 
-    def __init__(self, port: int, timeout_s: float = 10) -> None:
+    def __init__(self, port: int, timeout_s: float = 60) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=timeout_s)
         self.buffer = b""
 

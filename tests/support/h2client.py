@@ -37,7 +37,7 @@ def tls_context(*alpn: str) -> ssl.SSLContext:
 class H2Client:
     """One connection. With `takes_all` off each stream takes its first 64 KiB and no more."""
 
-    def __init__(self, port: int, *, timeout_s: float = 10, takes_all: bool = True) -> None:
+    def __init__(self, port: int, *, timeout_s: float = 60, takes_all: bool = True) -> None:
         raw = socket.create_connection(("127.0.0.1", port), timeout=timeout_s)
         self.socket = tls_context("h2").wrap_socket(raw, server_hostname="gateway.test")
         assert self.socket.selected_alpn_protocol() == "h2"
@@ -47,6 +47,7 @@ class H2Client:
         self.streams: dict[int, Stream] = {}
         self.closed = False
         self.goaway: int | None = None
+        self.pongs = 0
         self.h2.initiate_connection()
         if not takes_all:
             self.h2.increment_flow_control_window(2**24)
@@ -145,6 +146,8 @@ class H2Client:
                 stream.ended = True
             case h2.events.StreamReset():
                 stream.reset = event.error_code
+            case h2.events.PingAckReceived():
+                self.pongs += 1
             case h2.events.ConnectionTerminated():
                 self.goaway = event.error_code
 
@@ -156,6 +159,14 @@ class H2Client:
     def reset(self, stream_id: int) -> None:
         self.h2.reset_stream(stream_id, 8)
         self.flush()
+
+    def ping(self, then: bytes = b"") -> None:
+        """Wait until the gateway has read all so far, and what it gets in the same record."""
+        answered = self.pongs + 1
+        self.h2.ping(b"8 octets")
+        self.socket.sendall(self.h2.data_to_send() + then)
+        while self.pongs < answered:
+            assert self.receive(), "the gateway hung up"
 
     def head(self, stream_id: int) -> Stream:
         stream = self.streams[stream_id]

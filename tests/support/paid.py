@@ -36,7 +36,7 @@ from tests.support.proxy import Proxy, config_text, running
 PRICE = 10_000
 DEAR = 90_000
 PURSE_MINOR = 1_000_000
-WAIT_S = 30
+WAIT_S = 60
 POLL_S = 0.01
 CORE = "https://paymentauth.org/problems/"
 OURS = "urn:mpp-gateway:problem:"
@@ -111,7 +111,7 @@ def fresh_key(what: str) -> bytes:
     return keccak256(f"{what} {os.getpid()} {next(_numbers)} {time.time_ns()}".encode())
 
 
-def wait_until(condition: Callable[[], Any], what: str, seconds: float = 10) -> Any:
+def wait_until(condition: Callable[[], Any], what: str, seconds: float = WAIT_S) -> Any:
     """Return what `condition` returns once it is true; polled, with a bound."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:

@@ -12,15 +12,24 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
-START_S = 30
+START_S = 90
 POLL_S = 0.05
 
 
+_taken: list[socket.socket] = []
+
+
 def free_port() -> int:
-    """Return a port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """Return a port that this process alone gives away: nobody listens there until it is told to.
+
+    It stays bound and never listens. Who asks to reuse an address, as servers do, may have it; who
+    asks for any port, or connects to somewhere, gets another one.
+    """
+    probe = socket.socket()
+    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    probe.bind(("127.0.0.1", 0))
+    _taken.append(probe)
+    return probe.getsockname()[1]
 
 
 class Process:

@@ -16,8 +16,8 @@ from mpp_gateway.addons.runtime import Runtime
 from mpp_gateway.config import load_text
 
 SECRET = "test-secret-test-secret-test-secret-0123"
-START_S = 5
-STOP_S = 15
+START_S = 60
+STOP_S = 60
 """Closing waits for the money that is under way."""
 
 

@@ -24,7 +24,8 @@ UPSTREAM_SECRET = "marked-upstream-secret"
 UPSTREAM_BODY = b"marked-upstream-body"
 UPSTREAM_FIELD = "marked-upstream-field"
 VERSIONS = ("http/1.1", "h2")
-WAIT_S = 10.0
+WAIT_S = 60.0
+"""Who waits for so long waits in vain: on a laden machine ten seconds are not many."""
 
 ROUTES = """      "GET /free": free
       "POST /free": free

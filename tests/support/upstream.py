@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 OK = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 11\r\n\r\n{"ok":true}'
-START_S = 10
+START_S = 60
 
 
 @dataclass
@@ -41,6 +41,8 @@ class Upstream:
         self._respond = respond
         self._read_body = read_body
         self._ssl = ssl
+        self._serving: set[asyncio.Task[None] | None] = set()
+        """While it reads no more, nobody else knows of a connection: it would be collected."""
         self._ready = threading.Event()
         self._stop: asyncio.Event | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -75,12 +77,15 @@ class Upstream:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         number = self.connections
+        task = asyncio.current_task()
+        self._serving.add(task)
         try:
             while await self._exchange(reader, writer, number):
                 pass
         except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass
         finally:
+            self._serving.discard(task)
             writer.close()
 
     async def _exchange(self, reader, writer, number: int) -> bool:

@@ -96,10 +96,10 @@ def replay(scenarios, parse, format_members):
             if expected is not True:
                 check_refused(kind, scenario, parse, format_members)
             elif kind == "parse":
-                started_s = time.perf_counter()
+                started_s = time.thread_time()
                 assert parse(wire(scenario)) == scenario["object"], name
                 limit_ms = scenario.get("maxDurationMsByAdapter", {}).get("python", 5000)
-                assert (time.perf_counter() - started_s) * 1000 < limit_ms, name
+                assert (time.thread_time() - started_s) * 1000 < limit_ms, name
             elif kind == "format":
                 assert parse(format_members(scenario["object"])) == scenario["object"], name
                 assert parse(format_members(scenario["object"])) == parse(wire(scenario)), name

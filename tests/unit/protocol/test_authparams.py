@@ -114,9 +114,9 @@ def test_display_text_is_ascii_on_the_wire():
      "Payment a" + " " * 65_000 + "b", "a" * 65_536],
 )  # fmt: skip
 def test_reading_takes_time_in_proportion_to_the_length(value):
-    started_s = time.perf_counter()
+    started_s = time.thread_time()  # what other work takes does not count
 
     for elements in split(value):
         authparams.read_parameters(elements)
 
-    assert time.perf_counter() - started_s < 0.5
+    assert time.thread_time() - started_s < 0.5
