@@ -1,7 +1,7 @@
 # Sourced by the other scripts: a Python 3.13 environment in .venv, as requirements.lock has it.
 # Needs Python 3.13 and the package registries. Outside of the folder nothing is touched, but for two
 # cases: root on Debian gets Debian's venv package where Python cannot make an environment and there is
-# no uv, and, running the tests without npm, Debian's nodejs and npm.
+# no uv, and, running the tests without npm or PostgreSQL, Debian's nodejs, npm and postgresql.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -155,6 +155,21 @@ set_up_pympp() {
     make_venv "$python" "$folder/.venv"
     pip_install "$folder/.venv" "$folder/pympp.lock"
     printf '%s\n' "$wanted" >"$stamp"
+}
+
+has_postgres() { compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || command -v initdb >/dev/null; }
+
+# The server that the tests start for themselves, from Debian where we are root there. CI fails
+# without; at home only the tests of that store are skipped.
+set_up_postgres() {
+    has_postgres && return
+    if is_root_on_debian; then
+        say "PostgreSQL was not found: installing Debian's postgresql (a minute or so) ..."
+        apt_install postgresql
+        has_postgres && return
+    fi
+    say "PostgreSQL was not found (Debian's package: postgresql). Its tests are skipped."
+    [ "${CI:-}" != true ]
 }
 
 # Everything that the tests in tests/peers pay the gateway with.

@@ -13,6 +13,7 @@ ENVIRON = {
     "RECIPIENT": "0x" + "ab" * 20,
     "WEATHER_TOKEN": "marked-token",
     "OPENAI_API_KEY": "marked-openai",
+    "PG_PASSWORD": "marked-password",
 }
 BLOCKS = [block for page in PAGES for block in blocks(page, "yaml")]
 README = ROOT / "README.md"

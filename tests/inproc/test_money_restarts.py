@@ -31,7 +31,9 @@ def serving(
     """Run `mpp-gateway serve` on the test's store, or by another name of it."""
     port = free_port()
     config = tmp_path / f"gateway-{port}.yaml"
-    text = gateway.config.replace(str(gateway.store), str(store or gateway.store))
+    text = gateway.config
+    if store is not None:
+        text = text.replace(str(gateway.store), str(store))
     config.write_text(text + f"\nlisten: 127.0.0.1:{port}\n")
     with process(str(BIN / "mpp-gateway"), "serve", "--config", str(config)) as running:
         running.wait_for_text("serving on")
@@ -61,8 +63,8 @@ def hold_at(gateway: Paid, state: str) -> None:
 
 
 @pytest.mark.parametrize("state", ["claimed", "verified", "settling"])
-def test_a_payment_that_a_kill_cut_off_is_served_once_and_charged_once(tmp_path, state):
-    with paid_parts(tmp_path) as gateway:
+def test_a_payment_that_a_kill_cut_off_is_served_once_and_charged_once(tmp_path, place, state):
+    with paid_parts(tmp_path, place=place) as gateway:
         with serving(gateway, tmp_path) as (running, _):
             credential = gateway.buy()
             hold_at(gateway, state)
@@ -93,9 +95,11 @@ def test_a_payment_that_a_kill_cut_off_is_served_once_and_charged_once(tmp_path,
         assert gateway.states() == {"settled": 1}
 
 
-def test_a_settlement_cut_off_before_it_was_sent_is_neither_charged_nor_asked_for_again(tmp_path):
+def test_a_settlement_cut_off_before_it_was_sent_is_neither_charged_nor_asked_for_again(
+    tmp_path, place
+):
     """Until the chain can say that it never will be: then, and only then, it is released."""
-    with own_chain() as thread, paid_parts(tmp_path, thread=thread) as gateway:
+    with own_chain() as thread, paid_parts(tmp_path, place=place, thread=thread) as gateway:
         with serving(gateway, tmp_path) as (running, _):
             credential = gateway.buy()
             gateway.node.faults["eth_estimateGas"] = "hang"
@@ -116,9 +120,9 @@ def _served(answer):
     return answer if answer[0] == 200 else None
 
 
-def test_two_gateways_on_one_store_accept_a_payment_once(tmp_path):
+def test_two_gateways_on_one_store_accept_a_payment_once(tmp_path, place):
     with (
-        paid_parts(tmp_path) as gateway,
+        paid_parts(tmp_path, place=place) as gateway,
         serving(gateway, tmp_path) as (_, first),
         serving(gateway, tmp_path) as (_, second),
     ):
@@ -141,8 +145,8 @@ def test_two_gateways_on_one_store_accept_a_payment_once(tmp_path):
         assert (gateway.hits, gateway.balance(), gateway.states()) == (1, PRICE, {"settled": 1})
 
 
-def test_a_second_gateway_leaves_the_claims_of_the_first_alone(tmp_path):
-    with paid_parts(tmp_path) as gateway, serving(gateway, tmp_path):
+def test_a_second_gateway_leaves_the_claims_of_the_first_alone(tmp_path, place):
+    with paid_parts(tmp_path, place=place) as gateway, serving(gateway, tmp_path):
         gateway.keeper.opened.clear()
         client = leave_pending(gateway, gateway.buy())
         gateway.reaches(verified=1)
@@ -198,9 +202,9 @@ def test_a_second_gateway_by_another_way_to_the_store_takes_no_live_call(tmp_pat
         assert (gateway.hits, gateway.balance(), gateway.states()) == (1, PRICE, {"settled": 1})
 
 
-def test_a_call_that_was_paid_early_is_a_credit_after_a_kill(tmp_path):
+def test_a_call_that_was_paid_early_is_a_credit_after_a_kill(tmp_path, place):
     """The payee has the money already: released, the price would have no owner."""
-    with paid_parts(tmp_path) as gateway:
+    with paid_parts(tmp_path, place=place) as gateway:
         with serving(gateway, tmp_path) as (running, _):
             credential = gateway.buy()
             gateway.pay_early(credential)
@@ -217,8 +221,8 @@ def test_a_call_that_was_paid_early_is_a_credit_after_a_kill(tmp_path):
         assert (gateway.hits, gateway.balance(), gateway.states()) == (2, PRICE, {"settled": 1})
 
 
-def test_a_stop_waits_for_the_money_that_is_under_way(tmp_path):
-    with paid_parts(tmp_path) as gateway, serving(gateway, tmp_path) as (running, _):
+def test_a_stop_waits_for_the_money_that_is_under_way(tmp_path, place):
+    with paid_parts(tmp_path, place=place) as gateway, serving(gateway, tmp_path) as (running, _):
         credential = gateway.buy()
         gateway.node.faults["eth_getTransactionReceipt"] = "500"
         client = leave_pending(gateway, credential)

@@ -2,12 +2,10 @@
 
 import asyncio
 import atexit
-import contextlib
 import functools
 import itertools
 import json
 import os
-import sqlite3
 import threading
 import time
 from collections import Counter
@@ -32,6 +30,7 @@ from tests.support.client import get
 from tests.support.evm import FaultyNode, address, now, served, settings_of
 from tests.support.facilitator import STAND_IN_KEY, StandInFacilitator, submit
 from tests.support.proxy import Proxy, config_text, running
+from tests.support.stores import Place, SqlitePlace
 
 PRICE = 10_000
 DEAR = 90_000
@@ -166,7 +165,7 @@ class Paid:
     node: FaultyNode
     upstream: upstreams.Upstream
     keeper: Gatekeeper
-    store: Path
+    place: Place
     payee: str
     key: bytes
     config: str
@@ -174,6 +173,12 @@ class Paid:
     proxy: Proxy | None = None
     stack: ExitStack = field(default_factory=ExitStack)
     _port: int = 0
+
+    @property
+    def store(self) -> Path:
+        """The file of the store, where it is one."""
+        assert isinstance(self.place, SqlitePlace)
+        return self.place.path
 
     @property
     def port(self) -> int:
@@ -233,15 +238,14 @@ class Paid:
         return dict(Counter(row["state"] for row in self.rows()))
 
     def rows(self) -> list[dict[str, Any]]:
-        with contextlib.closing(sqlite3.connect(self.store, timeout=5)) as db:
-            db.row_factory = sqlite3.Row
-            found = db.execute("SELECT * FROM exchanges ORDER BY created_s, rowid").fetchall()
-        return [dict(row) for row in found]
+        return self.place.rows(
+            "SELECT * FROM exchanges ORDER BY"
+            " (SELECT min(seq) FROM journal WHERE exchange_id = exchanges.id)"
+        )
 
     def journal(self) -> list[tuple[str, str]]:
-        with contextlib.closing(sqlite3.connect(self.store, timeout=5)) as db:
-            rows = db.execute("SELECT from_state, to_state FROM journal ORDER BY seq").fetchall()
-        return [(row[0], row[1]) for row in rows]
+        rows = self.place.rows("SELECT from_state, to_state FROM journal ORDER BY seq")
+        return [(row["from_state"], row["to_state"]) for row in rows]
 
     def reaches(self, **states: int) -> None:
         """Wait until the store has exactly these states."""
@@ -380,6 +384,7 @@ def paid_parts(
     submit_more: str = "",
     purse_minor: int = PURSE_MINOR,
     thread: ChainThread | None = None,
+    place: Place | None = None,
 ) -> Iterator[Paid]:
     """Run everything but the gateway; `Paid.config` is the file that it would serve."""
     thread = thread or chain()
@@ -398,15 +403,15 @@ def paid_parts(
             stand_in = StandInFacilitator(thread.demo)
             submit = f'facilitator: "{_serve(stack, thread, stand_in.serve)}"'
         up = stack.enter_context(upstreams.upstream(keeper))
-        store = tmp_path / "gateway.db"
+        place = place or SqlitePlace(tmp_path / "gateway.db")
         text = config_text(
             f"  api:\n    base_url: {up.url}\n    {auth}\n    routes:{routes}{services}",
             method_text(thread, node, payee, submit, with_rpc),
-            store=store,
+            store=place.url,
             more=f"timeouts: {{{timeouts}}}\n{more}" if timeouts else more,
         )
         # Last in, first out: a keeper that is still shut would hold the stopping proxy.
-        paid = Paid(thread, node, up, keeper, store, payee, key, text, stand_in)
+        paid = Paid(thread, node, up, keeper, place, payee, key, text, stand_in)
         stack.callback(keeper.opened.set)
         yield paid
 

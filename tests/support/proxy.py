@@ -123,12 +123,12 @@ class _Ready:
         proxy._ready.set()
 
 
-def config_text(services: str, methods: str = "", *, store: Path, more: str = "") -> str:
+def config_text(services: str, methods: str = "", *, store: Path | str, more: str = "") -> str:
     """Return a configuration file around `services` and `methods` (YAML blocks)."""
     lines = [
         "realm: 127.0.0.1",
         f"secret_key: {SECRET}",
-        f"store: sqlite:///{store}",
+        f"store: {store if isinstance(store, str) else f'sqlite:///{store}'}",
         more,
         f"methods:\n{methods}" if methods else "",
         f"services:\n{services}",

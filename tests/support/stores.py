@@ -1,8 +1,10 @@
 """Places for a store, to be opened any number of times, as by several processes."""
 
+import sqlite3
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from pydantic import SecretStr
 
@@ -19,6 +21,9 @@ class Place(Protocol):
 
     def driver(self) -> Driver: ...
 
+    def rows(self, sql: str) -> list[dict[str, Any]]:
+        """Look at it from outside, as it is on disk."""
+
 
 @dataclass(frozen=True)
 class SqlitePlace:
@@ -31,6 +36,11 @@ class SqlitePlace:
     def driver(self) -> Driver:
         return driver_of(SqliteStore(self.path))
 
+    def rows(self, sql: str) -> list[dict[str, Any]]:
+        with closing(sqlite3.connect(self.path, timeout=5)) as db:
+            db.row_factory = sqlite3.Row
+            return [dict(row) for row in db.execute(sql)]
+
 
 @dataclass(frozen=True)
 class PostgresPlace:
@@ -38,3 +48,10 @@ class PostgresPlace:
 
     def driver(self) -> Driver:
         return driver_of(PostgresStore(SecretStr(self.url)))
+
+    def rows(self, sql: str) -> list[dict[str, Any]]:
+        import psycopg
+        import psycopg.rows
+
+        with psycopg.connect(self.url, row_factory=psycopg.rows.dict_row) as db:
+            return db.execute(sql).fetchall()
