@@ -9,6 +9,7 @@ import time
 import pytest
 
 from mpp_gateway.addons.build import build_addons
+from tests.inproc.test_engine_farewells import limit
 from tests.support.client import RawClient
 from tests.support.clock import Clock
 from tests.support.h2client import H2Client, tls_context
@@ -118,11 +119,12 @@ def test_an_h2_head_that_does_not_end_is_given_up_beside_an_open_stream_too(part
 def test_a_slow_h2_upload_is_no_head(cut_at):
     times = f"first_byte_s: {3 * KEEP_ALIVE_S}"
     with patient(timeouts=times) as (play, clock), H2Client(play.port) as client:
+        limit(play, body_s=10**6)  # the pace of an upload is another matter
         stream_id = client.request("POST", "/api/free", end=False)
         assert eventually(lambda: play.upstream.heads == 1)
         # What answers the settings must be out before a frame is cut in two.
-        limit = play.proxy.runtime.engine.limits.backlog_bytes
-        while client.h2.local_flow_control_window(stream_id) != limit and client.receive():
+        backlog_bytes = play.proxy.runtime.engine.limits.backlog_bytes
+        while client.h2.local_flow_control_window(stream_id) != backlog_bytes and client.receive():
             pass
         for part, end in ((b"x" * 100, False), (b"y" * 100, True)):
             client.h2.send_data(stream_id, part, end_stream=end)

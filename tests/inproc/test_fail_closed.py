@@ -13,7 +13,7 @@ from mpp_gateway.addons.routing import Routing
 from mpp_gateway.addons.sentinel import Sentinel
 from mpp_gateway.engine.gate import gate_of
 from mpp_gateway.engine.stream import GatewayStream
-from mpp_gateway.gateway import admission
+from mpp_gateway.gateway import admission, aiming
 from mpp_gateway.gateway.steps import Deadlines, Forward
 from tests.support.client import RawClient
 from tests.support.scene import UPSTREAM_SECRET, Reply, eventually, marked, read_reply, scene
@@ -88,8 +88,8 @@ def without(kind):
     return lambda runtime: [a for a in build_addons(runtime) if not isinstance(a, kind)]
 
 
-def break_stage(name):
-    return lambda monkeypatch: monkeypatch.setattr(admission, name, raises)
+def break_stage(name, module=admission):
+    return lambda monkeypatch: monkeypatch.setattr(module, name, raises)
 
 
 def force_stock_layer(monkeypatch):
@@ -118,9 +118,9 @@ def break_reload(play):
 FAULTS = {
     "routing raises": (break_stage("match"), build_addons, "paid"),
     "payment raises": (break_stage("admit"), build_addons, "paid"),
-    "injection raises": (break_stage("aim"), build_addons, "free"),
+    "injection raises": (break_stage("aim", aiming), build_addons, "free"),
     "payment raises on a body": (break_stage("admit"), build_addons, "digest"),
-    "injection raises on a body": (break_stage("aim"), build_addons, "digest"),
+    "injection raises on a body": (break_stage("aim", aiming), build_addons, "digest"),
     "no routing": (nothing, without(Routing), "paid"),
     "no payment": (nothing, without(Payment), "paid"),
     "no injection": (nothing, without(AuthInjection), "free"),
