@@ -34,7 +34,7 @@ from mpp_gateway.gateway.steps import (
     TakeToken,
     Verify,
 )
-from mpp_gateway.ledger.exchanges import Claim, Claimed, ClaimRequest, State, Turn
+from mpp_gateway.ledger.book import Claim, Claimed, ClaimRequest, State, Turn
 from mpp_gateway.protocol.credential import Credential
 from mpp_gateway.protocol.messages import Answer, RequestHead
 from mpp_gateway.protocol.problems import (

@@ -5,7 +5,7 @@ from mpp_gateway.gateway import settlement
 from mpp_gateway.gateway.exchange import Exchange
 from mpp_gateway.gateway.machine import Machine, emit
 from mpp_gateway.gateway.steps import Deadlines, Forward
-from mpp_gateway.ledger.exchanges import State
+from mpp_gateway.ledger.book import State
 from mpp_gateway.upstream.hygiene import request_headers, revalidating_fields
 from mpp_gateway.upstream.rewriting import HookContext, RewrittenRequest, rewrite_request
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from mpp_gateway.config.model import Route, Service
 from mpp_gateway.gateway.snapshot import Snapshot
 from mpp_gateway.ledger.answers import KeptAnswer
-from mpp_gateway.ledger.exchanges import State, Turn
+from mpp_gateway.ledger.book import State, Turn
 from mpp_gateway.protocol.messages import Headers, RequestHead
 from mpp_gateway.rails.base import Binding, Offer, Presented, Rail
 from mpp_gateway.routing.table import Match

@@ -30,7 +30,8 @@ from mpp_gateway.gateway.steps import (
     Verify,
 )
 from mpp_gateway.ledger.answers import Answers, KeptAnswer
-from mpp_gateway.ledger.exchanges import Exchanges, State
+from mpp_gateway.ledger.book import State
+from mpp_gateway.ledger.exchanges import Exchanges
 from mpp_gateway.ledger.sql import StoreUnavailable
 from mpp_gateway.limits.buckets import TokenBuckets
 from mpp_gateway.protocol.problems import Problem

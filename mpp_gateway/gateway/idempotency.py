@@ -11,7 +11,7 @@ from mpp_gateway.gateway.exchange import Exchange
 from mpp_gateway.gateway.machine import Clock, Machine, perform
 from mpp_gateway.gateway.steps import FindAnswer, KeepAnswer, NeedBody, ReadBody
 from mpp_gateway.ledger.answers import KeptAnswer
-from mpp_gateway.ledger.exchanges import Claimed, State
+from mpp_gateway.ledger.book import Claimed, State
 from mpp_gateway.protocol.messages import Answer, Headers, RequestHead
 from mpp_gateway.protocol.problems import BadRequest, Problem
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from mpp_gateway.events import Event
 from mpp_gateway.gateway.steps import Effect, Emit, Move, Reply
-from mpp_gateway.ledger.exchanges import State, Turn
+from mpp_gateway.ledger.book import State, Turn
 from mpp_gateway.protocol.messages import Headers
 from mpp_gateway.protocol.problems import Problem
 

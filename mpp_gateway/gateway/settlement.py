@@ -15,7 +15,7 @@ from mpp_gateway.gateway.exchange import Exchange
 from mpp_gateway.gateway.machine import Clock, Machine, emit, move, perform
 from mpp_gateway.gateway.refusals import refusal
 from mpp_gateway.gateway.steps import Deliver, GiveBackTokens, MarkDelivered, RenewTurn, Settle
-from mpp_gateway.ledger.exchanges import State
+from mpp_gateway.ledger.book import State
 from mpp_gateway.protocol.messages import Answer, Headers
 from mpp_gateway.protocol.problems import PaymentRequired, Problem, VerificationFailed
 from mpp_gateway.rails.base import Outcome, Settlement

@@ -5,7 +5,7 @@ from typing import Any
 
 from mpp_gateway.events import Event
 from mpp_gateway.ledger.answers import KeptAnswer
-from mpp_gateway.ledger.exchanges import ClaimRequest, State, Turn
+from mpp_gateway.ledger.book import ClaimRequest, State, Turn
 from mpp_gateway.protocol.messages import Answer, Headers
 from mpp_gateway.rails.base import Presented
 
@@ -71,7 +71,7 @@ class NeedBody:
 
 @dataclass(frozen=True, slots=True)
 class ClaimProof:
-    """Bind the proof to this exchange in the store. Result: `ledger.exchanges.Claimed`."""
+    """Bind the proof to this exchange in the store. Result: `ledger.book.Claimed`."""
 
     request: ClaimRequest
 

@@ -46,8 +46,9 @@ class Database:
     async def write[T](self, work: Work[T]) -> T:
         """Run `work` in the writer's transaction; what it did is durable when this returns.
 
-        An exception of `work` undoes its own changes only. Errors of the store itself are
-        `StoreUnavailable`; then nothing of the batch happened.
+        An exception of `work` undoes its own changes only. It may be run twice: it must do nothing
+        but read and write the store. Errors of the store itself are `StoreUnavailable`; then
+        nothing of the batch happened.
         """
         if self._closed or self._thread is None:
             raise StoreUnavailable("the store is closed")
@@ -103,15 +104,36 @@ class Database:
 
 def _commit(driver: Driver, batch: list[_Job]) -> None:
     try:
-        connection = driver.begin()
-        for job in batch:
-            _attempt(driver, connection, job)
-        driver.commit()
+        if not _all_at_once(driver, batch):
+            _one_by_one(driver, batch)
     except Exception as error:  # noqa: BLE001 - whatever it is, the writer must live on
         driver.rollback()
         # The whole batch is gone with the transaction: nobody in it may believe it was written.
         for job in batch:
             job.error = StoreUnavailable(f"the store refused a write: {error}")
+
+
+def _all_at_once(driver: Driver, batch: list[_Job]) -> bool:
+    """Do all of it, or nothing if one job of it fails by its own fault."""
+    connection = driver.begin()
+    try:
+        for job in batch:
+            job.result = job.work(connection)
+    except driver.failures:
+        raise
+    except Exception:  # noqa: BLE001 - handed to its caller when it happens again
+        driver.rollback()
+        return False
+    driver.commit()
+    return True
+
+
+def _one_by_one(driver: Driver, batch: list[_Job]) -> None:
+    """Do what can be done of it: a job that fails undoes its own changes."""
+    connection = driver.begin()
+    for job in batch:
+        _attempt(driver, connection, job)
+    driver.commit()
 
 
 def _attempt(driver: Driver, connection: Connection, job: _Job) -> None:

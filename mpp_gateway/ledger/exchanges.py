@@ -1,10 +1,20 @@
 """The durable record of every paid exchange: who claimed which proof, and where the money is."""
 
-import enum
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from mpp_gateway.ledger.book import (
+    LEFT_OPEN,
+    PAID,
+    TRANSITIONS,
+    Claim,
+    Claimed,
+    ClaimRequest,
+    IllegalTransition,
+    State,
+    Turn,
+)
 from mpp_gateway.ledger.database import Database
 from mpp_gateway.ledger.sql import Connection
 
@@ -55,108 +65,6 @@ process must be done with the row, by its own deadlines; NULL while nobody is at
 
 BATCH_ROWS = 500
 """How much of the books one turn of the writer may take up or forget: payments wait meanwhile."""
-
-
-class State(enum.StrEnum):
-    """Where one exchange stands (architecture 4.3)."""
-
-    CLAIMED = "claimed"
-    VERIFIED = "verified"
-    SETTLING = "settling"
-    SETTLED = "settled"
-    RELEASED = "released"
-    REFUNDED = "refunded"
-    CREDITED = "credited"
-    UNKNOWN = "unknown"
-
-
-TRANSITIONS: dict[State, frozenset[State]] = {
-    State.CLAIMED: frozenset({State.VERIFIED, State.RELEASED}),
-    State.VERIFIED: frozenset({State.SETTLING, State.RELEASED}),
-    State.SETTLING: frozenset({State.SETTLED, State.RELEASED, State.UNKNOWN}),
-    State.UNKNOWN: frozenset({State.CREDITED, State.RELEASED}),
-    State.SETTLED: frozenset({State.CREDITED, State.REFUNDED}),
-    # Only a released or a credited exchange may be opened again, by the same credential for the
-    # same route: a released one starts over, a credited one is already paid.
-    State.RELEASED: frozenset({State.CLAIMED}),
-    State.CREDITED: frozenset({State.SETTLED}),
-    State.REFUNDED: frozenset(),
-}
-
-LEFT_OPEN = {
-    State.CLAIMED: State.RELEASED,
-    State.VERIFIED: State.RELEASED,
-    State.SETTLING: State.UNKNOWN,
-    State.SETTLED: State.CREDITED,
-}
-"""What becomes of an exchange whose process is gone: only the rail knows about a settlement."""
-
-
-class Claim(enum.Enum):
-    """What came of asking for a proof."""
-
-    FRESH = "fresh"
-    CREDITED = "credited"
-    """The money is ours already and was not used: serve once more, settle nothing."""
-    UNKNOWN = "unknown"
-    """An earlier attempt to settle has not been resolved; ask the rail, not the buyer."""
-    IN_PROGRESS = "in progress"
-    EXPIRED = "expired"
-    """Too late to pay, and no use of it is on record: only the rail knows whether money moved."""
-    SPENT = "spent"
-    DELIVERED = "delivered"
-    """Spent too: on this very request, whose answer was handed over."""
-
-
-@dataclass(frozen=True, slots=True)
-class Claimed:
-    """The answer to a claim. `exchange_id` names the exchange the proof belongs to."""
-
-    claim: Claim
-    exchange_id: str
-    attempt: int = 1
-    reference: str = ""
-    receipt: tuple[tuple[str, str], ...] = ()
-    valid_until_s: int = 0
-    """The last end of validity that any signature under this proof was shown with."""
-    seq: int = 0
-    """The journal's last entry at the time of the claim."""
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """One attempt at one exchange: a move counts only while this attempt is the current one.
-
-    Without the attempt a late writer of an earlier attempt could credit money that a later one
-    has spent already, and the buyer would be served twice for it.
-    """
-
-    exchange_id: str
-    attempt: int
-
-
-@dataclass(frozen=True, slots=True)
-class ClaimRequest:
-    """What a claim writes down: one proof, for one scope, of one payer."""
-
-    exchange_id: str
-    proof_id: str
-    rail: str
-    asset: str
-    account: str
-    amount_minor: int
-    scope: str
-    valid_until_s: int
-    due_s: int
-    """When the process that claims is done with the call, or gone."""
-    challenge_id: str | None = None
-    """An id is used once: a second proof for the same challenge is refused."""
-    only_earlier: bool = False
-    """Nothing new may be claimed: only a use of the proof that is there already counts."""
-
-
-class IllegalTransition(Exception):
-    """The caller asked for a move that the state table does not have: a fault, never a race."""
 
 
 type IsGone = Callable[[Connection, str], bool]
@@ -220,7 +128,7 @@ class Exchanges:
 
     async def renew(self, turn: Turn, due_s: int) -> bool:
         """Stay in charge of what `turn` has paid for until `due_s`; False if it is not its own."""
-        return await self._database.write(lambda db: _renew(db, turn, due_s))
+        return await self._database.write(lambda db: _set_due(db, turn, due_s))
 
     async def recover(self, is_gone: IsGone, now_s: int) -> int:
         """Take up what processes have left of which `is_gone` says that they are.
@@ -230,14 +138,9 @@ class Exchanges:
         """
         return await self._database.write(lambda db: _recover(db, is_gone, now_s))
 
-    async def mark_delivered(self, turn: Turn) -> None:
-        """Note that the answer which `turn` paid for was handed over for sending."""
-        await self._database.write(
-            lambda db: db.execute(
-                "UPDATE exchanges SET due_s = NULL WHERE id = ? AND attempt = ? AND state = ?",
-                (turn.exchange_id, turn.attempt, State.SETTLED),
-            )
-        )
+    async def mark_delivered(self, turn: Turn) -> bool:
+        """Note that the answer which `turn` paid for was handed over; False if it is not its."""
+        return await self._database.write(lambda db: _set_due(db, turn, None))
 
     async def store_id(self, fresh: str) -> str:
         """Return the id of this very store: `fresh` if it has none yet, else what it was given.
@@ -265,8 +168,8 @@ class Exchanges:
 
 def _claim(db: Connection, request: ClaimRequest, owner: str, now_s: int) -> Claimed:
     if not request.only_earlier and _insert(db, request, owner, now_s):
-        _journal(db, request.exchange_id, "", State.CLAIMED, now_s, "")
-        return Claimed(Claim.FRESH, request.exchange_id, seq=_last_seq(db))
+        seq = _journal(db, request.exchange_id, "", State.CLAIMED, now_s, "")
+        return Claimed(Claim.FRESH, request.exchange_id, seq=seq)
     row = db.execute(
         "SELECT id, state, scope, attempt, reference, receipt, valid_until_s, due_s FROM exchanges"
         " WHERE proof_id = ?",
@@ -287,8 +190,12 @@ def _claim(db: Connection, request: ClaimRequest, owner: str, now_s: int) -> Cla
             return Claimed(Claim.SPENT, exchange_id)
         if request.only_earlier:
             return Claimed(Claim.EXPIRED, exchange_id)
+        # The challenge it was shown with first may be somebody else's by now.
+        db.execute(
+            "UPDATE exchanges SET valid_until_s = ?, challenge_id = ? WHERE id = ?",
+            (last_s, request.challenge_id, exchange_id),
+        )
         _reopen(db, turn, State.RELEASED, State.CLAIMED, request, owner, now_s)
-        db.execute("UPDATE exchanges SET valid_until_s = ? WHERE id = ?", (last_s, exchange_id))
         return Claimed(Claim.FRESH, exchange_id, attempt + 1, seq=_last_seq(db))
     if state == State.CREDITED:
         # The credit is spent by this very move: of ten parallel copies one gets the call.
@@ -431,22 +338,25 @@ def _move(db: Connection, turn: Turn, change: _Change, now_s: int) -> bool:
 
 def _journal(
     db: Connection, exchange_id: str, before: str, after: str, now_s: int, detail: str
-) -> None:
+) -> int:
+    """Write the journal's next line; return its number."""
     (seq,) = db.execute(
         "INSERT INTO journal (exchange_id, attempt, from_state, to_state, amount_minor, at_s,"
         " detail) SELECT id, attempt, ?, ?, amount_minor, ?, ? FROM exchanges WHERE id = ?"
         " RETURNING seq",
         (before, after, now_s, detail, exchange_id),
     ).fetchone()
-    db.execute("UPDATE exchanges SET updated_seq = ? WHERE id = ?", (seq, exchange_id))
+    if after in PAID:
+        db.execute("UPDATE exchanges SET updated_seq = ? WHERE id = ?", (seq, exchange_id))
+    return int(seq)
 
 
-def _renew(db: Connection, turn: Turn, due_s: int) -> bool:
-    renewed = db.execute(
+def _set_due(db: Connection, turn: Turn, due_s: int | None) -> bool:
+    changed = db.execute(
         "UPDATE exchanges SET due_s = ? WHERE id = ? AND attempt = ? AND state = ?",
         (due_s, turn.exchange_id, turn.attempt, State.SETTLED),
     ).rowcount
-    return renewed == 1
+    return changed == 1
 
 
 def _recover(db: Connection, is_gone: IsGone, now_s: int) -> int:
@@ -457,7 +367,8 @@ def _recover(db: Connection, is_gone: IsGone, now_s: int) -> int:
     for (owner,) in db.execute(left).fetchall():
         if is_gone(db, owner):
             rows = db.execute(
-                "SELECT id, attempt, state FROM exchanges WHERE due_s IS NOT NULL AND owner = ?",
+                "SELECT id, attempt, state FROM exchanges WHERE due_s IS NOT NULL AND owner = ?"
+                " ORDER BY id",
                 (owner,),
             ).fetchall()
             found += _take_up(db, rows, now_s, "left open by a process that is gone")
@@ -473,7 +384,8 @@ def _store_id(db: Connection, fresh: str) -> str:
 
 def _sweep(db: Connection, now_s: int) -> int:
     rows = db.execute(
-        "SELECT id, attempt, state FROM exchanges WHERE due_s < ? LIMIT ?", (now_s, BATCH_ROWS)
+        "SELECT id, attempt, state FROM exchanges WHERE due_s < ? ORDER BY id LIMIT ?",
+        (now_s, BATCH_ROWS),
     ).fetchall()
     return _take_up(db, rows, now_s, "left open by its process")
 

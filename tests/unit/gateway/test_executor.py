@@ -7,7 +7,7 @@ import pytest
 from mpp_gateway.events import PaymentReleased, RequestReceived, RequestRefused, RouteMatched
 from mpp_gateway.gateway import executor
 from mpp_gateway.gateway.steps import Deliver, Settle
-from mpp_gateway.ledger.exchanges import State
+from mpp_gateway.ledger.book import State
 from mpp_gateway.ledger.sql import StoreUnavailable
 from mpp_gateway.protocol.messages import Answer, RequestHead
 from mpp_gateway.protocol.problems import VerificationFailed

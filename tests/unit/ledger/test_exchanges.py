@@ -8,20 +8,22 @@ from dataclasses import replace
 
 import pytest
 
-from mpp_gateway.ledger.database import Database
-from mpp_gateway.ledger.exchanges import (
-    BATCH_ROWS,
-    EXCHANGES_SCHEMA,
-    HELD_BY_OTHERS,
+from mpp_gateway.ledger.book import (
     LEFT_OPEN,
     TRANSITIONS,
     Claim,
     Claimed,
     ClaimRequest,
-    Exchanges,
     IllegalTransition,
     State,
     Turn,
+)
+from mpp_gateway.ledger.database import Database
+from mpp_gateway.ledger.exchanges import (
+    BATCH_ROWS,
+    EXCHANGES_SCHEMA,
+    HELD_BY_OTHERS,
+    Exchanges,
     _hold,
 )
 from mpp_gateway.ledger.sql import Connection, StoreUnavailable

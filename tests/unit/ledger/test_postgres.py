@@ -8,8 +8,9 @@ import psycopg
 import pytest
 
 from mpp_gateway.ledger import postgres as postgres_store
+from mpp_gateway.ledger.book import Claim, State, Turn
 from mpp_gateway.ledger.database import Database
-from mpp_gateway.ledger.exchanges import EXCHANGES_SCHEMA, Claim, Exchanges, State, Turn
+from mpp_gateway.ledger.exchanges import EXCHANGES_SCHEMA, Exchanges
 from mpp_gateway.ledger.postgres import WRITER_LOCK, PostgresDriver
 from mpp_gateway.ledger.sql import StoreTooNew, StoreUnavailable
 from tests.support.postgres import serving

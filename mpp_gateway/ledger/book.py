@@ -1,0 +1,333 @@
+"""The rules of the books, and the books as a plain value: what every store has to do.
+
+`Book` is the ledger without a store. Each store is compared with it, step by step.
+"""
+
+import enum
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+
+class State(enum.StrEnum):
+    """Where one exchange stands (architecture 4.3)."""
+
+    CLAIMED = "claimed"
+    VERIFIED = "verified"
+    SETTLING = "settling"
+    SETTLED = "settled"
+    RELEASED = "released"
+    REFUNDED = "refunded"
+    CREDITED = "credited"
+    UNKNOWN = "unknown"
+
+
+TRANSITIONS: dict[State, frozenset[State]] = {
+    State.CLAIMED: frozenset({State.VERIFIED, State.RELEASED}),
+    State.VERIFIED: frozenset({State.SETTLING, State.RELEASED}),
+    State.SETTLING: frozenset({State.SETTLED, State.RELEASED, State.UNKNOWN}),
+    State.UNKNOWN: frozenset({State.CREDITED, State.RELEASED}),
+    State.SETTLED: frozenset({State.CREDITED, State.REFUNDED}),
+    # Only a released or a credited exchange may be opened again, by the same credential for the
+    # same route: a released one starts over, a credited one is already paid.
+    State.RELEASED: frozenset({State.CLAIMED}),
+    State.CREDITED: frozenset({State.SETTLED}),
+    State.REFUNDED: frozenset(),
+}
+
+LEFT_OPEN = {
+    State.CLAIMED: State.RELEASED,
+    State.VERIFIED: State.RELEASED,
+    State.SETTLING: State.UNKNOWN,
+    State.SETTLED: State.CREDITED,
+}
+"""What becomes of an exchange whose process is gone: only the rail knows about a settlement."""
+
+
+PAID = frozenset({State.SETTLED, State.CREDITED})
+"""Where the money is with the seller: what went there after a balance was read is not in it."""
+
+
+class Claim(enum.Enum):
+    """What came of asking for a proof."""
+
+    FRESH = "fresh"
+    CREDITED = "credited"
+    """The money is ours already and was not used: serve once more, settle nothing."""
+    UNKNOWN = "unknown"
+    """An earlier attempt to settle has not been resolved; ask the rail, not the buyer."""
+    IN_PROGRESS = "in progress"
+    EXPIRED = "expired"
+    """Too late to pay, and no use of it is on record: only the rail knows whether money moved."""
+    SPENT = "spent"
+    DELIVERED = "delivered"
+    """Spent too: on this very request, whose answer was handed over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """The answer to a claim. `exchange_id` names the exchange the proof belongs to."""
+
+    claim: Claim
+    exchange_id: str
+    attempt: int = 1
+    reference: str = ""
+    receipt: tuple[tuple[str, str], ...] = ()
+    valid_until_s: int = 0
+    """The last end of validity that any signature under this proof was shown with."""
+    seq: int = 0
+    """The journal's last entry at the time of the claim."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One attempt at one exchange: a move counts only while this attempt is the current one.
+
+    Without the attempt a late writer of an earlier attempt could credit money that a later one
+    has spent already, and the buyer would be served twice for it.
+    """
+
+    exchange_id: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimRequest:
+    """What a claim writes down: one proof, for one scope, of one payer."""
+
+    exchange_id: str
+    proof_id: str
+    rail: str
+    asset: str
+    account: str
+    amount_minor: int
+    scope: str
+    valid_until_s: int
+    due_s: int
+    """When the process that claims is done with the call, or gone."""
+    challenge_id: str | None = None
+    """An id is used once: a second proof for the same challenge is refused."""
+    only_earlier: bool = False
+    """Nothing new may be claimed: only a use of the proof that is there already counts."""
+
+
+class IllegalTransition(Exception):
+    """The caller asked for a move that the state table does not have: a fault, never a race."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One move in the journal: `amount_minor` of the exchange went from one state to another."""
+
+    seq: int
+    exchange_id: str
+    attempt: int
+    before: State | None
+    """None where the exchange began."""
+    after: State
+    amount_minor: int
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One exchange as the books have it."""
+
+    request: ClaimRequest
+    owner: str
+    state: State = State.CLAIMED
+    attempt: int = 1
+    due_s: int | None = None
+    valid_until_s: int = 0
+    reference: str = ""
+    receipt: tuple[tuple[str, str], ...] = ()
+    paid_seq: int = 0
+    """The journal's line that last brought its money to the seller."""
+
+
+def standing(lines: Iterable[Line]) -> dict[str, State]:
+    """Return where the journal alone says that every exchange stands."""
+    return {line.exchange_id: line.after for line in lines}
+
+
+def balances(lines: Iterable[Line]) -> dict[State, int]:
+    """Return how much money is in which state, from the journal alone, in minor units."""
+    found: dict[State, int] = defaultdict(int)
+    for line in lines:
+        found[line.after] += line.amount_minor
+        if line.before is not None:
+            found[line.before] -= line.amount_minor
+    return {state: minor for state, minor in found.items() if minor}
+
+
+class Book:
+    """The exchanges of one store, in memory; `exchanges.Exchanges` says what is asked of it."""
+
+    def __init__(self, owner: str) -> None:
+        self.entries: dict[str, Entry] = {}
+        self.lines: list[Line] = []
+        self._owner = owner
+        self._seq = 0
+
+    def claim(self, request: ClaimRequest) -> Claimed:
+        """Bind the proof to one exchange, or say what became of it."""
+        found = next((e for e in self.entries.values() if _same_proof(e, request)), None)
+        if found is None:
+            if request.only_earlier:
+                return Claimed(Claim.EXPIRED, "")
+            if self._is_taken(request):
+                return Claimed(Claim.SPENT, "")
+            return self._begin(request)
+        return self._claim_again(found, request)
+
+    def _claim_again(self, entry: Entry, request: ClaimRequest) -> Claimed:
+        key = entry.request.exchange_id
+        last_s = max(entry.valid_until_s, request.valid_until_s)
+        if entry.request.scope != request.scope or entry.state is State.REFUNDED:
+            return Claimed(Claim.SPENT, key)
+        match entry.state:
+            case State.SETTLED if entry.due_s is None:
+                return Claimed(Claim.DELIVERED, key, entry.attempt, entry.reference, entry.receipt)
+            case State.RELEASED if self._is_taken(request, key):
+                return Claimed(Claim.SPENT, key)
+            case State.RELEASED if request.only_earlier:
+                return Claimed(Claim.EXPIRED, key)
+            case State.RELEASED:
+                again = replace(entry.request, challenge_id=request.challenge_id)
+                self._reopen(replace(entry, request=again), State.CLAIMED, request.due_s)
+                self.entries[key] = replace(self.entries[key], valid_until_s=last_s)
+                return Claimed(Claim.FRESH, key, entry.attempt + 1, seq=self._seq)
+            case State.CREDITED:
+                self._reopen(entry, State.SETTLED, request.due_s)
+                return Claimed(
+                    Claim.CREDITED, key, entry.attempt + 1, entry.reference, entry.receipt
+                )
+            case State.UNKNOWN:
+                return Claimed(Claim.UNKNOWN, key, entry.attempt, valid_until_s=last_s)
+        return Claimed(Claim.IN_PROGRESS, key, entry.attempt, valid_until_s=last_s)
+
+    def hold(self, turn: Turn, spendable_minor: int | None, seen_seq: int, now_s: int) -> bool:
+        """Move to VERIFIED if what the payer has not settled, and this price, can be spent."""
+        entry = self.entries.get(turn.exchange_id)
+        if entry is None:
+            return False
+        price_minor = entry.request.amount_minor
+        others_minor = sum(
+            other.request.amount_minor
+            for key, other in self.entries.items()
+            if key != turn.exchange_id
+            and other.request.account == entry.request.account
+            and _counts_as_unpaid(other, seen_seq, now_s)
+        )
+        spendable = price_minor if spendable_minor is None else spendable_minor
+        if others_minor + price_minor > spendable:
+            return False
+        return self.move(turn, State.CLAIMED, State.VERIFIED)
+
+    def move(
+        self,
+        turn: Turn,
+        before: State,
+        after: State,
+        *,
+        reference: str | None = None,
+        receipt: tuple[tuple[str, str], ...] | None = None,
+        due_s: int | None = None,
+    ) -> bool:
+        """Move from `before` to `after`; False if it is not `turn`'s move."""
+        if after not in TRANSITIONS[before]:
+            raise IllegalTransition(f"{turn.exchange_id}: {before} -> {after}")
+        entry = self.entries.get(turn.exchange_id)
+        if entry is None or (entry.attempt, entry.state) != (turn.attempt, before):
+            return False
+        kept_s = entry.due_s if due_s is None else due_s
+        self.entries[turn.exchange_id] = replace(
+            entry,
+            state=after,
+            due_s=kept_s if after in LEFT_OPEN else None,
+            reference=entry.reference if reference is None else reference,
+            receipt=entry.receipt if receipt is None else receipt,
+        )
+        self._write(turn.exchange_id, before, after)
+        return True
+
+    def renew(self, turn: Turn, due_s: int) -> bool:
+        """Stay in charge of what `turn` has paid for until `due_s`."""
+        return self._set_due(turn, due_s)
+
+    def mark_delivered(self, turn: Turn) -> bool:
+        """Note that what `turn` has paid for was handed over."""
+        return self._set_due(turn, None)
+
+    def recover(self, is_gone: Callable[[str], bool]) -> int:
+        """Take up what processes have left of which `is_gone` says that they are."""
+        return self._take_up(lambda entry: entry.due_s is not None and is_gone(entry.owner))
+
+    def sweep(self, now_s: int) -> int:
+        """Take up what its process should have been done with."""
+        return self._take_up(lambda entry: entry.due_s is not None and entry.due_s < now_s)
+
+    def purge(self, now_s: int) -> int:
+        """Forget releases whose proofs can move no money any more."""
+        dead = {
+            key
+            for key, entry in self.entries.items()
+            if entry.state is State.RELEASED and entry.valid_until_s < now_s
+        }
+        self.entries = {key: e for key, e in self.entries.items() if key not in dead}
+        self.lines = [line for line in self.lines if line.exchange_id not in dead]
+        return len(dead)
+
+    def _begin(self, request: ClaimRequest) -> Claimed:
+        self.entries[request.exchange_id] = Entry(
+            request, self._owner, due_s=request.due_s, valid_until_s=request.valid_until_s
+        )
+        self._write(request.exchange_id, None, State.CLAIMED)
+        return Claimed(Claim.FRESH, request.exchange_id, seq=self._seq)
+
+    def _reopen(self, entry: Entry, after: State, due_s: int) -> None:
+        key = entry.request.exchange_id
+        self.entries[key] = replace(
+            entry, state=after, attempt=entry.attempt + 1, due_s=due_s, owner=self._owner
+        )
+        self._write(key, entry.state, after)
+
+    def _set_due(self, turn: Turn, due_s: int | None) -> bool:
+        entry = self.entries.get(turn.exchange_id)
+        if entry is None or (entry.attempt, entry.state) != (turn.attempt, State.SETTLED):
+            return False
+        self.entries[turn.exchange_id] = replace(entry, due_s=due_s)
+        return True
+
+    def _take_up(self, is_left: Callable[[Entry], bool]) -> int:
+        left = [entry for _, entry in sorted(self.entries.items()) if is_left(entry)]
+        for entry in left:
+            turn = Turn(entry.request.exchange_id, entry.attempt)
+            self.move(turn, entry.state, LEFT_OPEN[entry.state])
+        return len(left)
+
+    def _is_taken(self, request: ClaimRequest, but_for: str | None = None) -> bool:
+        return request.challenge_id is not None and any(
+            entry.request.challenge_id == request.challenge_id and entry.state is not State.RELEASED
+            for key, entry in self.entries.items()
+            if key != but_for
+        )
+
+    def _write(self, key: str, before: State | None, after: State) -> None:
+        self._seq += 1
+        entry = self.entries[key]
+        minor = entry.request.amount_minor
+        self.lines.append(Line(self._seq, key, entry.attempt, before, after, minor))
+        if after in PAID:
+            self.entries[key] = replace(entry, paid_seq=self._seq)
+
+
+def _same_proof(entry: Entry, request: ClaimRequest) -> bool:
+    return entry.request.proof_id == request.proof_id
+
+
+def _counts_as_unpaid(entry: Entry, seen_seq: int, now_s: int) -> bool:
+    """Whether its money is promised and not yet gone from the balance that was read."""
+    if entry.state in PAID:
+        return entry.paid_seq > seen_seq
+    is_held = entry.state in {State.VERIFIED, State.SETTLING, State.UNKNOWN}
+    return is_held and entry.valid_until_s > now_s
