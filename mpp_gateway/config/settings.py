@@ -89,7 +89,10 @@ class LimitSettings(Strict):
     )
     unread_s: Seconds = Field(
         default=60.0,
-        description="Seconds for which a caller may take nothing of an answer that waits for it.",
+        description=(
+            "Seconds for which a caller may take nothing of an answer that waits for it. Each 1024"
+            " bytes that it takes give one second of them back."
+        ),
     )
     http2_control_frames: Annotated[Count, Field(ge=1, le=1_000_000)] = Field(
         default=200,

@@ -22,6 +22,7 @@ from mitmproxy.proxy.layers.http._events import (
 
 from mpp_gateway.engine.authority import is_authority, without_empty_port
 from mpp_gateway.engine.context import DeadlineReached
+from mpp_gateway.engine.download import DownloadClock
 from mpp_gateway.engine.h2connection import ClientConnection, GoingAway
 from mpp_gateway.engine.limits import Limits
 from mpp_gateway.errors import BadTarget
@@ -59,7 +60,8 @@ class GatewayHttp2Server(_http2.Http2Server):
         self._takes_no_data = takes_no_data
         self._unacknowledged: dict[int, int] = {}
         self._answered: set[int] = set()
-        self._unread_since_s: dict[int, float] = {}
+        self._taking: dict[int, DownloadClock] = {}
+        """Of the answers that wait for the client."""
         self._patience_at_s = clock()
         self.h2_conn = ClientConnection(self.h2_conf, limits.head_bytes, self._progressed)
         settings = h2.settings.SettingCodes
@@ -97,9 +99,10 @@ class GatewayHttp2Server(_http2.Http2Server):
         take, or its next request."""
         if self._is_over:
             return None
-        unread_s = min(self._unread_since_s.values(), default=None)
-        taking_s = None if unread_s is None else unread_s + self.limits.unread_s
-        return min((s for s in (self._asking_s, taking_s) if s is not None), default=None)
+        deadlines = [clock.deadline_s for clock in self._taking.values()]
+        if self._asking_s is not None:
+            deadlines.append(self._asking_s)
+        return min(deadlines, default=None)
 
     @property
     def _asking_s(self) -> float | None:
@@ -114,14 +117,14 @@ class GatewayHttp2Server(_http2.Http2Server):
         if asking_s is not None and asking_s <= now_s:
             yield from self._give_up()
             return
-        for stream_id, since_s in list(self._unread_since_s.items()):
-            if since_s + self.limits.unread_s <= now_s:
+        for stream_id, clock in list(self._taking.items()):
+            if clock.deadline_s <= now_s:
                 yield from self._drop_unread(stream_id)
         self._watch()
 
     def _drop_unread(self, stream_id: int) -> Commands:
         """End one answer that the client does not take: held for ever, it is free storage."""
-        del self._unread_since_s[stream_id]
+        del self._taking[stream_id]
         if not self.is_closed(stream_id):
             self.h2_conn.reset_stream(stream_id, h2.errors.ErrorCodes.CANCEL)
             yield commands.SendData(self.conn, self.h2_conn.data_to_send())
@@ -145,12 +148,17 @@ class GatewayHttp2Server(_http2.Http2Server):
             self._idle_since_s = None
         elif self._idle_since_s is None:
             self._idle_since_s = now_s
-        if self._unread_since_s or self.h2_conn.stream_buffers:
+        if self._taking or self.h2_conn.stream_buffers:
             unread = [s for s, parts in self.h2_conn.stream_buffers.items() if parts]
-            self._unread_since_s = {s: self._unread_since_s.get(s, now_s) for s in unread}
+            self._taking = {
+                s: self._taking.get(s) or DownloadClock(now_s, self.limits) for s in unread
+            }
 
-    def _progressed(self, stream_id: int) -> None:
-        self._unread_since_s.pop(stream_id, None)
+    def _progressed(self, stream_id: int, size: int) -> None:
+        clock = self._taking.get(stream_id)
+        if clock is not None:
+            # One answer's share of the pace: a phone that loads twenty at once is no slower.
+            clock.taken(size * len(self._taking), self.clock())
 
     def _regain_patience(self, frames: int) -> None:
         self._patience = min(self.limits.http2_control_frames, self._patience + frames)
