@@ -99,7 +99,8 @@ class LimitSettings(Strict):
         description=(
             "HTTP/2 frames that ask for nothing (resets, pings, settings, empty data) which one"
             " connection may send before it is closed. An answered request gives one back, a second"
-            " gives ten."
+            " gives ten. Data in frames of less than 64 bytes on the average counts apart, eight"
+            " frames or more as one."
         ),
     )
 

@@ -25,6 +25,7 @@ from mpp_gateway.engine.context import DeadlineReached
 from mpp_gateway.engine.download import DownloadClock
 from mpp_gateway.engine.h2connection import ClientConnection, GoingAway
 from mpp_gateway.engine.limits import Limits
+from mpp_gateway.engine.patience import Patience
 from mpp_gateway.errors import BadTarget
 from mpp_gateway.gateway.answers import problem_answer
 from mpp_gateway.protocol.problems import Problem
@@ -32,8 +33,6 @@ from mpp_gateway.protocol.problems import Problem
 type Commands = layer.CommandGenerator[None]
 
 STREAMS_MAX = 100
-PATIENCE_PER_S = 10
-"""So many frames without a purpose are free again each second: a ping now and then is no flood."""
 HEAD_FRAMES = frozenset({0x1, 0x9})
 """HEADERS and CONTINUATION."""
 TYPE_AT = 3
@@ -52,7 +51,9 @@ class GatewayHttp2Server(_http2.Http2Server):
     ) -> None:
         super().__init__(context)
         self.limits = limits
-        self._patience = limits.http2_control_frames
+        self._patience = Patience(limits.http2_control_frames, clock)
+        # Data must not pay for resets, which cost us far more.
+        self._data_patience = Patience(limits.http2_control_frames, clock)
         self.clock = clock
         self._is_over = False
         self._head_since_s: float | None = None
@@ -62,7 +63,6 @@ class GatewayHttp2Server(_http2.Http2Server):
         self._answered: set[int] = set()
         self._taking: dict[int, DownloadClock] = {}
         """Of the answers that wait for the client."""
-        self._patience_at_s = clock()
         self.h2_conn = ClientConnection(self.h2_conf, limits.head_bytes, self._progressed)
         settings = h2.settings.SettingCodes
         self.h2_conn.local_settings.update(
@@ -85,7 +85,8 @@ class GatewayHttp2Server(_http2.Http2Server):
             self._answered.add(event.stream_id)
             # Not for a stream that was reset meanwhile: a reset would earn what it costs.
             if self.is_open_for_us(event.stream_id):
-                self._regain_patience(1)
+                self._patience.regain(1)
+                self._data_patience.regain(1)
         yield from super()._handle_event(event)
         if self._answered:
             yield from self._stop_uploads()
@@ -160,18 +161,12 @@ class GatewayHttp2Server(_http2.Http2Server):
             # One answer's share of the pace: a phone that loads twenty at once is no slower.
             clock.taken(size * len(self._taking), self.clock())
 
-    def _regain_patience(self, frames: int) -> None:
-        self._patience = min(self.limits.http2_control_frames, self._patience + frames)
-
-    def _lose_patience(self) -> bool:
-        """Count one frame without a purpose; True when there were too many for the time."""
-        now_s = self.clock()
-        regained = int((now_s - self._patience_at_s) * PATIENCE_PER_S)
-        if regained:
-            self._patience_at_s = now_s
-            self._regain_patience(regained)
-        self._patience -= 1
-        return self._patience < 0
+    def _is_too_much(self, event: h2.events.Event) -> bool:
+        if _asks_for_nothing(event):
+            return self._patience.lose()
+        if isinstance(event, h2.events.DataReceived) and not event.stream_ended:
+            return self._data_patience.receive_data(len(event.data))
+        return False
 
     def _is_in_head(self, is_idle: bool) -> bool:
         # h2 has no public word for what it has not understood yet.
@@ -196,8 +191,8 @@ class GatewayHttp2Server(_http2.Http2Server):
     # Requests
 
     def handle_h2_event(self, event: h2.events.Event) -> layer.CommandGenerator[bool]:
-        if _asks_for_nothing(event) and self._lose_patience():
-            # Opened and reset, pinged, sent empty: each costs us work and the client nothing.
+        if self._is_too_much(event):
+            # Opened and reset, pinged, sent in crumbs: each costs us work and the client nothing.
             calm = h2.errors.ErrorCodes.ENHANCE_YOUR_CALM
             yield from self.protocol_error("too much of nothing", calm)
             return True
