@@ -89,14 +89,18 @@ class LimitSettings(Strict):
     )
     unread_s: Seconds = Field(
         default=60.0,
-        description="Seconds for which a caller may take nothing of an answer that waits for it.",
+        description=(
+            "Seconds for which a caller may take nothing of an answer that waits for it. Each 1024"
+            " bytes that it takes give one second of them back."
+        ),
     )
     http2_control_frames: Annotated[Count, Field(ge=1, le=1_000_000)] = Field(
         default=200,
         description=(
             "HTTP/2 frames that ask for nothing (resets, pings, settings, empty data) which one"
             " connection may send before it is closed. An answered request gives one back, a second"
-            " gives ten."
+            " gives ten. Data in frames of less than 64 bytes on the average counts apart, eight"
+            " frames or more as one."
         ),
     )
 

@@ -35,6 +35,7 @@ from mpp_gateway import errors
 from mpp_gateway.engine import backpressure, failures, framing, modules
 from mpp_gateway.engine.answers import response_of
 from mpp_gateway.engine.context import DeadlineReached, Engine
+from mpp_gateway.engine.download import SocketClock
 from mpp_gateway.engine.ending import EndingStream
 from mpp_gateway.engine.fields import fields_of, text_of
 from mpp_gateway.engine.gate import install
@@ -63,8 +64,8 @@ class GatewayStream(EndingStream):
         self._body_sent = False
         self.unsent_bytes = 0
         """How much of the answer waits in HTTP/2 for the client to open its window."""
-        self._unsent_before = 0
-        self._unsent_since_s = 0.0
+        self._upstream_until_s = 0.0
+        self._taking = SocketClock(context.client, engine.limits)
         self._upload = UploadClock()
         self._asked = BodyRecord(engine.limits.inspected_body_bytes)
         self._answered = BodyRecord(engine.limits.inspected_body_bytes)
@@ -318,7 +319,7 @@ class GatewayStream(EndingStream):
             framing.set_delivered_head(
                 self.flow, delivery, event.end_stream, modules.keeps_length(self.gate)
             )
-            self._await_upstream(self._idle_s())
+            self._await_upstream()
             self.server_state = self.state_stream_response_body
             if self._client_left():
                 self._outlive_client()
@@ -329,7 +330,7 @@ class GatewayStream(EndingStream):
 
     def state_stream_response_body(self, event: events.Event) -> Commands:
         assert self.flow.response is not None
-        self._await_upstream(self._idle_s())
+        self._await_upstream()
         if isinstance(event, ResponseData):
             yield from self._pass_on(event.data)
         elif isinstance(event, ResponseTrailers):
@@ -430,8 +431,11 @@ class GatewayStream(EndingStream):
         if self._finished or self.deadline_s is None or event.now_s < self.deadline_s:
             return
         self.deadline_s = None
-        if self.server_state == self.state_stream_response_body and self._client_is_slow(event):
-            return
+        if self.server_state == self.state_stream_response_body:
+            until_s = self._body_deadline_s(event.now_s)
+            if until_s > event.now_s:
+                self.deadline_s = until_s
+                return
         if self.client_state == self.state_consume_request_body:
             yield from self._refuse(errors.HeadTimeout("The request body took too long."))
             return
@@ -446,21 +450,15 @@ class GatewayStream(EndingStream):
                 errors.UpstreamTimedOut("The upstream did not answer in time.")
             )
 
-    def _client_is_slow(self, event: DeadlineReached) -> bool:
-        """Whether it is the client who holds the answer up; one that takes nothing is not waited
-        for longer than `unread_s`."""
-        if self._is_orphan:
-            return False
-        unsent_bytes = self.unsent_bytes + backpressure.unsent_bytes(self.context.client)
-        if not unsent_bytes:
-            return False
-        if unsent_bytes != self._unsent_before:
-            self._unsent_before, self._unsent_since_s = unsent_bytes, event.now_s
-        left_s = self._unsent_since_s + self.engine.limits.unread_s - event.now_s
-        if left_s <= 0:
-            return False
-        self.deadline_s = event.now_s + min(left_s, self._idle_s())
-        return True
+    def _body_deadline_s(self, now_s: float) -> float:
+        """Return when to give up on the upstream, or on a client that holds the answer up."""
+        client_until_s = None if self._is_orphan else self._taking.deadline_s(now_s)
+        is_unsent = bool(self.unsent_bytes) and not self._is_orphan
+        if is_unsent or client_until_s is not None:
+            # Not the upstream's time: it may be waiting for the client too.
+            self._upstream_until_s = now_s + self._idle_s()
+        # What waits in HTTP/2 has a clock there.
+        return min(self._upstream_until_s, client_until_s or self._upstream_until_s)
 
     def connect_timed_out(self) -> None:
         """Remember why the connection attempt is about to fail."""
@@ -481,8 +479,10 @@ class GatewayStream(EndingStream):
         if forward and self.server_state == self.state_wait_for_response_headers:
             self._await_answer(forward)
 
-    def _await_upstream(self, seconds: float) -> None:
-        self.deadline_s = self.engine.clock() + seconds
+    def _await_upstream(self) -> None:
+        now_s = self.engine.clock()
+        self._upstream_until_s = now_s + self._idle_s()
+        self.deadline_s = self._body_deadline_s(now_s)
 
     def _idle_s(self) -> float:
         forward = self.verdict()

@@ -6,10 +6,11 @@ from mpp_gateway.gateway.exchange import Exchange
 from mpp_gateway.gateway.machine import Machine, emit
 from mpp_gateway.gateway.steps import Deadlines, Forward
 from mpp_gateway.ledger.exchanges import State
-from mpp_gateway.upstream.hygiene import request_headers, revalidating_fields
+from mpp_gateway.upstream.hygiene import preventing_fields, request_headers, revalidating_fields
 from mpp_gateway.upstream.rewriting import HookContext, RewrittenRequest, rewrite_request
 
 NOT_MODIFIED = 304
+PRECONDITION_FAILED = 412
 
 
 def forward(exchange: Exchange, now_s: int) -> Machine[Forward]:
@@ -36,6 +37,9 @@ def aim(exchange: Exchange) -> Forward:
     if not (route.free or route.is_delivered(NOT_MODIFIED)):
         # A 304 is not charged: one payment could ask "is it new?" until its challenge ends.
         steering |= revalidating_fields(exchange.head.method)
+    if not (route.free or route.is_delivered(PRECONDITION_FAILED)):
+        # Nor is a 412, by which one could ask "is it that one yet?".
+        steering |= preventing_fields(exchange.head.method, exchange.head.headers)
     headers = request_headers(exchange.head.headers, steering)
     rewritten = rewrite_request(
         service.rewrite_request,

@@ -229,7 +229,7 @@ def test_an_upload_that_nobody_takes_is_held_by_its_sender(version):
 
 def test_what_comes_in_crumbs_for_a_stuck_upstream_is_held_in_one_piece():
     with scene(Stuck(), read_body=False) as play:
-        limit(play, backlog_bytes=1024 * 1024)
+        limit(play, backlog_bytes=1024 * 1024, http2_control_frames=FRAMES)
         with Upload(play, "h2") as upload:
             while eventually(lambda: not is_full(play), QUIET_S):
                 upload.sent += upload._send(PIECE)
