@@ -115,6 +115,10 @@ class IdempotencySettings(Strict):
         default=1_048_576,
         description="Longest answer, and longest request body, for which that is done.",
     )
+    total_bytes: Annotated[Count, Field(ge=0)] = Field(
+        default=1_073_741_824,
+        description="How much the store may hold of them; what is over is not kept.",
+    )
 
 
 class TlsSettings(Strict):

@@ -10,6 +10,7 @@ from mitmproxy import http
 from mitmproxy.connection import Connection
 
 from mpp_gateway.engine.answers import response_of
+from mpp_gateway.engine.keeping import Keeping
 from mpp_gateway.errors import Forbidden, GatewayFault
 from mpp_gateway.gateway.answers import problem_answer
 from mpp_gateway.gateway.steps import Deliver, Forward
@@ -39,7 +40,7 @@ class Gate:
         "failure",
         "forward",
         "head",
-        "kept_bytes",
+        "keeping",
         "serving",
     )
 
@@ -51,9 +52,8 @@ class Gate:
         self.body: bytes | None = None
         self.delivered = False
         """The head of the upstream's answer was handed over for sending."""
-        self.kept_bytes = 0
-        """How much of the request's and of the answer's body the flow has to keep whole, for the
-        addons; then the answer is read to its end although the client has left."""
+        self.keeping: Keeping | None = None
+        """Set where a buyer may come back for the answer."""
         self.failure: Problem | None = None
         """Why the upstream gave nothing usable."""
         # What the addons keep between the hooks of one request.

@@ -117,6 +117,7 @@ class GatewayHttp1Server(_Trailers, _http1.Http1Server):
         self.deadline_s: float | None = clock() + limits.keep_alive_s
         """When to give up on the client: on its next request, a head, a body that nobody wants."""
         self._head_begun = False
+        self._is_over = False
         self._discarded_bytes = 0
         self._chunked_end: bytes | None = None
         self._unread_since_s: float | None = None
@@ -173,7 +174,11 @@ class GatewayHttp1Server(_Trailers, _http1.Http1Server):
         yield from self.state(event)
 
     def stop(self) -> None:
-        """Read no further request: a pipelined one would be run, and charged, with nobody there."""
+        """Read no further request: a pipelined one would be run, and charged, with nobody there.
+
+        For good: the end of an answer that is still under way would read on.
+        """
+        self._is_over = True
         self.state = self.done
         self.deadline_s = self._unread_since_s = None
         self._head_begun = False
@@ -214,6 +219,8 @@ class GatewayHttp1Server(_Trailers, _http1.Http1Server):
             yield from self._hang_up()
 
     def mark_done(self, *, request: bool = False, response: bool = False) -> Commands:
+        if self._is_over:
+            return
         if response and not self.request_done:
             self._discarded_bytes = 0
             self.deadline_s = self.clock() + self.limits.discard_s

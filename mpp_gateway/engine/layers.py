@@ -107,10 +107,12 @@ class GatewayLayer(stock.HttpLayer):
             is_held_up = any(s.is_held_up for s in self.streams.values())
             self._press(self.context.client, is_held_up or max(backlog, len(server.buf)) > limit)
         unsent = server.unsent() if isinstance(server, GatewayHttp2Server) else {}
-        is_full = sum(unsent.values()) > limit * FULL_STREAMS
+        unsent_bytes = sum(unsent.values())
+        is_full = unsent_bytes > limit * FULL_STREAMS
         for stream in self.streams.values():
             stream.watch_upload()
             stream.unsent_bytes = unsent.get(stream.stream_id, 0)
+            stream.client_unsent_bytes = unsent_bytes
             backlog = stream.backlog_bytes(ResponseData) + stream.unsent_bytes
             is_pressed = (is_full or backlog > limit) and not stream.is_orphan
             self._press(stream.context.server, is_pressed)

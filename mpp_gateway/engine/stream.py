@@ -42,7 +42,7 @@ from mpp_gateway.engine.gate import install
 from mpp_gateway.engine.record import BodyRecord
 from mpp_gateway.engine.upload import UploadClock
 from mpp_gateway.gateway.answers import problem_answer
-from mpp_gateway.gateway.steps import Deliver, Forward
+from mpp_gateway.gateway.steps import Forward
 from mpp_gateway.protocol.messages import Answer
 from mpp_gateway.protocol.problems import BadRequest, Problem
 from mpp_gateway.upstream.hygiene import request_trailers, response_trailers
@@ -197,9 +197,6 @@ class GatewayStream(EndingStream):
         if self.verdict() is None:
             yield from self._refuse(errors.GatewayFault())
             return
-        if self.gate.kept_bytes:
-            self._asked = BodyRecord(self.gate.kept_bytes)
-            self._answered = BodyRecord(self.gate.kept_bytes)
         if not self._request_ended and self.gate.body is None:
             yield from self._continue_100()
         self._started_s = self.engine.clock()
@@ -251,6 +248,9 @@ class GatewayStream(EndingStream):
 
     def _send_collected_body(self) -> Commands:
         self.client_state = self.state_done
+        if self.gate.keeping:
+            self.gate.keeping.asked(self.gate.body or b"")
+            self.gate.keeping.asked_all()
         if self.gate.body:
             yield from self._to_upstream(RequestData(self.stream_id, self.gate.body))
         yield from self._to_upstream(RequestEndOfMessage(self.stream_id))
@@ -260,6 +260,8 @@ class GatewayStream(EndingStream):
             self._body_sent = True
             self._upload.received(len(event.data))
             self._asked.add(event.data)
+            if self.gate.keeping:
+                self.gate.keeping.asked(event.data)
             yield from self._to_upstream(event)
         elif isinstance(event, RequestTrailers):
             forward = self.verdict()
@@ -270,6 +272,8 @@ class GatewayStream(EndingStream):
                 yield from self._to_upstream(RequestTrailers(self.stream_id, trailers))
         elif isinstance(event, RequestEndOfMessage):
             self._request_ended = True
+            if self.gate.keeping:
+                self.gate.keeping.asked_all()
             self._upload.stop()
             self.client_state = self.state_done
             self.flow.request.data.content = self._asked.take()
@@ -322,7 +326,7 @@ class GatewayStream(EndingStream):
             self._await_upstream()
             self.server_state = self.state_stream_response_body
             if self._client_left():
-                self._outlive_client()
+                self._read_on_without_client()
                 return
             self.gate.delivered = True
             head = ResponseHeaders(self.stream_id, self.flow.response, event.end_stream)
@@ -341,7 +345,6 @@ class GatewayStream(EndingStream):
             if self._finished:
                 return
             self.deadline_s = None
-            self.gate.delivered = True
             self.flow.response.data.content = self._answered.take()
             self.flow.response.timestamp_end = time.time()
             yield HttpResponseHook(self.flow)
@@ -360,11 +363,13 @@ class GatewayStream(EndingStream):
             yield from self._cut()
             return
         self._answered.add(passed)
-        if self._is_orphan:
-            self.engine.departures.adopt(self.context.client, self, self.deadline_s)
-            if not self._answered.is_whole:
-                yield from self._close_upstream()
-                yield from self._abandon()
+        if self.gate.keeping:
+            self.gate.keeping.answered(passed)
+        if self._is_orphan and not self._is_kept():
+            yield from self._close_upstream()
+            yield from self._abandon()
+        elif self._is_orphan:
+            return
         elif passed:
             yield stock.SendHttp(ResponseData(self.stream_id, passed), self.context.client)
 
@@ -386,7 +391,13 @@ class GatewayStream(EndingStream):
     def client_gone(self) -> None:
         """Take note at once, even while a hook runs: the upstream's connection hangs on it."""
         if self._outlives_client() and not self._finished:
-            self._outlive_client()
+            self._read_on_without_client()
+
+    def _read_on_without_client(self) -> None:
+        if self.server_state == self.state_stream_response_body:
+            self._bound_orphan()
+            self.deadline_s = self._body_deadline_s(self.engine.clock())
+        self._outlive_client()
 
     def _outlives_client(self) -> bool:
         forward = self.verdict()
@@ -394,14 +405,9 @@ class GatewayStream(EndingStream):
         is_kept = self.server_state == self.state_stream_response_body and self._is_kept()
         return (is_asked or is_kept) and forward is not None and forward.outlives_client
 
-    def _is_kept(self) -> bool:
-        """Whether the buyer may come back for this very answer: then it is read to its end."""
-        is_whole = bool(self.gate.kept_bytes) and self._answered.is_whole
-        return is_whole and isinstance(self.gate.delivery, Deliver)
-
     def _client_leaves(self) -> Commands:
         if self._outlives_client():
-            self._outlive_client()
+            self._read_on_without_client()
         else:
             yield from self._close_upstream()
             yield from self._abandon()
@@ -458,7 +464,8 @@ class GatewayStream(EndingStream):
             # Not the upstream's time: it may be waiting for the client too.
             self._upstream_until_s = now_s + self._idle_s()
         # What waits in HTTP/2 has a clock there.
-        return min(self._upstream_until_s, client_until_s or self._upstream_until_s)
+        client_until_s = client_until_s or self._upstream_until_s
+        return min(self._upstream_until_s, client_until_s, self._orphan_until_s)
 
     def connect_timed_out(self) -> None:
         """Remember why the connection attempt is about to fail."""

@@ -183,8 +183,7 @@ def _bind(admission: Admission) -> Generator[Effect, Reply]:
     exchange = admission.exchange
     if exchange.route.free:
         return
-    if exchange.snapshot.config.idempotency.keep_s:
-        exchange.key_digest = idempotency.key_digest(exchange.head)
+    exchange.key_digest = idempotency.key_digest(exchange.head)
     body_digest = None
     if exchange.route.digest:
         body = yield from perform(admission.clock, NeedBody())
@@ -289,7 +288,7 @@ def _claim(admission: Admission) -> Generator[Effect, Reply]:
         case Claim.CREDITED:
             exchange.turn, exchange.state = turn, State.SETTLED
             exchange.paid, exchange.receipt = True, claimed.receipt
-        case Claim.DELIVERED if exchange.key_digest is not None:
+        case Claim.DELIVERED if exchange.is_kept:
             admission.earlier = yield from idempotency.recall(exchange, claimed, admission.clock)
         case Claim.SPENT | Claim.EXPIRED | Claim.DELIVERED:
             raise admission.only_earlier or InvalidChallenge("This payment has been used.")

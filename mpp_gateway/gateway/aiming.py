@@ -1,11 +1,12 @@
 """Aims an admitted request at its upstream: where it goes comes from the configuration alone."""
 
 from mpp_gateway import events
-from mpp_gateway.gateway import settlement
+from mpp_gateway.gateway import idempotency, settlement
 from mpp_gateway.gateway.exchange import Exchange
 from mpp_gateway.gateway.machine import Machine, emit
 from mpp_gateway.gateway.steps import Deadlines, Forward
 from mpp_gateway.ledger.exchanges import State
+from mpp_gateway.protocol.messages import Headers
 from mpp_gateway.upstream.hygiene import preventing_fields, request_headers, revalidating_fields
 from mpp_gateway.upstream.rewriting import HookContext, RewrittenRequest, rewrite_request
 
@@ -40,7 +41,11 @@ def aim(exchange: Exchange) -> Forward:
     if not (route.free or route.is_delivered(PRECONDITION_FAILED)):
         # Nor is a 412, by which one could ask "is it that one yet?".
         steering |= preventing_fields(exchange.head.method, exchange.head.headers)
-    headers = request_headers(exchange.head.headers, steering)
+    own_key: Headers = ()
+    if (key := idempotency.upstream_key(exchange)) is not None:
+        own_key = ((idempotency.FIELD, key),)
+        steering |= {idempotency.FIELD.lower()}
+    headers = (*request_headers(exchange.head.headers, steering), *own_key)
     rewritten = rewrite_request(
         service.rewrite_request,
         RewrittenRequest(exchange.head.method, exchange.match.upstream_target, headers),

@@ -45,7 +45,13 @@ class Exchange:
     is_counted: bool = False
     """A token of the client was taken for this request, and not given back."""
     key_digest: str | None = None
-    """Of the `Idempotency-Key` under which the answer is to be kept."""
+    """Of the `Idempotency-Key` that the request came with."""
+    client_left: bool = False
+    """Nobody is there for the answer: it is delivered when it is kept for whoever comes back."""
+    is_marked: bool = False
+    """That the answer is on its way is written down, or about to be."""
+    was_kept: bool = False
+    """The whole answer lies in the store."""
     kept: KeptAnswer | None = None
     """What was answered under that key before, if the body of this request is the same."""
     receipt: Headers = ()
@@ -70,6 +76,11 @@ class Exchange:
         timeouts = self.route.timeouts
         waits_s = math.ceil(timeouts.connect_s + timeouts.first_byte_s)
         return self.settled_by_s(now_s) + waits_s
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether the answer is kept for a buyer who asks again under the same key."""
+        return self.key_digest is not None and self.snapshot.config.idempotency.keep_s > 0
 
     @property
     def settles_at_end(self) -> bool:

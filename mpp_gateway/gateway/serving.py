@@ -137,7 +137,7 @@ async def open_serving(
         )
         opened.pop_all()  # it is all open: from here on `Serving.close` sees to it
     buckets = TokenBuckets(config.limits.unpaid_per_minute)
-    answers = Answers(database)
+    answers = Answers(database, config.idempotency.total_bytes)
     executor = Executor(exchanges, answers, rails, reporter, clock, buckets=buckets)
     upkeep = asyncio.ensure_future(_keep(exchanges, answers, rails, problems, clock))
     return Serving(config, snapshot, executor, exchanges, rails, database, lock, problems, upkeep)

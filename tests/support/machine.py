@@ -124,7 +124,7 @@ class Stage:
         buckets = TokenBuckets(self.config.limits.unpaid_per_minute)
         self.executor = Executor(
             self.exchanges,
-            Answers(self.database),
+            Answers(self.database, self.config.idempotency.total_bytes),
             rails,
             self.reporter,
             lambda: self.now_s,
