@@ -136,10 +136,11 @@ def admit(exchange: Exchange, now_s: int, entropy: bytes) -> Machine[Answer | Re
 def repeat(exchange: Exchange, body: bytes, now_s: int) -> Machine[Answer]:
     """Return the answer that a paid request had before, if this one has the same `body`."""
     assert exchange.kept is not None
+    clock = Clock(now_s)
     try:
-        return idempotency.repeat(exchange.kept, body)
+        return (yield from idempotency.repeat(exchange, exchange.kept, body, clock))
     except Problem as problem:
-        return (yield from settlement.refused(exchange, problem, Clock(now_s)))
+        return (yield from settlement.refused(exchange, problem, clock))
 
 
 def _admit(

@@ -359,16 +359,18 @@ def test_an_upload_that_is_paid_for_and_drips_is_its_clients_delay(version, targ
       "POST /first": {charge: "0.01", settle: before}"""
     heard = []
     more = {"timeouts": "connect_s: 0.5, first_byte_s: 0.5", "sink": heard.append}
-    with scene(stuck, read_body=False, routes=routes, **more) as play:
-        with Upload(play, version, f"/api/{target}") as upload:
-            assert eventually(lambda: stuck.go is not None)
-            stuck.tell(play, stuck.go.set)
-            assert eventually(lambda: not upload.drip())
-            status, body = upload.answer()
-            assert status == 408
-            assert b"urn:mpp-gateway:problem:request-timeout" in body
-            assert play.ends_as("toy-1", state)
-            assert eventually(lambda: stuck.is_gone and is_free_of_uploads(play))
+    with (
+        scene(stuck, read_body=False, routes=routes, **more) as play,
+        Upload(play, version, f"/api/{target}") as upload,
+    ):
+        assert eventually(lambda: stuck.go is not None)
+        stuck.tell(play, stuck.go.set)
+        assert eventually(lambda: not upload.drip())
+        status, body = upload.answer()
+        assert status == 408
+        assert b"urn:mpp-gateway:problem:request-timeout" in body
+        assert play.ends_as("toy-1", state)
+        assert eventually(lambda: stuck.is_gone and is_free_of_uploads(play))
     assert not [event for event in heard if isinstance(event, UpstreamFailed)]
 
 
