@@ -124,8 +124,10 @@ class IdempotencySettings(Strict):
 class TlsSettings(Strict):
     """PEM files for the listener."""
 
-    cert: Text = Field(description="Certificate chain.")
-    key: Text = Field(description="Private key.")
+    cert: Text = Field(
+        description="Certificate chain; a relative path starts at the working directory."
+    )
+    key: Text = Field(description="Private key; a relative path starts at the working directory.")
 
 
 class HeaderAuth(Strict):

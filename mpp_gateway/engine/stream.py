@@ -442,12 +442,10 @@ class GatewayStream(EndingStream):
             if until_s > event.now_s:
                 self.deadline_s = until_s
                 return
-        if self.client_state == self.state_consume_request_body:
-            yield from self._refuse(errors.HeadTimeout("The request body took too long."))
-            return
+        is_read = self.client_state == self.state_consume_request_body
+        is_slow_upload = is_read or self._waits_for_upload()
         yield from self._close_upstream()
-        is_unanswered = self.server_state == self.state_wait_for_response_headers
-        if is_unanswered and self._upload.is_over(event.now_s):
+        if is_slow_upload:
             yield from self._refuse(errors.HeadTimeout("The request body took too long."))
         elif self.server_state == self.state_stream_response_body:
             yield from self._cut()
@@ -455,6 +453,13 @@ class GatewayStream(EndingStream):
             yield from self._upstream_failed(
                 errors.UpstreamTimedOut("The upstream did not answer in time.")
             )
+
+    def _waits_for_upload(self) -> bool:
+        """Whether the client is what is waited for: the upstream takes all that comes, and more is
+        to come. Then nothing may be said of the upstream's time."""
+        is_unanswered = self.server_state == self.state_wait_for_response_headers
+        is_whole = self._request_ended or self.gate.body is not None
+        return is_unanswered and not (is_whole or self.is_held_up or self._is_orphan)
 
     def _body_deadline_s(self, now_s: float) -> float:
         """Return when to give up on the upstream, or on a client that holds the answer up."""

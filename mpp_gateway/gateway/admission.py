@@ -18,7 +18,7 @@ from mpp_gateway.errors import (
 )
 from mpp_gateway.gateway import idempotency, settlement
 from mpp_gateway.gateway.answers import problem_answer
-from mpp_gateway.gateway.exchange import Exchange
+from mpp_gateway.gateway.exchange import Exchange, event
 from mpp_gateway.gateway.machine import Clock, Machine, emit, move, perform
 from mpp_gateway.gateway.refusals import price_of
 from mpp_gateway.gateway.snapshot import Snapshot
@@ -110,7 +110,7 @@ def match(
         )
         return Answer(204, (("Allow", ", ".join(found.allow)),))
     exchange = Exchange(request_id, head, snapshot, found, now_s, entropy)
-    yield from emit(settlement.event(events.RouteMatched, exchange, now_s))
+    yield from emit(event(events.RouteMatched, exchange, now_s))
     return exchange
 
 
@@ -136,10 +136,11 @@ def admit(exchange: Exchange, now_s: int, entropy: bytes) -> Machine[Answer | Re
 def repeat(exchange: Exchange, body: bytes, now_s: int) -> Machine[Answer]:
     """Return the answer that a paid request had before, if this one has the same `body`."""
     assert exchange.kept is not None
+    clock = Clock(now_s)
     try:
-        return idempotency.repeat(exchange.kept, body)
+        return (yield from idempotency.repeat(exchange, exchange.kept, body, clock))
     except Problem as problem:
-        return (yield from settlement.refused(exchange, problem, Clock(now_s)))
+        return (yield from settlement.refused(exchange, problem, clock))
 
 
 def _admit(
@@ -346,7 +347,7 @@ def _resolve(
         yield from move(turn, State.UNKNOWN, State.RELEASED, admission.clock)
     kind = _RESOLVED.get(outcome.state)
     if kind is not None:
-        yield from emit(settlement.event(kind, admission.exchange, admission.clock.now_s))
+        yield from emit(event(kind, admission.exchange, admission.clock.now_s))
 
 
 _RESOLVED: dict[Settlement, type[events.Event]] = {
@@ -412,7 +413,7 @@ def _verify_and_hold(admission: Admission) -> Generator[Effect, Reply]:
             hint="Wait for the calls under way to end; nothing was charged for this one.",
         )
     exchange.state = State.VERIFIED
-    yield from emit(settlement.event(events.PaymentVerified, exchange, admission.clock.now_s))
+    yield from emit(event(events.PaymentVerified, exchange, admission.clock.now_s))
 
 
 def _settle_before(admission: Admission) -> Generator[Effect, Reply]:

@@ -1,8 +1,8 @@
 """Aims an admitted request at its upstream: where it goes comes from the configuration alone."""
 
 from mpp_gateway import events
-from mpp_gateway.gateway import idempotency, settlement
-from mpp_gateway.gateway.exchange import Exchange
+from mpp_gateway.gateway import idempotency
+from mpp_gateway.gateway.exchange import Exchange, event
 from mpp_gateway.gateway.machine import Machine, emit
 from mpp_gateway.gateway.steps import Deadlines, Forward
 from mpp_gateway.ledger.exchanges import State
@@ -18,7 +18,7 @@ def forward(exchange: Exchange, now_s: int) -> Machine[Forward]:
     """Aim an admitted request; the one verdict that lets it out of the gateway."""
     aimed = aim(exchange)
     exchange.was_paid_ahead = exchange.state is State.SETTLED
-    yield from emit(settlement.event(events.RequestForwarded, exchange, now_s))
+    yield from emit(event(events.RequestForwarded, exchange, now_s))
     return aimed
 
 

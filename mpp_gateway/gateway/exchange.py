@@ -2,7 +2,9 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
+from mpp_gateway import events
 from mpp_gateway.config.model import Route, Service
 from mpp_gateway.gateway.snapshot import Snapshot
 from mpp_gateway.ledger.answers import KeptAnswer
@@ -101,3 +103,20 @@ class Exchange:
     def route(self) -> Route:
         """The route this request takes."""
         return self.match.route
+
+
+def event[E: events.Event](kind: type[E], exchange: Exchange, at_s: int, **more: Any) -> E:
+    """Return an event of `kind` about `exchange`."""
+    presented = exchange.presented
+    offer = presented.offer if presented else next(iter(exchange.offers), None)
+    minor = presented.amount_minor if presented else offer.amount.minor if offer else 0
+    return kind(
+        request_id=exchange.request_id,
+        at_s=at_s,
+        service=exchange.service.id,
+        route=exchange.route.key,
+        method=offer.method if offer else "",
+        amount_minor=minor,
+        asset=offer.amount.asset.code if offer else "",
+        **more,
+    )

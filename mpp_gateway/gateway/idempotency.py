@@ -7,9 +7,10 @@ The key counts together with the proof of payment and the request (draft-httpaut
 import contextlib
 import hashlib
 
+from mpp_gateway import events
 from mpp_gateway.errors import AnswerNotKept, IdempotencyKeyReused, PaymentInProgress
-from mpp_gateway.gateway.exchange import Exchange
-from mpp_gateway.gateway.machine import Clock, Machine, perform
+from mpp_gateway.gateway.exchange import Exchange, event
+from mpp_gateway.gateway.machine import Clock, Machine, emit, perform
 from mpp_gateway.gateway.steps import FindAnswer, ForgetPending, KeepAnswer, NeedBody, ReadBody
 from mpp_gateway.ledger.answers import KeptAnswer
 from mpp_gateway.ledger.exchanges import Claimed, State
@@ -61,7 +62,7 @@ def recall(exchange: Exchange, claimed: Claimed, clock: Clock) -> Machine[Answer
         )
     body: bytes | None = yield from perform(clock, NeedBody())
     if body is not None:
-        return repeat(kept, body)
+        return (yield from repeat(exchange, kept, body, clock))
     announced = exchange.head.get("content-length") or ""
     if announced.isdecimal() and int(announced) > _body_limit_bytes(exchange):
         raise _reused()  # what was kept was asked for with a shorter one
@@ -69,11 +70,13 @@ def recall(exchange: Exchange, claimed: Claimed, clock: Clock) -> Machine[Answer
     return ReadBody(_body_limit_bytes(exchange))
 
 
-def repeat(kept: KeptAnswer, body: bytes) -> Answer:
+def repeat(exchange: Exchange, kept: KeptAnswer, body: bytes, clock: Clock) -> Machine[Answer]:
     """Return the kept answer to a request with this `body`. Errors: `IdempotencyKeyReused`."""
     if _digest(body) != kept.request_digest:
         raise _reused()
-    return Answer(kept.status, (*kept.headers, REPLAYED), kept.body)
+    status = kept.status
+    yield from emit(event(events.AnswerRepeated, exchange, clock.now_s, status=status))
+    return Answer(status, (*kept.headers, REPLAYED), kept.body)
 
 
 def pending(exchange: Exchange, clock: Clock) -> KeptAnswer:

@@ -72,9 +72,15 @@ class Serving:
     database: Database
     lock: StoreLock
     problems: dict[str, str]
-    """Why a rail is not ready, by the rail's name; empty when all are."""
+    """Why a rail could not be looked after, by the rail's name; see `unready`."""
     upkeep: asyncio.Task[None]
     books: OpenBooks = field(default_factory=OpenBooks)
+
+    @property
+    def unready(self) -> dict[str, str]:
+        """Why a rail takes no payments now, by the rail's name; empty when all do."""
+        withheld = {name: rail.withheld_for for name, rail in self.rails.items()}
+        return {name: why for name, why in withheld.items() if why} | self.problems
 
     async def retire(self) -> None:
         """Serve on until every request that has taken this is done with it; then close."""
@@ -203,4 +209,5 @@ async def _look_after(rail: Rail, problems: dict[str, str], now_s: int, *, first
     except StoreUnavailable as error:
         log.warning("%s could not be looked after: %s", rail.name, error)
     else:
-        problems.pop(rail.name, None)
+        if problems.pop(rail.name, None) is not None:
+            log.warning("%s is ready again", rail.name)

@@ -1,7 +1,6 @@
 """What happens to the money once the upstream has spoken, or has failed to."""
 
 import re
-from typing import Any
 
 from mpp_gateway import events
 from mpp_gateway.errors import (
@@ -12,7 +11,7 @@ from mpp_gateway.errors import (
 )
 from mpp_gateway.gateway import idempotency
 from mpp_gateway.gateway.answers import problem_answer
-from mpp_gateway.gateway.exchange import Exchange
+from mpp_gateway.gateway.exchange import Exchange, event
 from mpp_gateway.gateway.machine import Clock, Machine, emit, move, perform
 from mpp_gateway.gateway.refusals import refusal
 from mpp_gateway.gateway.steps import Deliver, GiveBackTokens, MarkDelivered, RenewTurn, Settle
@@ -31,23 +30,6 @@ TAKEN_OVER_RETRY_S = 1
 
 _DIRECTIVE = re.compile(r'(?:[^",]|"(?:\\.|[^"\\])*"?)+')
 _SHARED = frozenset({"public", "s-maxage", "private"})
-
-
-def event[E: events.Event](kind: type[E], exchange: Exchange, at_s: int, **more: Any) -> E:
-    """Return an event of `kind` about `exchange`."""
-    presented = exchange.presented
-    offer = presented.offer if presented else next(iter(exchange.offers), None)
-    minor = presented.amount_minor if presented else offer.amount.minor if offer else 0
-    return kind(
-        request_id=exchange.request_id,
-        at_s=at_s,
-        service=exchange.service.id,
-        route=exchange.route.key,
-        method=offer.method if offer else "",
-        amount_minor=minor,
-        asset=offer.amount.asset.code if offer else "",
-        **more,
-    )
 
 
 def settle(exchange: Exchange, clock: Clock, found: Outcome | None = None) -> Machine[None]:

@@ -63,7 +63,7 @@ class Switches:
     fault: Exception | None = None
     hold: asyncio.Event | None = None
     settled: list[str] = field(default_factory=list)
-    is_withheld: bool = False
+    withheld_for: str = ""
 
     async def ready(self, now_s: int) -> None:
         if self.closed_for is not None:
