@@ -437,17 +437,16 @@ class GatewayStream(EndingStream):
         if self._finished or self.deadline_s is None or event.now_s < self.deadline_s:
             return
         self.deadline_s = None
-        if self.server_state == self.state_stream_response_body:
-            until_s = self._body_deadline_s(event.now_s)
-            if until_s > event.now_s:
-                self.deadline_s = until_s
-                return
+        is_answering = self.server_state == self.state_stream_response_body
+        if is_answering and (until_s := self._body_deadline_s(event.now_s)) > event.now_s:
+            self.deadline_s = until_s
+            return
         is_read = self.client_state == self.state_consume_request_body
         is_slow_upload = is_read or self._waits_for_upload()
         yield from self._close_upstream()
         if is_slow_upload:
             yield from self._refuse(errors.HeadTimeout("The request body took too long."))
-        elif self.server_state == self.state_stream_response_body:
+        elif is_answering:
             yield from self._cut()
         else:
             yield from self._upstream_failed(

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-import sqlite3
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
@@ -452,16 +451,30 @@ def test_an_answer_that_the_store_refuses_with_nobody_there_is_a_credit(target):
         assert play.ends_as("toy-1", "credited")
 
 
-def test_a_stop_while_nobody_is_there_leaves_a_credit_and_no_loss():
-    upstream = InParts(b"+all")
+class InSteps(Later):
+    """An upstream that gives half of its answer when it is told to, and then no more."""
+
+    async def __call__(self, _, __, writer):
+        self._loop = asyncio.get_running_loop()
+        await self._may.wait()
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nhalf")
+        await writer.drain()
+        await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("target", ["/api/paid", "/api/first"])
+def test_while_nobody_has_had_the_answer_a_restart_would_make_it_a_credit(target):
+    upstream = InSteps()
     with scene(upstream) as play:
-        caller = Caller(play, "closed")
-        caller.client.close()
+        caller = Caller(play, "closed", target)
+        caller.hang_up()
         assert eventually(lambda: play.orphans == 1)
-        play.proxy.call(lambda: None)
-        rows = sqlite3.connect(play.store).execute("SELECT state, due_s FROM exchanges").fetchall()
-        assert [(state, due_s is not None) for state, due_s in rows] != [("settled", False)]
         upstream.go_on()
+        assert play.ends_as("toy-1", "settled")
+        exchanges = play.proxy.runtime.serving.exchanges
+        far_s = 2**40
+        assert play.proxy.call(lambda: exchanges.sweep(far_s)) == 1
+        assert play.state("toy-1") == "credited"
 
 
 def test_nobody_waits_for_ever_for_an_upstream_that_drips():
