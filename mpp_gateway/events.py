@@ -50,6 +50,13 @@ class RequestRefused(Event):
     status: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerRepeated(Event):
+    """A paid answer was given once more under its `Idempotency-Key`; no money moved for it."""
+
+    status: int
+
+
 class PaymentRequired(Event):
     """A 402 with offers went out."""
 

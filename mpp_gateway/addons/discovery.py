@@ -28,7 +28,7 @@ class Discovery:
             state = RuntimeState(is_open=False)
         else:
             documents = self.library.of(serving.config, serving.snapshot, runtime.mount)
-            state = RuntimeState(is_open=True, problems=serving.problems)
+            state = RuntimeState(is_open=True, problems=serving.unready)
         head = runtime.see(flow, gate)
         if head.target in runtime.root_documents:
             head = dataclasses.replace(head, target=runtime.mount + head.target)

@@ -231,7 +231,7 @@ class Host:
         if handler is not None:
             handler.max_conns = defaultdict(lambda: asyncio.Semaphore(UPSTREAM_CONNECTIONS_MAX))
             io = handler.transports[client]
-            _writers[client] = io.writer
+            _writers[client] = io.writer = backpressure.CountingWriter(io.writer)
             reader = io.reader = backpressure.install(client, io.reader, io.writer)
             patience_s = self.runtime.engine.limits.head_s
             asyncio.get_running_loop().call_later(patience_s, _drop_if_silent, handler, reader)
@@ -241,7 +241,7 @@ class Host:
         engine, handler = self.runtime.engine, self._handler(client)
         writer = _writers.pop(client, None)
         if writer is not None:
-            abort_when_stuck(writer.transport, engine.limits.unread_s)
+            abort_when_stuck(writer.transport, engine.limits)
         if handler is not None and not client.error:
             await see_off(handler)
 

@@ -4,6 +4,7 @@ from mitmproxy import http
 
 from mpp_gateway.engine.answers import response_of
 from mpp_gateway.engine.gate import Gate, fail_closed
+from mpp_gateway.engine.keeping import Keeping
 from mpp_gateway.gateway import admission
 from mpp_gateway.gateway.steps import ReadBody
 
@@ -51,5 +52,8 @@ class Payment:
             flow.response = response_of(answer)
         else:
             gate.admitted = True
-            if gate.exchange.key_digest is not None:
-                gate.kept_bytes = gate.exchange.snapshot.config.idempotency.answer_bytes
+            if gate.exchange.is_kept:
+                limit_bytes = gate.exchange.snapshot.config.idempotency.answer_bytes
+                # A rail that settles at the end has no money before it: nobody is left to pay.
+                outlives = not gate.exchange.settles_at_end
+                gate.keeping = Keeping(limit_bytes, outlives_client=outlives)

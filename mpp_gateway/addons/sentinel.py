@@ -7,12 +7,9 @@ from mitmproxy import addonmanager, ctx, http
 from mitmproxy.proxy import layer, server_hooks
 
 from mpp_gateway.addons.runtime import CLOSING, give_up_retired
-from mpp_gateway.engine.answers import response_of
 from mpp_gateway.engine.context import Engine
-from mpp_gateway.engine.gate import Gate, fail_closed, is_granted
+from mpp_gateway.engine.gate import Gate, fail_closed, is_granted, refuse_fault
 from mpp_gateway.engine.layers import claim
-from mpp_gateway.errors import GatewayFault
-from mpp_gateway.gateway.answers import problem_answer
 
 
 class Doorkeeper:
@@ -49,12 +46,12 @@ class Sentinel:
     async def requestheaders(self, flow: http.HTTPFlow, gate: Gate) -> None:
         """Refuse a request that went through the chain without a verdict."""
         if gate.body_limit_bytes is None:
-            self._refuse_unaimed(flow, gate)
+            await self._refuse_unaimed(flow, gate)
 
     @fail_closed
     async def request(self, flow: http.HTTPFlow, gate: Gate) -> None:
         """Refuse a request whose body brought no verdict either."""
-        self._refuse_unaimed(flow, gate)
+        await self._refuse_unaimed(flow, gate)
 
     def server_connect(self, data: server_hooks.ServerConnectionHookData) -> None:
         """Open no connection but those that a stream with a verdict asked for."""
@@ -62,11 +59,10 @@ class Sentinel:
             data.server.error = "not granted"
 
     @staticmethod
-    def _refuse_unaimed(flow: http.HTTPFlow, gate: Gate) -> None:
+    async def _refuse_unaimed(flow: http.HTTPFlow, gate: Gate) -> None:
         # An addon that is missing raises nothing: only the lack of a verdict shows it.
         if gate.forward is None:
-            gate.shut()
-            flow.response = response_of(problem_answer(GatewayFault()))
+            await refuse_fault(flow, gate)
 
 
 def _host_is_live() -> bool:

@@ -11,6 +11,7 @@ from mpp_gateway.errors import GatewayFault
 from mpp_gateway.gateway import idempotency, settlement
 from mpp_gateway.gateway.answers import problem_answer
 from mpp_gateway.gateway.machine import Clock
+from mpp_gateway.gateway.steps import Deliver
 from mpp_gateway.protocol.messages import Answer
 
 log = logging.getLogger(__name__)
@@ -47,9 +48,12 @@ class Settlement:
 
     async def response(self, flow: http.HTTPFlow) -> None:
         """Close the books after the last byte, or after an answer of our own."""
-        await self._finish(flow, abandoned=False)
         gate = gate_of(flow)
-        if gate and gate.delivered and gate.kept_bytes:
+        at_end = gate is not None and gate.exchange is not None and gate.exchange.settles_at_end
+        if gate and gate.keeping and not at_end:
+            await self._keep(flow, gate)
+        await self._finish(flow, abandoned=False)
+        if gate and gate.keeping and at_end:
             await self._keep(flow, gate)
         if gate and gate.delivered and gate.exchange.settles_at_end and flow.response:
             # The head is long gone: a receipt of what was used can only follow the body.
@@ -58,15 +62,19 @@ class Settlement:
             flow.response.trailers = http.Headers([*own, *fields])
 
     async def _keep(self, flow: http.HTTPFlow, gate: Gate) -> None:
-        """Keep the answer for a buyer who loses it, if both bodies were short enough for that."""
-        request, response = flow.request.raw_content, flow.response
-        if request is None or response is None or response.raw_content is None:
+        """Keep the whole answer for a buyer who loses it; with nobody there that delivers it."""
+        if gate.keeping is None or flow.response is None or not isinstance(gate.delivery, Deliver):
             return
-        answer = Answer(response.status_code, text_of(response.headers), response.raw_content)
+        body = gate.keeping.take_answer()
+        if body is None:
+            return
+        answer = Answer(flow.response.status_code, text_of(flow.response.headers), body)
         try:
             executor = gate.serving.executor
-            keeping = idempotency.keep(gate.exchange, request, answer, Clock(executor.clock()))
-            await executor.run(keeping, gate.began_ms)
+            digest, clock = gate.keeping.request_digest, Clock(executor.clock())
+            keeping = idempotency.keep(gate.exchange, digest, answer, clock)
+            if await executor.run(keeping, gate.began_ms):
+                gate.delivered = True
         except Exception:
             log.exception("an answer was not kept")
 

@@ -29,7 +29,8 @@ REMEDIES: Mapping[str, str] = {
     "method-unsupported": "Ask without a credential and take one of the methods in the 402.",
     "invalid-payload": "Send the payload that the method's specification asks for.",
     "bad-request": "Mend the request; the connection is closed.",
-    "bad-target": "Send a path without ambiguous encodings, dot segments or doubled slashes.",
+    "bad-target": "Send a path without ambiguous encodings and dot segments, that begins with one"
+    " slash.",
     "answer-not-kept": "Do not pay again for this call: `receipt` shows that it was paid.",
     "idempotency-key-reused": "Take a key and a payment of its own for each request.",
     "ambiguous-credentials": "Send one credential.",

@@ -32,6 +32,8 @@ def sales_log(config: GatewayConfig, say: Say) -> Callable[[events.Event], None]
                 say(f"credited {call}  {price(event)}  paid, not delivered: good once more")
             case events.PaymentUnknown():
                 say(f"{styled('unknown', 'yellow', sys.stderr)}  {call}  {price(event)}  ask again")
+            case events.AnswerRepeated(status=status):
+                say(f"repeated {call}  {status}")
             case events.UpstreamFailed(slug=slug):
                 say(f"{styled('failed', 'red', sys.stderr)}   {call}  {slug}")
             case events.RequestRefused(slug=slug, status=status) if status >= SERVER_ERROR:

@@ -4,6 +4,7 @@ import sys
 
 from mpp_gateway.addons.runtime import Runtime
 from mpp_gateway.cli import catalogue
+from mpp_gateway.cli.complaints import told_on_stderr
 from mpp_gateway.cli.exits import CANNOT_START, INTERRUPTED, OK
 from mpp_gateway.cli.output import CommandFailed, say
 from mpp_gateway.cli.sales import sales_log
@@ -23,7 +24,8 @@ async def keep(config: GatewayConfig) -> int:
         say(f"\nserving on {scheme}://{host}:{port}{config.base_path} (Ctrl-C stops)")
 
     try:
-        await server.run(started)
+        with told_on_stderr():
+            await server.run(started)
     except StartFailed as error:
         raise CommandFailed(str(error), CANNOT_START) from None
     return OK if server.port else INTERRUPTED

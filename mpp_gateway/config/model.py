@@ -54,6 +54,7 @@ class Idempotency:
 
     keep_s: int = 86_400
     answer_bytes: int = 1_048_576
+    total_bytes: int = 1_073_741_824
 
 
 @dataclass(frozen=True, slots=True)

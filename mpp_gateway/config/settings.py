@@ -89,14 +89,18 @@ class LimitSettings(Strict):
     )
     unread_s: Seconds = Field(
         default=60.0,
-        description="Seconds for which a caller may take nothing of an answer that waits for it.",
+        description=(
+            "Seconds for which a caller may take nothing of an answer that waits for it. Each 1024"
+            " bytes that it takes give one second of them back."
+        ),
     )
     http2_control_frames: Annotated[Count, Field(ge=1, le=1_000_000)] = Field(
         default=200,
         description=(
             "HTTP/2 frames that ask for nothing (resets, pings, settings, empty data) which one"
             " connection may send before it is closed. An answered request gives one back, a second"
-            " gives ten."
+            " gives ten. Data in frames of less than 64 bytes on the average counts apart, eight"
+            " frames or more as one."
         ),
     )
 
@@ -111,13 +115,19 @@ class IdempotencySettings(Strict):
         default=1_048_576,
         description="Longest answer, and longest request body, for which that is done.",
     )
+    total_bytes: Annotated[Count, Field(ge=0)] = Field(
+        default=1_073_741_824,
+        description="How much the store may hold of them; what is over is not kept.",
+    )
 
 
 class TlsSettings(Strict):
     """PEM files for the listener."""
 
-    cert: Text = Field(description="Certificate chain.")
-    key: Text = Field(description="Private key.")
+    cert: Text = Field(
+        description="Certificate chain; a relative path starts at the working directory."
+    )
+    key: Text = Field(description="Private key; a relative path starts at the working directory.")
 
 
 class HeaderAuth(Strict):

@@ -29,13 +29,29 @@ class Reader(Protocol):
         ...
 
 
+class CountingWriter:
+    """Counts what is written to a client."""
+
+    def __init__(self, writer: asyncio.StreamWriter) -> None:
+        self._writer = writer
+        self.written_bytes = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._writer, name)
+
+    def write(self, data: bytes) -> None:
+        """Send, or keep until the client takes it; see `asyncio.StreamWriter`."""
+        self.written_bytes += len(data)
+        self._writer.write(data)
+
+
 class GatedReader:
     """Reads only while open; the transport's own buffer then fills and TCP holds the peer back.
 
     Pausing the transport itself does not last: the stream reader resumes it on its own account.
     """
 
-    def __init__(self, reader: Reader, writer: Any = None) -> None:
+    def __init__(self, reader: Reader, writer: CountingWriter | None = None) -> None:
         self._reader = reader
         self._writer = writer
         self._reasons: set[str] = set()
@@ -56,6 +72,11 @@ class GatedReader:
     def unsent_bytes(self) -> int:
         """How much of what we wrote waits for the peer to take it."""
         return 0 if self._writer is None else int(self._writer.transport.get_write_buffer_size())
+
+    @property
+    def taken_bytes(self) -> int:
+        """How much of what we wrote the peer has taken."""
+        return 0 if self._writer is None else self._writer.written_bytes - self.unsent_bytes
 
     def pause(self, reason: str = SETTLING) -> None:
         """Take nothing more from the peer until every reason that was given is gone."""
@@ -136,7 +157,9 @@ _readers: WeakKeyDictionary[Connection, GatedReader] = WeakKeyDictionary()
 _writers: WeakKeyDictionary[Connection, PatientWriter] = WeakKeyDictionary()
 
 
-def install(connection: Connection, reader: Reader, writer: Any = None) -> GatedReader:
+def install(
+    connection: Connection, reader: Reader, writer: CountingWriter | None = None
+) -> GatedReader:
     """Put a gate before the reader of `connection`."""
     gated = _readers[connection] = GatedReader(reader, writer)
     return gated
@@ -160,6 +183,12 @@ def unsent_bytes(connection: Connection) -> int:
     """Return how much of what was written to `connection` its peer has not taken yet."""
     reader = _readers.get(connection)
     return 0 if reader is None else reader.unsent_bytes
+
+
+def taken_bytes(connection: Connection) -> int:
+    """Return how much of what was written to `connection` its peer has taken."""
+    reader = _readers.get(connection)
+    return 0 if reader is None else reader.taken_bytes
 
 
 def reader_of(connection: Connection) -> GatedReader | None:

@@ -10,6 +10,9 @@ from weakref import WeakKeyDictionary
 from mitmproxy.connection import Client
 from mitmproxy.proxy import events
 
+from mpp_gateway.engine.download import DownloadClock
+from mpp_gateway.engine.limits import Limits
+
 MARGIN_S = 1.0
 
 
@@ -113,18 +116,20 @@ def _close(io: Any) -> None:
         io.writer.close()
 
 
-def abort_when_stuck(
-    transport: asyncio.WriteTransport, unread_s: float, left_bytes: int | None = None
-) -> None:
-    """Give up a closing connection whose peer takes nothing of its last bytes for `unread_s`.
+def abort_when_stuck(transport: asyncio.WriteTransport, limits: Limits) -> None:
+    """Give up a closing connection whose peer does not take its last bytes, or only crumbs of them.
 
     Closing waits for them without end, and nobody counts the connection any more.
     """
-    unread_bytes = transport.get_write_buffer_size()
-    if not unread_bytes:
-        return
-    if left_bytes is not None and unread_bytes >= left_bytes:
-        transport.abort()
-        return
     loop = asyncio.get_running_loop()
-    loop.call_later(unread_s, abort_when_stuck, transport, unread_s, unread_bytes)
+    clock = DownloadClock(loop.time(), limits)
+
+    def look(before_bytes: int) -> None:
+        unread_bytes, now_s = transport.get_write_buffer_size(), loop.time()
+        clock.taken(before_bytes - unread_bytes, now_s)
+        if unread_bytes and clock.deadline_s <= now_s:
+            transport.abort()
+        elif unread_bytes:
+            loop.call_at(clock.deadline_s, look, unread_bytes)
+
+    look(transport.get_write_buffer_size())

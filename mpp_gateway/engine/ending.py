@@ -1,5 +1,6 @@
 """The ways in which a request ends, besides the upstream's answer passed on to its last byte."""
 
+import math
 import time
 
 from mitmproxy import flow
@@ -19,18 +20,20 @@ from mitmproxy.proxy.layers.http._events import (
 from mitmproxy.proxy.layers.http._hooks import HttpErrorHook, HttpResponseHook
 
 from mpp_gateway import errors
-from mpp_gateway.engine import framing
+from mpp_gateway.engine import backpressure, framing
 from mpp_gateway.engine.answers import response_of
 from mpp_gateway.engine.context import Engine
 from mpp_gateway.engine.gate import Gate
 from mpp_gateway.gateway.answers import problem_answer
-from mpp_gateway.gateway.steps import Forward
+from mpp_gateway.gateway.exchange import Exchange
+from mpp_gateway.gateway.steps import Deliver, Forward
 from mpp_gateway.protocol.messages import Answer
 from mpp_gateway.protocol.problems import Problem
 
 type Commands = layer.CommandGenerator[None]
 
 CLIENT_GONE = "Client disconnected."
+LONG_ANSWER_BYTES = 16 * 1024
 
 
 class EndingStream(stock.HttpStream):
@@ -46,6 +49,9 @@ class EndingStream(stock.HttpStream):
         self._request_ended = False
         self._counted_body = False
         self._is_orphan = False
+        self._orphan_until_s = math.inf
+        self.client_unsent_bytes = 0
+        """How much of all its answers waits in HTTP/2 for the client to open windows."""
 
     @property
     def is_orphan(self) -> bool:
@@ -76,6 +82,12 @@ class EndingStream(stock.HttpStream):
 
     def _answer(self) -> Commands:
         """Send `flow.response` as it stands, at once, however much of the request is to come."""
+        if self._is_client_full():
+            self.flow.response = response_of(
+                problem_answer(
+                    errors.NotReady("Take the answers that wait for you first.", retry_after_s=1)
+                )
+            )
         response = self.flow.response
         assert response is not None
         self._uncount_body()
@@ -83,6 +95,18 @@ class EndingStream(stock.HttpStream):
         response.timestamp_start = response.timestamp_end = time.time()
         yield HttpResponseHook(self.flow)
         yield from self._send_answer()
+
+    def _is_client_full(self) -> bool:
+        """Whether the answer is long and its client leaves others untaken.
+
+        Nobody presses back on what we have already: kept answers and documents, asked for by the
+        hundred and never read, would be free memory.
+        """
+        content = self.flow.response.raw_content if self.flow.response else None
+        if not content or len(content) < LONG_ANSWER_BYTES:
+            return False
+        untaken_bytes = self.client_unsent_bytes + backpressure.unsent_bytes(self.context.client)
+        return untaken_bytes > self.engine.limits.backlog_bytes
 
     def _send_answer(self) -> Commands:
         response = self.flow.response
@@ -172,7 +196,23 @@ class EndingStream(stock.HttpStream):
         its buyer nothing: ask, hang up, ask again.
         """
         self._is_orphan = True
+        if isinstance(self.gate.exchange, Exchange):
+            self.gate.exchange.client_left = True
         self.engine.departures.adopt(self.context.client, self, self.deadline_s)
+
+    def _is_kept(self) -> bool:
+        """Whether the buyer may come back for this very answer: then it is read to its end."""
+        keeping = self.gate.keeping
+        if keeping is None or not (keeping.outlives_client and keeping.is_possible):
+            return False
+        return isinstance(self.gate.delivery, Deliver)
+
+    def _bound_orphan(self) -> None:
+        """Read the answer for so long, and not for as long as the upstream drips: nobody is there
+        to end it."""
+        forward = self.verdict()
+        patience_s = forward.deadlines.first_byte_s if forward else 0.0
+        self._orphan_until_s = min(self._orphan_until_s, self.engine.clock() + patience_s)
 
     # The end
 

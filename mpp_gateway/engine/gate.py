@@ -10,8 +10,12 @@ from mitmproxy import http
 from mitmproxy.connection import Connection
 
 from mpp_gateway.engine.answers import response_of
+from mpp_gateway.engine.keeping import Keeping
 from mpp_gateway.errors import Forbidden, GatewayFault
+from mpp_gateway.events import RequestRefused
 from mpp_gateway.gateway.answers import problem_answer
+from mpp_gateway.gateway.exchange import event
+from mpp_gateway.gateway.machine import emit
 from mpp_gateway.gateway.steps import Deliver, Forward
 from mpp_gateway.protocol.messages import Answer, RequestHead
 from mpp_gateway.protocol.problems import Problem
@@ -39,7 +43,7 @@ class Gate:
         "failure",
         "forward",
         "head",
-        "kept_bytes",
+        "keeping",
         "serving",
     )
 
@@ -51,9 +55,8 @@ class Gate:
         self.body: bytes | None = None
         self.delivered = False
         """The head of the upstream's answer was handed over for sending."""
-        self.kept_bytes = 0
-        """How much of the request's and of the answer's body the flow has to keep whole, for the
-        addons; then the answer is read to its end although the client has left."""
+        self.keeping: Keeping | None = None
+        """Set where a buyer may come back for the answer."""
         self.failure: Problem | None = None
         """Why the upstream gave nothing usable."""
         # What the addons keep between the hooks of one request.
@@ -131,7 +134,20 @@ def fail_closed(hook: Hook) -> Callable[[Any, http.HTTPFlow], Awaitable[None]]:
             await hook(self, flow, gate)
         except Exception:
             log.exception("%s failed; the request is refused", hook.__qualname__)
-            gate.shut()
-            flow.response = response_of(problem_answer(GatewayFault()))
+            await refuse_fault(flow, gate)
 
     return guarded
+
+
+async def refuse_fault(flow: http.HTTPFlow, gate: Gate) -> None:
+    """Refuse a request for a fault of ours, then tell of it where it is known what was asked."""
+    gate.shut()
+    fault = GatewayFault()
+    flow.response = response_of(problem_answer(fault))
+    if gate.serving is None:
+        return
+    executor = gate.serving.executor
+    refused = event(
+        RequestRefused, gate.exchange, executor.clock(), slug=fault.slug, status=fault.status
+    )
+    await executor.run(emit(refused), gate.began_ms)

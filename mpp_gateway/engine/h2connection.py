@@ -27,7 +27,7 @@ class ClientConnection(BufferedH2Connection):
         self,
         config: h2.config.H2Configuration,
         head_bytes: int,
-        on_progress: Callable[[int], None],
+        on_progress: Callable[[int, int], None],
     ) -> None:
         super().__init__(config)
         self._on_progress = on_progress
@@ -78,10 +78,11 @@ class ClientConnection(BufferedH2Connection):
         self._window_grew = True
 
     def stream_window_updated(self, stream_id: int) -> bool:
-        """Send what the window takes; see the base."""
+        """Send what the window takes, and tell how much that was; see the base."""
+        before = self.outbound_flow_control_window
         has_sent: bool = super().stream_window_updated(stream_id)
         if has_sent:
-            self._on_progress(stream_id)
+            self._on_progress(stream_id, before - self.outbound_flow_control_window)
         return has_sent
 
 

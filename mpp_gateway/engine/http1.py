@@ -58,37 +58,42 @@ class _Trailers(_http1.Http1Connection):
 
     def read_body(self, event: events.Event) -> Commands:
         assert self.stream_id is not None
-        while True:
-            try:
-                if isinstance(event, events.DataReceived):
-                    part = self.body_reader(self.buf)
-                else:
-                    part = self.body_reader.read_eof()
-            except h11.ProtocolError as error:
-                yield commands.CloseConnection(self.conn)
-                yield ReceiveHttp(
-                    self.ReceiveProtocolError(
-                        self.stream_id,
-                        f"HTTP/1 protocol error: {error}",
-                        code=self.ReceiveProtocolError.code,
-                    )
+        pieces = []
+        while isinstance(part := self._next_part(event), h11.Data):
+            pieces.append(bytes(part.data))
+        if data := b"".join(pieces):
+            # What came together goes on together: a chunk may be a single byte, and to pass it on
+            # costs us many times what it costs to send.
+            yield from self.body_data(data)
+        if isinstance(part, h11.ProtocolError):
+            yield commands.CloseConnection(self.conn)
+            yield ReceiveHttp(
+                self.ReceiveProtocolError(
+                    self.stream_id,
+                    f"HTTP/1 protocol error: {part}",
+                    code=self.ReceiveProtocolError.code,
                 )
-                return
-            if part is None:
-                if len(self.buf) > self.limits.head_bytes:
-                    yield from self._framing_too_long()
-                return
-            if isinstance(part, h11.Data):
-                if part.data:
-                    yield from self.body_data(bytes(part.data))
-                continue
+            )
+        elif part is None:
+            if len(self.buf) > self.limits.head_bytes:
+                yield from self._framing_too_long()
+        else:
             if part.headers:
                 trailers = http.Headers([(bytes(k), bytes(v)) for k, v in part.headers])
                 yield ReceiveHttp(self.ReceiveTrailers(self.stream_id, trailers))
             yield ReceiveHttp(self.ReceiveEndOfMessage(self.stream_id))
             is_request = isinstance(self, GatewayHttp1Server)
             yield from self.mark_done(request=is_request, response=not is_request)
-            return
+
+    def _next_part(
+        self, event: events.Event
+    ) -> h11.Data | h11.EndOfMessage | h11.ProtocolError | None:
+        try:
+            if isinstance(event, events.DataReceived):
+                return self.body_reader(self.buf)
+            return self.body_reader.read_eof()
+        except h11.ProtocolError as error:
+            return error
 
     def body_data(self, data: bytes) -> Commands:
         assert self.stream_id is not None
@@ -112,6 +117,7 @@ class GatewayHttp1Server(_Trailers, _http1.Http1Server):
         self.deadline_s: float | None = clock() + limits.keep_alive_s
         """When to give up on the client: on its next request, a head, a body that nobody wants."""
         self._head_begun = False
+        self._is_over = False
         self._discarded_bytes = 0
         self._chunked_end: bytes | None = None
         self._unread_since_s: float | None = None
@@ -168,7 +174,11 @@ class GatewayHttp1Server(_Trailers, _http1.Http1Server):
         yield from self.state(event)
 
     def stop(self) -> None:
-        """Read no further request: a pipelined one would be run, and charged, with nobody there."""
+        """Read no further request: a pipelined one would be run, and charged, with nobody there.
+
+        For good: the end of an answer that is still under way would read on.
+        """
+        self._is_over = True
         self.state = self.done
         self.deadline_s = self._unread_since_s = None
         self._head_begun = False
@@ -209,6 +219,8 @@ class GatewayHttp1Server(_Trailers, _http1.Http1Server):
             yield from self._hang_up()
 
     def mark_done(self, *, request: bool = False, response: bool = False) -> Commands:
+        if self._is_over:
+            return
         if response and not self.request_done:
             self._discarded_bytes = 0
             self.deadline_s = self.clock() + self.limits.discard_s

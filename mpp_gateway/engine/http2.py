@@ -22,8 +22,10 @@ from mitmproxy.proxy.layers.http._events import (
 
 from mpp_gateway.engine.authority import is_authority, without_empty_port
 from mpp_gateway.engine.context import DeadlineReached
+from mpp_gateway.engine.download import DownloadClock
 from mpp_gateway.engine.h2connection import ClientConnection, GoingAway
 from mpp_gateway.engine.limits import Limits
+from mpp_gateway.engine.patience import Patience
 from mpp_gateway.errors import BadTarget
 from mpp_gateway.gateway.answers import problem_answer
 from mpp_gateway.protocol.problems import Problem
@@ -31,8 +33,6 @@ from mpp_gateway.protocol.problems import Problem
 type Commands = layer.CommandGenerator[None]
 
 STREAMS_MAX = 100
-PATIENCE_PER_S = 10
-"""So many frames without a purpose are free again each second: a ping now and then is no flood."""
 HEAD_FRAMES = frozenset({0x1, 0x9})
 """HEADERS and CONTINUATION."""
 TYPE_AT = 3
@@ -51,7 +51,9 @@ class GatewayHttp2Server(_http2.Http2Server):
     ) -> None:
         super().__init__(context)
         self.limits = limits
-        self._patience = limits.http2_control_frames
+        self._patience = Patience(limits.http2_control_frames, clock)
+        # Data must not pay for resets, which cost us far more.
+        self._data_patience = Patience(limits.http2_control_frames, clock)
         self.clock = clock
         self._is_over = False
         self._head_since_s: float | None = None
@@ -59,8 +61,8 @@ class GatewayHttp2Server(_http2.Http2Server):
         self._takes_no_data = takes_no_data
         self._unacknowledged: dict[int, int] = {}
         self._answered: set[int] = set()
-        self._unread_since_s: dict[int, float] = {}
-        self._patience_at_s = clock()
+        self._taking: dict[int, DownloadClock] = {}
+        """Of the answers that wait for the client."""
         self.h2_conn = ClientConnection(self.h2_conf, limits.head_bytes, self._progressed)
         settings = h2.settings.SettingCodes
         self.h2_conn.local_settings.update(
@@ -83,7 +85,8 @@ class GatewayHttp2Server(_http2.Http2Server):
             self._answered.add(event.stream_id)
             # Not for a stream that was reset meanwhile: a reset would earn what it costs.
             if self.is_open_for_us(event.stream_id):
-                self._regain_patience(1)
+                self._patience.regain(1)
+                self._data_patience.regain(1)
         yield from super()._handle_event(event)
         if self._answered:
             yield from self._stop_uploads()
@@ -97,9 +100,10 @@ class GatewayHttp2Server(_http2.Http2Server):
         take, or its next request."""
         if self._is_over:
             return None
-        unread_s = min(self._unread_since_s.values(), default=None)
-        taking_s = None if unread_s is None else unread_s + self.limits.unread_s
-        return min((s for s in (self._asking_s, taking_s) if s is not None), default=None)
+        deadlines = [clock.deadline_s for clock in self._taking.values()]
+        if self._asking_s is not None:
+            deadlines.append(self._asking_s)
+        return min(deadlines, default=None)
 
     @property
     def _asking_s(self) -> float | None:
@@ -114,14 +118,14 @@ class GatewayHttp2Server(_http2.Http2Server):
         if asking_s is not None and asking_s <= now_s:
             yield from self._give_up()
             return
-        for stream_id, since_s in list(self._unread_since_s.items()):
-            if since_s + self.limits.unread_s <= now_s:
+        for stream_id, clock in list(self._taking.items()):
+            if clock.deadline_s <= now_s:
                 yield from self._drop_unread(stream_id)
         self._watch()
 
     def _drop_unread(self, stream_id: int) -> Commands:
         """End one answer that the client does not take: held for ever, it is free storage."""
-        del self._unread_since_s[stream_id]
+        del self._taking[stream_id]
         if not self.is_closed(stream_id):
             self.h2_conn.reset_stream(stream_id, h2.errors.ErrorCodes.CANCEL)
             yield commands.SendData(self.conn, self.h2_conn.data_to_send())
@@ -145,25 +149,24 @@ class GatewayHttp2Server(_http2.Http2Server):
             self._idle_since_s = None
         elif self._idle_since_s is None:
             self._idle_since_s = now_s
-        if self._unread_since_s or self.h2_conn.stream_buffers:
+        if self._taking or self.h2_conn.stream_buffers:
             unread = [s for s, parts in self.h2_conn.stream_buffers.items() if parts]
-            self._unread_since_s = {s: self._unread_since_s.get(s, now_s) for s in unread}
+            self._taking = {
+                s: self._taking.get(s) or DownloadClock(now_s, self.limits) for s in unread
+            }
 
-    def _progressed(self, stream_id: int) -> None:
-        self._unread_since_s.pop(stream_id, None)
+    def _progressed(self, stream_id: int, size: int) -> None:
+        clock = self._taking.get(stream_id)
+        if clock is not None:
+            # One answer's share of the pace: a phone that loads twenty at once is no slower.
+            clock.taken(size * len(self._taking), self.clock())
 
-    def _regain_patience(self, frames: int) -> None:
-        self._patience = min(self.limits.http2_control_frames, self._patience + frames)
-
-    def _lose_patience(self) -> bool:
-        """Count one frame without a purpose; True when there were too many for the time."""
-        now_s = self.clock()
-        regained = int((now_s - self._patience_at_s) * PATIENCE_PER_S)
-        if regained:
-            self._patience_at_s = now_s
-            self._regain_patience(regained)
-        self._patience -= 1
-        return self._patience < 0
+    def _is_too_much(self, event: h2.events.Event) -> bool:
+        if _asks_for_nothing(event):
+            return self._patience.lose()
+        if isinstance(event, h2.events.DataReceived) and not event.stream_ended:
+            return self._data_patience.receive_data(len(event.data))
+        return False
 
     def _is_in_head(self, is_idle: bool) -> bool:
         # h2 has no public word for what it has not understood yet.
@@ -188,8 +191,8 @@ class GatewayHttp2Server(_http2.Http2Server):
     # Requests
 
     def handle_h2_event(self, event: h2.events.Event) -> layer.CommandGenerator[bool]:
-        if _asks_for_nothing(event) and self._lose_patience():
-            # Opened and reset, pinged, sent empty: each costs us work and the client nothing.
+        if self._is_too_much(event):
+            # Opened and reset, pinged, sent in crumbs: each costs us work and the client nothing.
             calm = h2.errors.ErrorCodes.ENHANCE_YOUR_CALM
             yield from self.protocol_error("too much of nothing", calm)
             return True

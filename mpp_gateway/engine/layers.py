@@ -45,6 +45,10 @@ class GatewayLayer(stock.HttpLayer):
         super().__init__(context, stock.HTTPMode.transparent)
         self.engine = engine
         self._upstreams: dict[Server, _UpstreamConnection] = {}
+        self._idle_before: set[Server] = set()
+        """Idle when the idle ones were last looked for, and not used since."""
+        self._sweep_s: float | None = None
+        """When to look for them again."""
         self._pressed: set[Connection] = set()
         """Whose bytes wait because of us."""
         self._alarm: commands.RequestWakeup | None = None
@@ -103,10 +107,12 @@ class GatewayLayer(stock.HttpLayer):
             is_held_up = any(s.is_held_up for s in self.streams.values())
             self._press(self.context.client, is_held_up or max(backlog, len(server.buf)) > limit)
         unsent = server.unsent() if isinstance(server, GatewayHttp2Server) else {}
-        is_full = sum(unsent.values()) > limit * FULL_STREAMS
+        unsent_bytes = sum(unsent.values())
+        is_full = unsent_bytes > limit * FULL_STREAMS
         for stream in self.streams.values():
             stream.watch_upload()
             stream.unsent_bytes = unsent.get(stream.stream_id, 0)
+            stream.client_unsent_bytes = unsent_bytes
             backlog = stream.backlog_bytes(ResponseData) + stream.unsent_bytes
             is_pressed = (is_full or backlog > limit) and not stream.is_orphan
             self._press(stream.context.server, is_pressed)
@@ -132,6 +138,7 @@ class GatewayLayer(stock.HttpLayer):
 
     def _client_gone(self) -> Commands:
         self._alarm = None  # mitmproxy has cancelled it
+        self._sweep_s = None  # a timer of its own would keep all of this for as long as it runs
         server = self.connections.get(self.context.client)
         if isinstance(server, GatewayHttp1Server):
             server.stop()
@@ -165,27 +172,38 @@ class GatewayLayer(stock.HttpLayer):
         if found is None:
             yield from self._open(event)
         else:
+            self._idle_before.discard(found)
             stream = self.command_sources.pop(event)
             yield from self.event_to_child(
                 stream, stock.GetHttpConnectionCompleted(event, (found, None))
             )
 
     def _idle(self, event: stock.GetHttpConnection) -> Server | None:
-        """Return an open upstream connection that carries no request at the moment.
+        """Return an open upstream connection that carries no request at the moment."""
+        return next((c for c in self._all_idle() if event.connection_spec_matches(c)), None)
 
-        One whose answer is complete may still be held for a settlement: its stream has it until
-        the stream ends.
-        """
+    def _all_idle(self) -> Iterator[Server]:
+        """One whose answer is complete may still be held for a settlement: its stream has it until
+        the stream ends."""
         taken = {stream.context.server for stream in self.streams.values()}
         for connection, upstream in self._upstreams.items():
-            if (
-                upstream.is_idle
-                and connection not in taken
-                and event.connection_spec_matches(connection)
-                and connection.state is ConnectionState.OPEN
-            ):
-                return connection
-        return None
+            is_open = connection.state is ConnectionState.OPEN
+            if upstream.is_idle and is_open and connection not in taken:
+                yield connection
+
+    def _close_idle(self, now_s: float) -> Commands:
+        """Close what was idle at the last look already and has carried nothing since.
+
+        A hundred calls at once would leave a hundred connections open, to an upstream that may
+        have no more of them, for as long as their client stays.
+        """
+        limit_s = self.engine.limits.upstream_idle_s
+        idle = set(self._all_idle())
+        given_up, self._idle_before = idle & self._idle_before, idle - self._idle_before
+        self._sweep_s = now_s + limit_s if self._upstreams else None
+        unused = RequestProtocolError(0, "unused", ErrorCode.CANCEL)
+        for connection in given_up:
+            yield from self.event_to_child(self.connections[connection], unused)
 
     def _open(self, event: stock.GetHttpConnection) -> Commands:
         context = self.context.fork()
@@ -201,6 +219,8 @@ class GatewayLayer(stock.HttpLayer):
         upstream = _UpstreamConnection(context, self.engine)
         stack /= upstream
         self._upstreams[context.server] = upstream
+        if self._sweep_s is None:
+            self._sweep_s = self.engine.clock() + self.engine.limits.upstream_idle_s
         self.connections[context.server] = stack[0]
         self.waiting_for_establishment[context.server].append(event)
         yield from self.event_to_child(stack[0], events.Start())
@@ -216,6 +236,7 @@ class GatewayLayer(stock.HttpLayer):
     def _drop(self, connection: Server) -> None:
         self.connections.pop(connection, None)
         self._upstreams.pop(connection, None)
+        self._idle_before.discard(connection)
         self._pressed.discard(connection)
 
     # Time
@@ -233,6 +254,8 @@ class GatewayLayer(stock.HttpLayer):
         server = self.connections.get(self.context.client)
         if isinstance(server, GatewayServer) and server.deadline_s is not None:
             deadlines.append(server.deadline_s)
+        if self._sweep_s is not None:
+            deadlines.append(self._sweep_s)
         return min(deadlines, default=None)
 
     def _timed(self) -> Iterator[GatewayStream]:
@@ -242,6 +265,8 @@ class GatewayLayer(stock.HttpLayer):
                 yield stream
 
     def _deadlines_reached(self, now_s: float) -> Commands:
+        if self._sweep_s is not None and self._sweep_s <= now_s:
+            yield from self._close_idle(now_s)
         server = self.connections.get(self.context.client)
         if isinstance(server, GatewayServer):
             yield from self.event_to_child(server, DeadlineReached(0, now_s))

@@ -27,6 +27,10 @@ class Limits:
     discard_s: float = 5.0
     unread_s: float = 60.0
     """How long a client may take nothing of an answer that waits for it."""
+    download_bytes_per_s: int = 1024
+    """Taking so many bytes of it gives one second of that time back."""
+    upstream_idle_s: float = 30.0
+    """An upstream connection that carries nothing is closed after that, at most twice that."""
     tls_handshake_s: float = 10.0
     http2_control_frames: int = 200
     """How many frames without a purpose a client has free; each answer taken gives one back."""

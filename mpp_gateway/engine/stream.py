@@ -35,13 +35,14 @@ from mpp_gateway import errors
 from mpp_gateway.engine import backpressure, failures, framing, modules
 from mpp_gateway.engine.answers import response_of
 from mpp_gateway.engine.context import DeadlineReached, Engine
+from mpp_gateway.engine.download import SocketClock
 from mpp_gateway.engine.ending import EndingStream
 from mpp_gateway.engine.fields import fields_of, text_of
 from mpp_gateway.engine.gate import install
 from mpp_gateway.engine.record import BodyRecord
 from mpp_gateway.engine.upload import UploadClock
 from mpp_gateway.gateway.answers import problem_answer
-from mpp_gateway.gateway.steps import Deliver, Forward
+from mpp_gateway.gateway.steps import Forward
 from mpp_gateway.protocol.messages import Answer
 from mpp_gateway.protocol.problems import BadRequest, Problem
 from mpp_gateway.upstream.hygiene import request_trailers, response_trailers
@@ -63,8 +64,8 @@ class GatewayStream(EndingStream):
         self._body_sent = False
         self.unsent_bytes = 0
         """How much of the answer waits in HTTP/2 for the client to open its window."""
-        self._unsent_before = 0
-        self._unsent_since_s = 0.0
+        self._upstream_until_s = 0.0
+        self._taking = SocketClock(context.client, engine.limits)
         self._upload = UploadClock()
         self._asked = BodyRecord(engine.limits.inspected_body_bytes)
         self._answered = BodyRecord(engine.limits.inspected_body_bytes)
@@ -196,9 +197,6 @@ class GatewayStream(EndingStream):
         if self.verdict() is None:
             yield from self._refuse(errors.GatewayFault())
             return
-        if self.gate.kept_bytes:
-            self._asked = BodyRecord(self.gate.kept_bytes)
-            self._answered = BodyRecord(self.gate.kept_bytes)
         if not self._request_ended and self.gate.body is None:
             yield from self._continue_100()
         self._started_s = self.engine.clock()
@@ -250,6 +248,9 @@ class GatewayStream(EndingStream):
 
     def _send_collected_body(self) -> Commands:
         self.client_state = self.state_done
+        if self.gate.keeping:
+            self.gate.keeping.asked(self.gate.body or b"")
+            self.gate.keeping.asked_all()
         if self.gate.body:
             yield from self._to_upstream(RequestData(self.stream_id, self.gate.body))
         yield from self._to_upstream(RequestEndOfMessage(self.stream_id))
@@ -259,6 +260,8 @@ class GatewayStream(EndingStream):
             self._body_sent = True
             self._upload.received(len(event.data))
             self._asked.add(event.data)
+            if self.gate.keeping:
+                self.gate.keeping.asked(event.data)
             yield from self._to_upstream(event)
         elif isinstance(event, RequestTrailers):
             forward = self.verdict()
@@ -269,6 +272,8 @@ class GatewayStream(EndingStream):
                 yield from self._to_upstream(RequestTrailers(self.stream_id, trailers))
         elif isinstance(event, RequestEndOfMessage):
             self._request_ended = True
+            if self.gate.keeping:
+                self.gate.keeping.asked_all()
             self._upload.stop()
             self.client_state = self.state_done
             self.flow.request.data.content = self._asked.take()
@@ -318,10 +323,10 @@ class GatewayStream(EndingStream):
             framing.set_delivered_head(
                 self.flow, delivery, event.end_stream, modules.keeps_length(self.gate)
             )
-            self._await_upstream(self._idle_s())
+            self._await_upstream()
             self.server_state = self.state_stream_response_body
             if self._client_left():
-                self._outlive_client()
+                self._read_on_without_client()
                 return
             self.gate.delivered = True
             head = ResponseHeaders(self.stream_id, self.flow.response, event.end_stream)
@@ -329,7 +334,7 @@ class GatewayStream(EndingStream):
 
     def state_stream_response_body(self, event: events.Event) -> Commands:
         assert self.flow.response is not None
-        self._await_upstream(self._idle_s())
+        self._await_upstream()
         if isinstance(event, ResponseData):
             yield from self._pass_on(event.data)
         elif isinstance(event, ResponseTrailers):
@@ -340,7 +345,6 @@ class GatewayStream(EndingStream):
             if self._finished:
                 return
             self.deadline_s = None
-            self.gate.delivered = True
             self.flow.response.data.content = self._answered.take()
             self.flow.response.timestamp_end = time.time()
             yield HttpResponseHook(self.flow)
@@ -359,11 +363,13 @@ class GatewayStream(EndingStream):
             yield from self._cut()
             return
         self._answered.add(passed)
-        if self._is_orphan:
-            self.engine.departures.adopt(self.context.client, self, self.deadline_s)
-            if not self._answered.is_whole:
-                yield from self._close_upstream()
-                yield from self._abandon()
+        if self.gate.keeping:
+            self.gate.keeping.answered(passed)
+        if self._is_orphan and not self._is_kept():
+            yield from self._close_upstream()
+            yield from self._abandon()
+        elif self._is_orphan:
+            return
         elif passed:
             yield stock.SendHttp(ResponseData(self.stream_id, passed), self.context.client)
 
@@ -385,7 +391,13 @@ class GatewayStream(EndingStream):
     def client_gone(self) -> None:
         """Take note at once, even while a hook runs: the upstream's connection hangs on it."""
         if self._outlives_client() and not self._finished:
-            self._outlive_client()
+            self._read_on_without_client()
+
+    def _read_on_without_client(self) -> None:
+        if self.server_state == self.state_stream_response_body:
+            self._bound_orphan()
+            self.deadline_s = self._body_deadline_s(self.engine.clock())
+        self._outlive_client()
 
     def _outlives_client(self) -> bool:
         forward = self.verdict()
@@ -393,14 +405,9 @@ class GatewayStream(EndingStream):
         is_kept = self.server_state == self.state_stream_response_body and self._is_kept()
         return (is_asked or is_kept) and forward is not None and forward.outlives_client
 
-    def _is_kept(self) -> bool:
-        """Whether the buyer may come back for this very answer: then it is read to its end."""
-        is_whole = bool(self.gate.kept_bytes) and self._answered.is_whole
-        return is_whole and isinstance(self.gate.delivery, Deliver)
-
     def _client_leaves(self) -> Commands:
         if self._outlives_client():
-            self._outlive_client()
+            self._read_on_without_client()
         else:
             yield from self._close_upstream()
             yield from self._abandon()
@@ -430,37 +437,39 @@ class GatewayStream(EndingStream):
         if self._finished or self.deadline_s is None or event.now_s < self.deadline_s:
             return
         self.deadline_s = None
-        if self.server_state == self.state_stream_response_body and self._client_is_slow(event):
+        is_answering = self.server_state == self.state_stream_response_body
+        if is_answering and (until_s := self._body_deadline_s(event.now_s)) > event.now_s:
+            self.deadline_s = until_s
             return
-        if self.client_state == self.state_consume_request_body:
-            yield from self._refuse(errors.HeadTimeout("The request body took too long."))
-            return
+        is_read = self.client_state == self.state_consume_request_body
+        is_slow_upload = is_read or self._waits_for_upload()
         yield from self._close_upstream()
-        is_unanswered = self.server_state == self.state_wait_for_response_headers
-        if is_unanswered and self._upload.is_over(event.now_s):
+        if is_slow_upload:
             yield from self._refuse(errors.HeadTimeout("The request body took too long."))
-        elif self.server_state == self.state_stream_response_body:
+        elif is_answering:
             yield from self._cut()
         else:
             yield from self._upstream_failed(
                 errors.UpstreamTimedOut("The upstream did not answer in time.")
             )
 
-    def _client_is_slow(self, event: DeadlineReached) -> bool:
-        """Whether it is the client who holds the answer up; one that takes nothing is not waited
-        for longer than `unread_s`."""
-        if self._is_orphan:
-            return False
-        unsent_bytes = self.unsent_bytes + backpressure.unsent_bytes(self.context.client)
-        if not unsent_bytes:
-            return False
-        if unsent_bytes != self._unsent_before:
-            self._unsent_before, self._unsent_since_s = unsent_bytes, event.now_s
-        left_s = self._unsent_since_s + self.engine.limits.unread_s - event.now_s
-        if left_s <= 0:
-            return False
-        self.deadline_s = event.now_s + min(left_s, self._idle_s())
-        return True
+    def _waits_for_upload(self) -> bool:
+        """Whether the client is what is waited for: the upstream takes all that comes, and more is
+        to come. Then nothing may be said of the upstream's time."""
+        is_unanswered = self.server_state == self.state_wait_for_response_headers
+        is_whole = self._request_ended or self.gate.body is not None
+        return is_unanswered and not (is_whole or self.is_held_up or self._is_orphan)
+
+    def _body_deadline_s(self, now_s: float) -> float:
+        """Return when to give up on the upstream, or on a client that holds the answer up."""
+        client_until_s = None if self._is_orphan else self._taking.deadline_s(now_s)
+        is_unsent = bool(self.unsent_bytes) and not self._is_orphan
+        if is_unsent or client_until_s is not None:
+            # Not the upstream's time: it may be waiting for the client too.
+            self._upstream_until_s = now_s + self._idle_s()
+        # What waits in HTTP/2 has a clock there.
+        client_until_s = client_until_s or self._upstream_until_s
+        return min(self._upstream_until_s, client_until_s, self._orphan_until_s)
 
     def connect_timed_out(self) -> None:
         """Remember why the connection attempt is about to fail."""
@@ -481,8 +490,10 @@ class GatewayStream(EndingStream):
         if forward and self.server_state == self.state_wait_for_response_headers:
             self._await_answer(forward)
 
-    def _await_upstream(self, seconds: float) -> None:
-        self.deadline_s = self.engine.clock() + seconds
+    def _await_upstream(self) -> None:
+        now_s = self.engine.clock()
+        self._upstream_until_s = now_s + self._idle_s()
+        self.deadline_s = self._body_deadline_s(now_s)
 
     def _idle_s(self) -> float:
         forward = self.verdict()

@@ -47,7 +47,3 @@ class UploadClock:
     def deadline_s(self) -> float | None:
         """When the client has taken too long; None while nobody waits for it."""
         return None if self.is_held else self._until_s
-
-    def is_over(self, now_s: float) -> bool:
-        """Whether the client has taken too long."""
-        return self.deadline_s is not None and self.deadline_s <= now_s

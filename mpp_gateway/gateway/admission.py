@@ -18,7 +18,7 @@ from mpp_gateway.errors import (
 )
 from mpp_gateway.gateway import idempotency, settlement
 from mpp_gateway.gateway.answers import problem_answer
-from mpp_gateway.gateway.exchange import Exchange
+from mpp_gateway.gateway.exchange import Exchange, event
 from mpp_gateway.gateway.machine import Clock, Machine, emit, move, perform
 from mpp_gateway.gateway.refusals import price_of
 from mpp_gateway.gateway.snapshot import Snapshot
@@ -110,7 +110,7 @@ def match(
         )
         return Answer(204, (("Allow", ", ".join(found.allow)),))
     exchange = Exchange(request_id, head, snapshot, found, now_s, entropy)
-    yield from emit(settlement.event(events.RouteMatched, exchange, now_s))
+    yield from emit(event(events.RouteMatched, exchange, now_s))
     return exchange
 
 
@@ -136,10 +136,11 @@ def admit(exchange: Exchange, now_s: int, entropy: bytes) -> Machine[Answer | Re
 def repeat(exchange: Exchange, body: bytes, now_s: int) -> Machine[Answer]:
     """Return the answer that a paid request had before, if this one has the same `body`."""
     assert exchange.kept is not None
+    clock = Clock(now_s)
     try:
-        return idempotency.repeat(exchange.kept, body)
+        return (yield from idempotency.repeat(exchange, exchange.kept, body, clock))
     except Problem as problem:
-        return (yield from settlement.refused(exchange, problem, Clock(now_s)))
+        return (yield from settlement.refused(exchange, problem, clock))
 
 
 def _admit(
@@ -183,8 +184,7 @@ def _bind(admission: Admission) -> Generator[Effect, Reply]:
     exchange = admission.exchange
     if exchange.route.free:
         return
-    if exchange.snapshot.config.idempotency.keep_s:
-        exchange.key_digest = idempotency.key_digest(exchange.head)
+    exchange.key_digest = idempotency.key_digest(exchange.head)
     body_digest = None
     if exchange.route.digest:
         body = yield from perform(admission.clock, NeedBody())
@@ -289,7 +289,7 @@ def _claim(admission: Admission) -> Generator[Effect, Reply]:
         case Claim.CREDITED:
             exchange.turn, exchange.state = turn, State.SETTLED
             exchange.paid, exchange.receipt = True, claimed.receipt
-        case Claim.DELIVERED if exchange.key_digest is not None:
+        case Claim.DELIVERED if exchange.is_kept:
             admission.earlier = yield from idempotency.recall(exchange, claimed, admission.clock)
         case Claim.SPENT | Claim.EXPIRED | Claim.DELIVERED:
             raise admission.only_earlier or InvalidChallenge("This payment has been used.")
@@ -347,7 +347,7 @@ def _resolve(
         yield from move(turn, State.UNKNOWN, State.RELEASED, admission.clock)
     kind = _RESOLVED.get(outcome.state)
     if kind is not None:
-        yield from emit(settlement.event(kind, admission.exchange, admission.clock.now_s))
+        yield from emit(event(kind, admission.exchange, admission.clock.now_s))
 
 
 _RESOLVED: dict[Settlement, type[events.Event]] = {
@@ -413,7 +413,7 @@ def _verify_and_hold(admission: Admission) -> Generator[Effect, Reply]:
             hint="Wait for the calls under way to end; nothing was charged for this one.",
         )
     exchange.state = State.VERIFIED
-    yield from emit(settlement.event(events.PaymentVerified, exchange, admission.clock.now_s))
+    yield from emit(event(events.PaymentVerified, exchange, admission.clock.now_s))
 
 
 def _settle_before(admission: Admission) -> Generator[Effect, Reply]:

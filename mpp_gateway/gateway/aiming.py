@@ -1,22 +1,24 @@
 """Aims an admitted request at its upstream: where it goes comes from the configuration alone."""
 
 from mpp_gateway import events
-from mpp_gateway.gateway import settlement
-from mpp_gateway.gateway.exchange import Exchange
+from mpp_gateway.gateway import idempotency
+from mpp_gateway.gateway.exchange import Exchange, event
 from mpp_gateway.gateway.machine import Machine, emit
 from mpp_gateway.gateway.steps import Deadlines, Forward
 from mpp_gateway.ledger.book import State
-from mpp_gateway.upstream.hygiene import request_headers, revalidating_fields
+from mpp_gateway.protocol.messages import Headers
+from mpp_gateway.upstream.hygiene import preventing_fields, request_headers, revalidating_fields
 from mpp_gateway.upstream.rewriting import HookContext, RewrittenRequest, rewrite_request
 
 NOT_MODIFIED = 304
+PRECONDITION_FAILED = 412
 
 
 def forward(exchange: Exchange, now_s: int) -> Machine[Forward]:
     """Aim an admitted request; the one verdict that lets it out of the gateway."""
     aimed = aim(exchange)
     exchange.was_paid_ahead = exchange.state is State.SETTLED
-    yield from emit(settlement.event(events.RequestForwarded, exchange, now_s))
+    yield from emit(event(events.RequestForwarded, exchange, now_s))
     return aimed
 
 
@@ -36,7 +38,14 @@ def aim(exchange: Exchange) -> Forward:
     if not (route.free or route.is_delivered(NOT_MODIFIED)):
         # A 304 is not charged: one payment could ask "is it new?" until its challenge ends.
         steering |= revalidating_fields(exchange.head.method)
-    headers = request_headers(exchange.head.headers, steering)
+    if not (route.free or route.is_delivered(PRECONDITION_FAILED)):
+        # Nor is a 412, by which one could ask "is it that one yet?".
+        steering |= preventing_fields(exchange.head.method, exchange.head.headers)
+    own_key: Headers = ()
+    if (key := idempotency.upstream_key(exchange)) is not None:
+        own_key = ((idempotency.FIELD, key),)
+        steering |= {idempotency.FIELD.lower()}
+    headers = (*request_headers(exchange.head.headers, steering), *own_key)
     rewritten = rewrite_request(
         service.rewrite_request,
         RewrittenRequest(exchange.head.method, exchange.match.upstream_target, headers),

@@ -2,7 +2,9 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
+from mpp_gateway import events
 from mpp_gateway.config.model import Route, Service
 from mpp_gateway.gateway.snapshot import Snapshot
 from mpp_gateway.ledger.answers import KeptAnswer
@@ -45,7 +47,13 @@ class Exchange:
     is_counted: bool = False
     """A token of the client was taken for this request, and not given back."""
     key_digest: str | None = None
-    """Of the `Idempotency-Key` under which the answer is to be kept."""
+    """Of the `Idempotency-Key` that the request came with."""
+    client_left: bool = False
+    """Nobody is there for the answer: it is delivered when it is kept for whoever comes back."""
+    is_marked: bool = False
+    """That the answer is on its way is written down, or about to be."""
+    was_kept: bool = False
+    """The whole answer lies in the store."""
     kept: KeptAnswer | None = None
     """What was answered under that key before, if the body of this request is the same."""
     receipt: Headers = ()
@@ -72,6 +80,11 @@ class Exchange:
         return self.settled_by_s(now_s) + waits_s
 
     @property
+    def is_kept(self) -> bool:
+        """Whether the answer is kept for a buyer who asks again under the same key."""
+        return self.key_digest is not None and self.snapshot.config.idempotency.keep_s > 0
+
+    @property
     def settles_at_end(self) -> bool:
         """Whether the amount is known, and settled, only when the answer is complete."""
         return self.rail is not None and self.rail.capabilities.settles_at == "end"
@@ -90,3 +103,20 @@ class Exchange:
     def route(self) -> Route:
         """The route this request takes."""
         return self.match.route
+
+
+def event[E: events.Event](kind: type[E], exchange: Exchange, at_s: int, **more: Any) -> E:
+    """Return an event of `kind` about `exchange`."""
+    presented = exchange.presented
+    offer = presented.offer if presented else next(iter(exchange.offers), None)
+    minor = presented.amount_minor if presented else offer.amount.minor if offer else 0
+    return kind(
+        request_id=exchange.request_id,
+        at_s=at_s,
+        service=exchange.service.id,
+        route=exchange.route.key,
+        method=offer.method if offer else "",
+        amount_minor=minor,
+        asset=offer.amount.asset.code if offer else "",
+        **more,
+    )

@@ -16,6 +16,7 @@ from mpp_gateway.gateway.steps import (
     Effect,
     Emit,
     FindAnswer,
+    ForgetPending,
     GiveBackTokens,
     Hold,
     KeepAnswer,
@@ -158,17 +159,21 @@ class Executor:
                 return await self._exchanges.renew(turn, due_s)
             case Settle():
                 return await self._settle(effect, now_s)
-            case FindAnswer() | KeepAnswer():
+            case FindAnswer() | KeepAnswer() | ForgetPending():
                 return await self._kept(effect, now_s)
             case LookUp(presented):
                 return await self._look_up(presented.rail, effect, now_s)
             case _:
                 raise TypeError(f"no such effect: {effect!r}")
 
-    async def _kept(self, effect: FindAnswer | KeepAnswer, now_s: int) -> KeptAnswer | None:
+    async def _kept(
+        self, effect: FindAnswer | KeepAnswer | ForgetPending, now_s: int
+    ) -> KeptAnswer | bool | None:
         if isinstance(effect, FindAnswer):
             return await self._answers.find(effect.exchange_id, effect.key_digest, now_s)
-        await self._answers.keep(effect.answer)
+        if isinstance(effect, KeepAnswer):
+            return await self._answers.keep(effect.answer)
+        await self._answers.forget_pending(effect.exchange_id)
         return None
 
     async def _settle(self, effect: Settle, now_s: int) -> Outcome:
@@ -198,6 +203,8 @@ class Executor:
         """
         while True:
             try:
+                if effect.pending is not None:
+                    await self._answers.announce(effect.pending)
                 await self._exchanges.mark_delivered(effect.turn)
             except StoreUnavailable:
                 log.exception("the delivery of %s is not recorded", effect.turn.exchange_id)

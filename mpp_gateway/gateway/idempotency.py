@@ -4,12 +4,14 @@ The key counts together with the proof of payment and the request (draft-httpaut
 11.3): under the same key another body is refused, and another payment is another call.
 """
 
+import contextlib
 import hashlib
 
-from mpp_gateway.errors import AnswerNotKept, IdempotencyKeyReused
-from mpp_gateway.gateway.exchange import Exchange
-from mpp_gateway.gateway.machine import Clock, Machine, perform
-from mpp_gateway.gateway.steps import FindAnswer, KeepAnswer, NeedBody, ReadBody
+from mpp_gateway import events
+from mpp_gateway.errors import AnswerNotKept, IdempotencyKeyReused, PaymentInProgress
+from mpp_gateway.gateway.exchange import Exchange, event
+from mpp_gateway.gateway.machine import Clock, Machine, emit, perform
+from mpp_gateway.gateway.steps import FindAnswer, ForgetPending, KeepAnswer, NeedBody, ReadBody
 from mpp_gateway.ledger.answers import KeptAnswer
 from mpp_gateway.ledger.book import Claimed, State
 from mpp_gateway.protocol.messages import Answer, Headers, RequestHead
@@ -17,6 +19,10 @@ from mpp_gateway.protocol.problems import BadRequest, Problem
 
 FIELD = "Idempotency-Key"
 KEY_MAX = 255
+PENDING = 0
+"""The status of an answer that is not all there yet."""
+PENDING_S = 3600
+PENDING_RETRY_S = 2
 REPLAYED = ("Idempotent-Replayed", "true")
 FRAMING = frozenset({"content-length", "transfer-encoding", "connection", "trailer"})
 
@@ -48,9 +54,15 @@ def recall(exchange: Exchange, claimed: Claimed, clock: Clock) -> Machine[Answer
             hint="Do not pay again for this call; the receipt shows that it was paid.",
             extra={"receipt": dict(claimed.receipt).get("Payment-Receipt", "")},
         )
+    if kept.status == PENDING:
+        raise PaymentInProgress(
+            "The answer that this payment has bought is still on its way; do not pay again.",
+            hint="Send the same request again after the time given.",
+            retry_after_s=PENDING_RETRY_S,
+        )
     body: bytes | None = yield from perform(clock, NeedBody())
     if body is not None:
-        return repeat(kept, body)
+        return (yield from repeat(exchange, kept, body, clock))
     announced = exchange.head.get("content-length") or ""
     if announced.isdecimal() and int(announced) > _body_limit_bytes(exchange):
         raise _reused()  # what was kept was asked for with a shorter one
@@ -58,40 +70,70 @@ def recall(exchange: Exchange, claimed: Claimed, clock: Clock) -> Machine[Answer
     return ReadBody(_body_limit_bytes(exchange))
 
 
-def repeat(kept: KeptAnswer, body: bytes) -> Answer:
+def repeat(exchange: Exchange, kept: KeptAnswer, body: bytes, clock: Clock) -> Machine[Answer]:
     """Return the kept answer to a request with this `body`. Errors: `IdempotencyKeyReused`."""
     if _digest(body) != kept.request_digest:
         raise _reused()
-    return Answer(kept.status, (*kept.headers, REPLAYED), kept.body)
+    status = kept.status
+    yield from emit(event(events.AnswerRepeated, exchange, clock.now_s, status=status))
+    return Answer(status, (*kept.headers, REPLAYED), kept.body)
 
 
-def keep(exchange: Exchange, request_body: bytes, answer: Answer, clock: Clock) -> Machine[None]:
-    """Keep a paid answer that was given whole; what the store refuses is not kept."""
-    limit_bytes = exchange.snapshot.config.idempotency.answer_bytes
-    if exchange.state is not State.SETTLED or len(answer.body) > limit_bytes:
-        return
+def pending(exchange: Exchange, clock: Clock) -> KeptAnswer:
+    """Return what stands for an answer that is on its way, until all of it is there."""
+    assert exchange.turn is not None
+    assert exchange.key_digest is not None
+    until_s = clock.now_s + min(exchange.snapshot.config.idempotency.keep_s, PENDING_S)
+    return KeptAnswer(exchange.turn.exchange_id, exchange.key_digest, "", PENDING, (), b"", until_s)
+
+
+def forget(exchange: Exchange, clock: Clock) -> Machine[None]:
+    """Take back that an answer is on its way: what there was of it is not kept."""
+    assert exchange.turn is not None
+    with contextlib.suppress(Problem):
+        yield from perform(clock, ForgetPending(exchange.turn.exchange_id))
+
+
+def keep(exchange: Exchange, request_digest: str, answer: Answer, clock: Clock) -> Machine[bool]:
+    """Keep a paid answer that is there whole; False where it is not kept."""
+    if exchange.state is not State.SETTLED:
+        return False
     assert exchange.turn is not None
     assert exchange.key_digest is not None
     kept = KeptAnswer(
         exchange_id=exchange.turn.exchange_id,
         key_digest=exchange.key_digest,
-        request_digest=_digest(request_body),
+        request_digest=request_digest,
         status=answer.status,
-        headers=_with_receipt(answer.headers, exchange.receipt),
+        headers=_repeatable(exchange, answer),
         body=answer.body,
         until_s=clock.now_s + exchange.snapshot.config.idempotency.keep_s,
     )
-    try:
-        yield from perform(clock, KeepAnswer(kept))
-    except Problem:
-        return
+    with contextlib.suppress(Problem):
+        exchange.was_kept = yield from perform(clock, KeepAnswer(kept))
+    return exchange.was_kept
 
 
-def _with_receipt(headers: Headers, receipt: Headers) -> Headers:
+def upstream_key(exchange: Exchange) -> str | None:
+    """Return the key that the upstream is shown: the same for each try of one payment.
+
+    All buyers share the seller's account there: under the client's own key one of them could be
+    given, or spoil, what another one asked for.
+    """
+    if exchange.key_digest is None or exchange.turn is None:
+        return None
+    text = f"{exchange.turn.exchange_id} {exchange.key_digest}"
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _repeatable(exchange: Exchange, answer: Answer) -> Headers:
     """Drop what frames the message; add a receipt that followed the body."""
-    fields = tuple((n, v) for n, v in headers if n.lower() not in FRAMING)
+    dropped = FRAMING - ({"content-length"} if exchange.head.method == "HEAD" else set())
+    fields = tuple((n, v) for n, v in answer.headers if n.lower() not in dropped)
+    if not 200 <= answer.status < 300:
+        return fields
     given = {name.lower() for name, _ in fields}
-    return (*fields, *((n, v) for n, v in receipt if n.lower() not in given))
+    return (*fields, *((n, v) for n, v in exchange.receipt if n.lower() not in given))
 
 
 def _body_limit_bytes(exchange: Exchange) -> int:

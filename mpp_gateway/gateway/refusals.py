@@ -40,7 +40,7 @@ def price_of(exchange: Exchange) -> str:
 
 def _made_now(exchange: Exchange) -> list[Offer]:
     # What is withheld is no choice: a buyer who likes it best is shown the rest.
-    return [o for o in exchange.offers if not exchange.snapshot.rails[o.rail].is_withheld]
+    return [o for o in exchange.offers if not exchange.snapshot.rails[o.rail].withheld_for]
 
 
 def _challenges(exchange: Exchange, binding: Binding, now_s: int) -> list[tuple[str, str]]:

@@ -73,9 +73,15 @@ class Serving:
     database: Database
     lease: Lease
     problems: dict[str, str]
-    """Why a rail is not ready, by the rail's name; empty when all are."""
+    """Why a rail could not be looked after, by the rail's name; see `unready`."""
     upkeep: asyncio.Task[None]
     books: OpenBooks = field(default_factory=OpenBooks)
+
+    @property
+    def unready(self) -> dict[str, str]:
+        """Why a rail takes no payments now, by the rail's name; empty when all do."""
+        withheld = {name: rail.withheld_for for name, rail in self.rails.items()}
+        return {name: why for name, why in withheld.items() if why} | self.problems
 
     async def retire(self) -> None:
         """Serve on until every request that has taken this is done with it; then close."""
@@ -139,7 +145,7 @@ async def open_serving(
         )
         opened.pop_all()  # it is all open: from here on `Serving.close` sees to it
     buckets = TokenBuckets(config.limits.unpaid_per_minute)
-    answers = Answers(database)
+    answers = Answers(database, config.idempotency.total_bytes)
     executor = Executor(exchanges, answers, rails, reporter, clock, buckets=buckets)
     upkeep = asyncio.ensure_future(_keep(exchanges, answers, lease, rails, problems, clock))
     return Serving(config, snapshot, executor, exchanges, rails, database, lease, problems, upkeep)
@@ -204,4 +210,5 @@ async def _look_after(rail: Rail, problems: dict[str, str], now_s: int, *, first
     except StoreUnavailable as error:
         log.warning("%s could not be looked after: %s", rail.name, error)
     else:
-        problems.pop(rail.name, None)
+        if problems.pop(rail.name, None) is not None:
+            log.warning("%s is ready again", rail.name)

@@ -1,7 +1,6 @@
 """What happens to the money once the upstream has spoken, or has failed to."""
 
 import re
-from typing import Any
 
 from mpp_gateway import events
 from mpp_gateway.errors import (
@@ -10,8 +9,9 @@ from mpp_gateway.errors import (
     SettlementUnknown,
     UpstreamRefused,
 )
+from mpp_gateway.gateway import idempotency
 from mpp_gateway.gateway.answers import problem_answer
-from mpp_gateway.gateway.exchange import Exchange
+from mpp_gateway.gateway.exchange import Exchange, event
 from mpp_gateway.gateway.machine import Clock, Machine, emit, move, perform
 from mpp_gateway.gateway.refusals import refusal
 from mpp_gateway.gateway.steps import Deliver, GiveBackTokens, MarkDelivered, RenewTurn, Settle
@@ -30,23 +30,6 @@ TAKEN_OVER_RETRY_S = 1
 
 _DIRECTIVE = re.compile(r'(?:[^",]|"(?:\\.|[^"\\])*"?)+')
 _SHARED = frozenset({"public", "s-maxage", "private"})
-
-
-def event[E: events.Event](kind: type[E], exchange: Exchange, at_s: int, **more: Any) -> E:
-    """Return an event of `kind` about `exchange`."""
-    presented = exchange.presented
-    offer = presented.offer if presented else next(iter(exchange.offers), None)
-    minor = presented.amount_minor if presented else offer.amount.minor if offer else 0
-    return kind(
-        request_id=exchange.request_id,
-        at_s=at_s,
-        service=exchange.service.id,
-        route=exchange.route.key,
-        method=offer.method if offer else "",
-        amount_minor=minor,
-        asset=offer.amount.asset.code if offer else "",
-        **more,
-    )
 
 
 def settle(exchange: Exchange, clock: Clock, found: Outcome | None = None) -> Machine[None]:
@@ -201,7 +184,8 @@ def _deliver(
             yield from settle(exchange, clock)
     except Problem as problem:
         return (yield from _refused(exchange, problem, clock))
-    yield from _delivered(exchange, clock)
+    if not (exchange.client_left and exchange.is_kept):
+        yield from _delivered(exchange, clock)
     headers = _private(rewritten.headers)
     if not 200 <= rewritten.status < 300:
         return Deliver(rewritten.status, headers)
@@ -215,7 +199,7 @@ def _still_ours(exchange: Exchange, clock: Clock) -> Machine[None]:
     question takes the turn anew, so that no sweep comes between it and the note of the delivery.
     """
     assert exchange.turn is not None
-    renewing = RenewTurn(exchange.turn, exchange.settled_by_s(clock.now_s))
+    renewing = RenewTurn(exchange.turn, exchange.answered_by_s(clock.now_s))
     if not (yield from perform(clock, renewing)):
         raise PaymentInProgress(
             "This payment was taken up elsewhere; do not pay again.",
@@ -265,6 +249,10 @@ def finish(
         yield from release(exchange, clock, "not delivered")
     elif exchange.settles_at_end and exchange.state is State.VERIFIED:
         yield from _settle_at_end(exchange, clock)
+    elif exchange.state is State.SETTLED and not exchange.is_marked:
+        yield from _delivered(exchange, clock)
+    if exchange.is_marked and exchange.is_kept and not exchange.was_kept:
+        yield from idempotency.forget(exchange, clock)
     yield from emit(event(events.ExchangeFinished, exchange, clock.now_s, status=status))
 
 
@@ -281,7 +269,9 @@ def _settle_at_end(exchange: Exchange, clock: Clock) -> Machine[None]:
 def _delivered(exchange: Exchange, clock: Clock) -> Machine[None]:
     """Note that the buyer has paid and has had its call; who pays is not slowed down."""
     assert exchange.turn is not None
-    yield from perform(clock, MarkDelivered(exchange.turn))
+    exchange.is_marked = True
+    pending = idempotency.pending(exchange, clock) if exchange.is_kept else None
+    yield from perform(clock, MarkDelivered(exchange.turn, pending))
     if exchange.is_counted:
         exchange.is_counted = False
         yield from perform(clock, GiveBackTokens(exchange.head.client, PAID_TOKENS))

@@ -123,9 +123,13 @@ class RenewTurn:
 
 @dataclass(frozen=True, slots=True)
 class MarkDelivered:
-    """Note in the store, without waiting for it, that a paid answer is on its way."""
+    """Note in the store, without waiting for it, that a paid answer is on its way.
+
+    `pending` says before that, for whoever asks again meanwhile, that it is not all there yet.
+    """
 
     turn: Turn
+    pending: KeptAnswer | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +165,13 @@ class KeepAnswer:
 
 
 @dataclass(frozen=True, slots=True)
+class ForgetPending:
+    """Take back that an answer is pending: it will not be kept."""
+
+    exchange_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class TakeToken:
     """Count a request against its client. Result: milliseconds to wait; 0 when it may go on."""
 
@@ -188,6 +199,7 @@ type Effect = (
     | LookUp
     | FindAnswer
     | KeepAnswer
+    | ForgetPending
     | TakeToken
     | GiveBackTokens
     | NeedBody

@@ -39,12 +39,34 @@ class KeptAnswer:
 class Answers:
     """The store of kept answers; one for each exchange, the last one given."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, total_bytes: int) -> None:
         self._database = database
+        self._total_bytes = total_bytes
+        self._held_bytes = 0
+        """As the last purge found it, and what was kept since: others may have kept more."""
 
-    async def keep(self, answer: KeptAnswer) -> None:
-        """Keep `answer` until its time; durable when this returns. Errors: `StoreUnavailable`."""
+    async def keep(self, answer: KeptAnswer) -> bool:
+        """Keep `answer` until its time, durable when this returns; False for want of room.
+
+        Errors: `StoreUnavailable`.
+        """
+        if self._held_bytes + len(answer.body) > self._total_bytes:
+            return False
         await self._database.write(lambda db: _keep(db, answer))
+        self._held_bytes += len(answer.body)
+        return True
+
+    async def announce(self, pending: KeptAnswer) -> None:
+        """Say that an answer is on its way, unless one is kept already."""
+        await self._database.write(lambda db: _announce(db, pending))
+
+    async def forget_pending(self, exchange_id: str) -> None:
+        """Take back that an answer is on its way."""
+        await self._database.write(
+            lambda db: db.execute(
+                "DELETE FROM answers WHERE exchange_id = ? AND status = 0", (exchange_id,)
+            )
+        )
 
     async def find(self, exchange_id: str, key_digest: str, now_s: int) -> KeptAnswer | None:
         """Return what is kept for the exchange under this key, or None."""
@@ -52,25 +74,38 @@ class Answers:
 
     async def purge(self, now_s: int) -> int:
         """Forget what is past its time; return how many, a batch at most."""
-        return await self._database.write(lambda db: _purge(db, now_s))
+        found, self._held_bytes = await self._database.write(lambda db: _purge(db, now_s))
+        return found
+
+
+_INSERT = (
+    "INSERT INTO answers (exchange_id, key_digest, request_digest, status, headers, body, until_s)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (exchange_id) DO "
+)
+_REPLACE = (
+    "UPDATE SET key_digest = excluded.key_digest, request_digest = excluded.request_digest,"
+    " status = excluded.status, headers = excluded.headers, body = excluded.body,"
+    " until_s = excluded.until_s"
+)
 
 
 def _keep(db: Connection, answer: KeptAnswer) -> None:
-    db.execute(
-        "INSERT INTO answers (exchange_id, key_digest, request_digest, status, headers, body,"
-        " until_s) VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (exchange_id) DO UPDATE SET"
-        " key_digest = excluded.key_digest, request_digest = excluded.request_digest,"
-        " status = excluded.status, headers = excluded.headers, body = excluded.body,"
-        " until_s = excluded.until_s",
-        (
-            answer.exchange_id,
-            answer.key_digest,
-            answer.request_digest,
-            answer.status,
-            json.dumps(answer.headers),
-            answer.body,
-            answer.until_s,
-        ),
+    db.execute(_INSERT + _REPLACE, _values(answer))
+
+
+def _announce(db: Connection, pending: KeptAnswer) -> None:
+    db.execute(_INSERT + "NOTHING", _values(pending))
+
+
+def _values(answer: KeptAnswer) -> tuple[str | int | bytes, ...]:
+    return (
+        answer.exchange_id,
+        answer.key_digest,
+        answer.request_digest,
+        answer.status,
+        json.dumps(answer.headers),
+        answer.body,
+        answer.until_s,
     )
 
 
@@ -87,9 +122,11 @@ def _find(db: Connection, exchange_id: str, key_digest: str, now_s: int) -> Kept
     return KeptAnswer(exchange_id, key_digest, request_digest, status, fields, body, until_s)
 
 
-def _purge(db: Connection, now_s: int) -> int:
-    return db.execute(
+def _purge(db: Connection, now_s: int) -> tuple[int, int]:
+    found = db.execute(
         "DELETE FROM answers WHERE exchange_id IN"
         " (SELECT exchange_id FROM answers WHERE until_s <= ? LIMIT ?)",
         (now_s, BATCH_ROWS),
     ).rowcount
+    (held_bytes,) = db.execute("SELECT coalesce(sum(length(body)), 0) FROM answers").fetchone()
+    return found, int(held_bytes)

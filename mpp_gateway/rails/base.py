@@ -144,8 +144,11 @@ class Rail(Protocol):
         ...
 
     @property
-    def is_withheld(self) -> bool:
-        """Whether offers should not be made now, for instance because the gas key is empty."""
+    def withheld_for(self) -> str:
+        """Why no offers should be made now, in words without a secret; empty while they may be.
+
+        The rail logs it when that changes: it is the first to know, and knows the numbers.
+        """
         ...
 
     async def self_check(self) -> None:

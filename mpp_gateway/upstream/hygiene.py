@@ -68,6 +68,7 @@ CLIENT_ONLY = frozenset(
 )
 
 REVALIDATING = frozenset({"if-modified-since", "if-none-match"})
+PREVENTING = frozenset({"if-match", "if-unmodified-since"})
 READING = frozenset({"GET", "HEAD"})
 
 STRIPPED_FROM_REQUEST = HOP_BY_HOP | PAYMENT_FIELDS | CLIENT_ONLY
@@ -108,6 +109,15 @@ def revalidating_fields(method: str) -> frozenset[str]:
     Only reads are: `If-None-Match: *` on a PUT means to create and not to replace.
     """
     return REVALIDATING if method in READING else frozenset()
+
+
+def preventing_fields(method: str, headers: Headers) -> frozenset[str]:
+    """Return the fields by which a read may be answered 412 and that nothing is lost without.
+
+    Not those of a GET for a part: whoever puts parts together needs all of one version.
+    """
+    is_part = method == "GET" and any(name.lower() == "range" for name, _ in headers)
+    return PREVENTING if method in READING and not is_part else frozenset()
 
 
 def request_trailers(trailers: Headers, steering: Collection[str] = ()) -> Headers:

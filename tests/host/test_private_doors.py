@@ -47,8 +47,10 @@ def test_the_handler_of_a_client_is_found_and_is_what_we_take_it_for():
         for peer, transport in handler.transports.items():
             assert isinstance(transport.reader, backpressure.GatedReader)
             assert backpressure.reader_of(peer) is transport.reader
-            kind = asyncio.StreamWriter if peer is handler.client else backpressure.PatientWriter
+            is_client = peer is handler.client
+            kind = backpressure.CountingWriter if is_client else backpressure.PatientWriter
             assert isinstance(transport.writer, kind)
+            assert isinstance(transport.writer._writer, asyncio.StreamWriter)
 
 
 def test_a_close_that_meets_bytes_on_their_way_in_is_a_close_all_the_same():

@@ -240,7 +240,8 @@ def test_an_answer_that_nobody_takes_is_given_up():
 
 def test_an_answer_that_is_taken_slowly_is_whole():
     with scene(BIG) as play:
-        clock, unread_s = Clock(play.proxy), play.proxy.runtime.engine.limits.unread_s
+        clock, limits = Clock(play.proxy), play.proxy.runtime.engine.limits
+        piece_s = 20_000 / limits.download_bytes_per_s
         with H2Client(play.port, takes_all=False) as client:
             stream = client.request("GET", "/api/free")
             got, size = client.streams[stream], FIRST_WINDOW
@@ -248,7 +249,7 @@ def test_an_answer_that_is_taken_slowly_is_whole():
             while not got.ended:
                 while len(got.body) < min(size, 200_000):
                     assert client.receive()
-                clock.advance(unread_s * 0.9)
+                clock.advance(piece_s * 0.9)
                 size += 20_000
                 client.h2.increment_flow_control_window(20_000, stream)
                 client.flush()

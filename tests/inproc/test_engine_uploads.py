@@ -13,6 +13,7 @@ import pytest
 from mitmproxy.proxy import server
 
 from mpp_gateway.engine import backpressure
+from mpp_gateway.events import UpstreamFailed
 from tests.inproc.test_engine_farewells import limit
 from tests.support.client import RawClient
 from tests.support.h2client import H2Client
@@ -229,7 +230,7 @@ def test_an_upload_that_nobody_takes_is_held_by_its_sender(version):
 
 def test_what_comes_in_crumbs_for_a_stuck_upstream_is_held_in_one_piece():
     with scene(Stuck(), read_body=False) as play:
-        limit(play, backlog_bytes=1024 * 1024)
+        limit(play, backlog_bytes=1024 * 1024, http2_control_frames=FRAMES)
         with Upload(play, "h2") as upload:
             while eventually(lambda: not is_full(play), QUIET_S):
                 upload.sent += upload._send(PIECE)
@@ -348,6 +349,29 @@ def test_an_upload_that_drips_is_given_up(version):
             assert b"urn:mpp-gateway:problem:request-timeout" in body
             assert eventually(lambda: stuck.is_gone)
             assert eventually(lambda: is_free_of_uploads(play))
+
+
+@pytest.mark.parametrize(("target", "state"), [("paid", "released"), ("first", "credited")])
+@pytest.mark.parametrize("version", VERSIONS)
+def test_an_upload_that_is_paid_for_and_drips_is_its_clients_delay(version, target, state):
+    stuck = Stuck()
+    routes = """      "POST /paid": {charge: "0.01"}
+      "POST /first": {charge: "0.01", settle: before}"""
+    heard = []
+    more = {"timeouts": "connect_s: 0.5, first_byte_s: 0.5", "sink": heard.append}
+    with (
+        scene(stuck, read_body=False, routes=routes, **more) as play,
+        Upload(play, version, f"/api/{target}") as upload,
+    ):
+        assert eventually(lambda: stuck.go is not None)
+        stuck.tell(play, stuck.go.set)
+        assert eventually(lambda: not upload.drip())
+        status, body = upload.answer()
+        assert status == 408
+        assert b"urn:mpp-gateway:problem:request-timeout" in body
+        assert play.ends_as("toy-1", state)
+        assert eventually(lambda: stuck.is_gone and is_free_of_uploads(play))
+    assert not [event for event in heard if isinstance(event, UpstreamFailed)]
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -7,7 +7,10 @@ from contextlib import contextmanager
 
 import pytest
 
+from mpp_gateway.addons.build import build_addons
+from mpp_gateway.addons.injection import AuthInjection
 from mpp_gateway.events import (
+    AnswerRepeated,
     ExchangeFinished,
     GatewayAnswered,
     PaymentCredited,
@@ -23,6 +26,7 @@ from mpp_gateway.events import (
     UpstreamAnswered,
     UpstreamFailed,
 )
+from mpp_gateway.gateway import aiming
 from mpp_gateway.rails.base import Settlement
 from tests.support.client import get
 from tests.support.scene import call, eventually, paying, scene
@@ -178,6 +182,50 @@ def test_a_call_that_was_paid_ahead_and_whose_upstream_fails():
         base_url=NOWHERE,
     ) as play:
         assert get(play.port, "/api/first", ": ".join(paying()))[0] == 502
+
+
+@pytest.mark.parametrize("fault", ["raised", "no verdict"])
+def test_a_call_that_a_fault_of_ours_refuses(fault, monkeypatch):
+    def fail(_):
+        raise RuntimeError("an addon is broken")
+
+    if fault == "raised":
+        monkeypatch.setattr(aiming, "aim", fail)
+        given = {}
+    else:
+        given = {
+            "addons": lambda runtime: [
+                a for a in build_addons(runtime) if not isinstance(a, AuthInjection)
+            ]
+        }
+    with told(
+        (RequestReceived, {}),
+        (RouteMatched, PAID),
+        (PaymentVerified, PAID | PRICED),
+        (RequestRefused, PAID | PRICED | {"slug": "gateway-fault", "status": 500}),
+        (PaymentReleased, PAID | PRICED),
+        (ExchangeFinished, PAID | PRICED | {"status": 500}),
+        **given,
+    ) as play:
+        assert get(play.port, "/api/paid", ": ".join(paying()))[0] == 500
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_an_answer_that_is_repeated_is_no_free_call(method):
+    heard = []
+    about = {"service": "api", "route": f"{method} /paid"} | PRICED
+    body = b"do it" if method == "POST" else b""
+    with scene(sink=heard.append) as play:
+        for _ in range(2):
+            heard.clear()
+            fields = (paying(), ("Idempotency-Key", "one"))
+            reply = call("http/1.1", play.port, method, "/api/paid", *fields, body=body)
+            assert reply.status == 200
+            assert eventually(lambda: heard and isinstance(heard[-1], ExchangeFinished))
+        _, _, repeated, _ = heard
+    assert isinstance(repeated, AnswerRepeated)
+    assert repeated.status == 200
+    assert {name: getattr(repeated, name) for name in about} == about
 
 
 @pytest.mark.parametrize("path", ["/llms.txt", "/openapi.json", "/discover/api", "/healthz"])

@@ -30,6 +30,7 @@ from tests.support.paid import Paid, paid_gateway, receipt_of, refused, slug_of
 GWEI = 10**9
 SPIKE_WEI = 500 * GWEI
 CEILING_GWEI = 20
+DEAR = "Gas costs more than max_fee_gwei."
 
 
 def on_a_chain(story, tmp_path, **options) -> None:
@@ -79,6 +80,8 @@ def test_above_the_ceiling_a_payment_is_refused_before_it_is_claimed_or_sent(tmp
 
         # Nor is anything offered.
         refused(gateway.ask(), "rail-unavailable", 503)
+        unready = refused(gateway.ask("/readyz"), "not-ready", 503)
+        assert unready["rails"] == {"evm": DEAR}
 
         gateway.node.lies.clear()
         later(gateway, 2)
@@ -86,8 +89,9 @@ def test_above_the_ceiling_a_payment_is_refused_before_it_is_claimed_or_sent(tmp
         assert receipt_of(answer).method == "evm"
         assert (gateway.balance(), gateway.hits) == (PRICE, 1)
         assert gateway.ask()[0] == 402
-        assert any("offers are withheld" in line for line in gateway.proxy.log)
-        assert any("no longer too much" in line for line in gateway.proxy.log)
+        assert gateway.ask("/readyz")[0] == 200
+        assert sum("offers are withheld" in line for line in gateway.proxy.log) == 1
+        assert sum("no longer too much" in line for line in gateway.proxy.log) == 1
 
 
 def test_what_was_paid_before_the_spike_gets_its_call_during_the_spike(tmp_path):
@@ -128,7 +132,7 @@ def test_offers_are_withheld_until_the_chain_asks_for_less(tmp_path, caplog):
         presented = b.presented()
         with pytest.raises(RailUnavailable) as refusal:
             await rail.ready(now())
-        assert (refusal.value.status, rail.is_withheld) == (503, True)
+        assert (refusal.value.status, rail.withheld_for) == (503, DEAR)
         with pytest.raises(RailUnavailable):
             await rail.verify(presented, now())
         assert (await rail.settle(presented, PRICE, now())).state is Settlement.REFUSED
@@ -137,7 +141,7 @@ def test_offers_are_withheld_until_the_chain_asks_for_less(tmp_path, caplog):
         await b.chain.run(lambda node: node.mine_empty())
         assert await rail.maintain(now() + 1) == 0
 
-        assert not rail.is_withheld
+        assert not rail.withheld_for
         await rail.ready(now() + 1)
         assert (await rail.settle(presented, PRICE, now() + 1)).state is Settlement.SETTLED
         assert await b.balances() == (PURSE_MINOR - PRICE, PRICE)
@@ -167,7 +171,7 @@ def test_a_node_that_lies_about_what_gas_costs_gets_no_signature(tmp_path, lies)
         await b.rail.verify(presented, now())
         b.node.lies |= lies
         assert (await b.rail.settle(presented, PRICE, now() + 1)).state is Settlement.REFUSED
-        assert b.rail.is_withheld
+        assert b.rail.withheld_for == DEAR
         assert "eth_sendRawTransaction" not in b.node.calls
         assert await b.offered_wei() == []
         assert await b.balances() == (PURSE_MINOR, 0)
@@ -190,7 +194,7 @@ def test_without_a_ceiling_nothing_is_asked_before_the_claim(tmp_path):
         b.node.lies |= asking(SPIKE_WEI)
         await b.rail.ready(now())
         assert b.node.calls == []
-        assert not b.rail.is_withheld
+        assert not b.rail.withheld_for
 
     on_a_chain(story, tmp_path)
 

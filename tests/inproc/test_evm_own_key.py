@@ -1,6 +1,7 @@
 """The rail with a gas key of its own, on a real EVM over real HTTP: what moves, what cannot."""
 
 import asyncio
+import logging
 
 import pytest
 
@@ -539,24 +540,28 @@ def test_a_look_up_that_cannot_ask_is_unknown(tmp_path, fault):
     on_a_chain(story, tmp_path)
 
 
-def test_an_empty_gas_key_withholds_and_refuses_before_anything_is_sent(tmp_path):
+def test_an_empty_gas_key_withholds_and_refuses_before_anything_is_sent(tmp_path, caplog):
     async def story(b: Bench) -> None:
         client = ChainClient(b.node.url, b.settings.token, 2)
         poor = OwnKeySettler(
             b.settings, client, Inspector(client), b.database, keccak256(b"no gas")
         )
         rail = EvmRail("demo", b.settings, SCHEME, poor, client)
-        assert not rail.is_withheld
+        assert not rail.withheld_for
         with pytest.raises(RailUnavailable) as refusal:
             await rail.verify(b.presented(), now())
         assert "gas" not in refusal.value.detail
-        assert rail.is_withheld
+        assert rail.withheld_for == "The gas key cannot pay for the next transactions."
         await b.chain.fund_gas(address(keccak256(b"no gas")), TIP_WEI * 10**8)
         await rail.maintain(now() + 1)
-        assert not rail.is_withheld
+        assert not rail.withheld_for
         await rail.close()
 
-    on_a_chain(story, tmp_path)
+    with caplog.at_level(logging.WARNING):
+        on_a_chain(story, tmp_path)
+    (poor, rich) = (r.getMessage() for r in caplog.records if " for gas" in r.getMessage())
+    assert "has too little for gas: offers are withheld (0 wei)" in poor
+    assert "has enough for gas again" in rich
 
 
 def test_confirmations_are_waited_for(tmp_path):

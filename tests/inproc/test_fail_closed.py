@@ -34,7 +34,11 @@ def take_away_wrapper(monkeypatch):
             guarded = addon.__dict__.get(name)
             if hasattr(guarded, "__wrapped__"):
                 monkeypatch.setattr(addon, name, bare(guarded.__wrapped__))
-    monkeypatch.setattr(Sentinel, "_refuse_unaimed", staticmethod(lambda flow, gate: None))
+    monkeypatch.setattr(Sentinel, "_refuse_unaimed", staticmethod(_let_pass))
+
+
+async def _let_pass(flow, gate):
+    pass
 
 
 def bare(hook):

@@ -64,7 +64,7 @@ class Switches:
     fault: Exception | None = None
     hold: asyncio.Event | None = None
     settled: list[str] = field(default_factory=list)
-    is_withheld: bool = False
+    withheld_for: str = ""
 
     async def ready(self, now_s: int) -> None:
         if self.closed_for is not None:
@@ -125,7 +125,7 @@ class Stage:
         buckets = TokenBuckets(self.config.limits.unpaid_per_minute)
         self.executor = Executor(
             self.exchanges,
-            Answers(self.database),
+            Answers(self.database, self.config.idempotency.total_bytes),
             rails,
             self.reporter,
             lambda: self.now_s,

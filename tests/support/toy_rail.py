@@ -123,8 +123,8 @@ class ToyRail:
         return Outcome(self.look_up_as, headers=(("Payment-Receipt", RECEIPT),))
 
     @property
-    def is_withheld(self) -> bool:
-        return False
+    def withheld_for(self) -> str:
+        return ""
 
     async def self_check(self) -> None:
         pass

@@ -139,9 +139,9 @@ class FacilitatorSettler:
         return self._session
 
     @property
-    def is_withheld(self) -> bool:
-        """False: the facilitator's gas is its own concern."""
-        return False
+    def withheld_for(self) -> str:
+        """Nothing: the facilitator's gas is its own concern."""
+        return ""
 
     async def close(self) -> None:
         """Close the session."""

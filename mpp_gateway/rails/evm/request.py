@@ -126,8 +126,8 @@ class Settler(Protocol):
         ...
 
     @property
-    def is_withheld(self) -> bool:
-        """True while no payment should be asked for, for instance for want of gas."""
+    def withheld_for(self) -> str:
+        """Why no payment should be asked for, for instance for want of gas; else empty."""
         ...
 
     async def close(self) -> None:

@@ -222,9 +222,9 @@ class EvmRail:
             raise RailUnavailable("The node does not answer.", private=str(error)) from error
 
     @property
-    def is_withheld(self) -> bool:
-        """True while offers should not be made, for instance because the gas key is empty."""
-        return self._settler.is_withheld
+    def withheld_for(self) -> str:
+        """Why no offers should be made now; empty while they may be."""
+        return self._settler.withheld_for
 
     async def close(self) -> None:
         """Release connections."""

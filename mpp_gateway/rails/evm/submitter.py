@@ -128,9 +128,11 @@ class OwnKeySettler:
         self._is_dear = False
 
     @property
-    def is_withheld(self) -> bool:
-        """True since gas was last seen above the ceiling, or the key without enough of it."""
-        return self._low_gas or self._is_dear
+    def withheld_for(self) -> str:
+        """What gas was last seen to be: above the ceiling, or too little on the key; else empty."""
+        if self._is_dear:
+            return "Gas costs more than max_fee_gwei."
+        return "The gas key cannot pay for the next transactions." if self._low_gas else ""
 
     async def ready(self, now_s: int) -> None:
         """Look at what gas costs, if there is a ceiling; see `Settler.ready`."""
@@ -402,7 +404,12 @@ class OwnKeySettler:
     async def _look_at_gas(self, now_s: int) -> int:
         market = await self._market(now_s)
         balance = await self._chain.gas_balance(self.address)
-        self._low_gas = balance < GAS_RESERVE * market.fees.max_fee_wei
+        is_low = balance < GAS_RESERVE * market.fees.max_fee_wei
+        if is_low != self._low_gas:
+            words = "too little for gas: offers are withheld" if is_low else "enough for gas again"
+            chain_id, account = self._settings.chain_id, checksum(self.address)
+            log.warning("chain %d: %s has %s (%d wei)", chain_id, account, words, balance)
+        self._low_gas = is_low
         return balance
 
     async def _known_floor(self) -> int:

@@ -59,6 +59,11 @@ def test_what_an_operator_must_mend_is_told(tmp_path):
     assert [line.split()[0] for line in lines] == ["failed", "unknown", "credited", "refused"]
 
 
+def test_an_answer_that_is_repeated_is_no_sale(tmp_path):
+    lines = told(tmp_path, events.AnswerRepeated(status=200, **ABOUT))
+    assert lines == ["repeated api GET /paid  200"]
+
+
 FREE = {"request_id": "r", "at_s": 1, "service": "api", "route": "GET /free"}
 BROKEN = events.UpstreamAnswered(status=503, **ABOUT)
 FINISHED = events.ExchangeFinished(status=503, **ABOUT)

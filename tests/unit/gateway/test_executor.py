@@ -296,7 +296,7 @@ def test_a_settlement_that_fails_is_a_402_that_can_be_paid(tmp_path):
 
 def test_without_a_rail_that_takes_money_a_402_becomes_a_503(tmp_path):
     async def story(stage: Stage) -> None:
-        stage.settler.is_withheld = True
+        stage.settler.withheld_for = "No gas."
         _, answer = await stage.admit(RequestHead("GET", "/api/paid", ()))
         assert (answer.status, slug(answer)) == (503, "rail-unavailable")
         assert "WWW-Authenticate" not in dict(answer.headers)
@@ -327,7 +327,7 @@ def test_the_time_that_a_refused_check_took_is_in_what_the_sink_is_told(tmp_path
 
 def test_a_402_without_an_offer_is_told_as_the_503_that_it_is(tmp_path):
     async def story(stage: Stage) -> None:
-        stage.settler.is_withheld = True
+        stage.settler.withheld_for = "No gas."
         await stage.admit(RequestHead("GET", "/api/paid", ()))
         last = stage.events[-1]
         assert isinstance(last, RequestRefused)

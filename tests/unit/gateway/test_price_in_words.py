@@ -35,7 +35,7 @@ SERVICE = """  api:
 class Withheld(ToyRail):
     """Takes no money now."""
 
-    is_withheld = True
+    withheld_for = "No gas."
 
 
 def told(_) -> Reply:

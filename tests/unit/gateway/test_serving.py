@@ -34,6 +34,7 @@ class Rail:
     error: Exception | None = None
     cared: int = 0
     closed: bool = False
+    withheld_for: str = ""
 
     def __call__(self, *_, **more):
         self.settle_s = more["settle_s"]
@@ -87,7 +88,7 @@ def test_a_store_of_a_newer_gateway_stops_the_start(tmp_path, monkeypatch):
         asyncio.run(open_and_close())
 
 
-def test_a_rail_that_cannot_be_reached_is_a_problem_that_passes(tmp_path, monkeypatch):
+def test_a_rail_that_cannot_be_reached_is_a_problem_that_passes(tmp_path, monkeypatch, caplog):
     async def story() -> None:
         rail = Rail(error=RailUnavailable("no node"))
         found = await open_serving(config(tmp_path), Reporter(), build_rail=rail)
@@ -98,6 +99,22 @@ def test_a_rail_that_cannot_be_reached_is_a_problem_that_passes(tmp_path, monkey
         assert rail.closed
 
     monkeypatch.setattr(serving, "MAINTENANCE_S", 0)
+    asyncio.run(story())
+    said = [record.getMessage() for record in caplog.records]
+    assert said == ["evm is not ready: no node ", "evm is ready again"]
+
+
+def test_a_rail_that_withholds_its_offers_is_not_ready(tmp_path):
+    async def story() -> None:
+        rail = Rail()
+        found = await open_serving(config(tmp_path), Reporter(), build_rail=rail)
+        assert found.unready == {}
+        rail.withheld_for = "No gas."
+        assert found.unready == {"evm": "No gas."}
+        found.problems["evm"] = "no node"
+        assert found.unready == {"evm": "no node"}
+        await found.close()
+
     asyncio.run(story())
 
 
