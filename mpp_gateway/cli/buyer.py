@@ -20,7 +20,15 @@ from mpp_gateway.cli import outcome
 from mpp_gateway.cli.exits import FAILED, NOT_PAID, OK, OWED, USAGE
 from mpp_gateway.cli.kept import kept_credential, origin_of
 from mpp_gateway.cli.outcome import PAYMENT_REQUIRED, PROBLEM, Outcome
-from mpp_gateway.cli.output import CommandFailed, emit_json, for_people, plain, say, styled
+from mpp_gateway.cli.output import (
+    BodyPrinter,
+    CommandFailed,
+    emit_json,
+    for_people,
+    plain,
+    say,
+    styled,
+)
 from mpp_gateway.crypto.addresses import checksum, parse_address
 from mpp_gateway.crypto.secp256k1 import ORDER
 from mpp_gateway.protocol.challenge import Challenge
@@ -190,7 +198,7 @@ async def _asked(credential: Credential, rpc_url: str | None, status: int) -> Ou
 
 
 def _words(error: Exception) -> str:
-    return str(error) or type(error).__name__
+    return plain(str(error)) or type(error).__name__
 
 
 def _choose(fields: Sequence[str], chain_id: int | None) -> Deal:
@@ -307,11 +315,12 @@ async def _show(response: aiohttp.ClientResponse) -> bytes:
     if receipt is not None:
         _show_receipt(receipt)
     kept = b""
+    printer = BodyPrinter()
     async for chunk in response.content.iter_chunked(CHUNK):
-        sys.stdout.buffer.write(chunk)
-        sys.stdout.buffer.flush()
+        printer.print(chunk)
         if response.content_type == PROBLEM and len(kept) < PROBLEM_BYTES_MAX:
             kept += chunk
+    printer.print(b"", is_last=True)
     if for_people():
         say()
     return kept
@@ -321,7 +330,7 @@ def _show_receipt(field: str) -> None:
     try:
         receipt = Receipt.parse(field)
     except ParseError as error:
-        say(f"the receipt cannot be read: {error}")
+        say(plain(f"the receipt cannot be read: {error}"))
         return
     shown: Mapping[str, Any] = {
         "method": receipt.method,

@@ -1,12 +1,13 @@
 """A seller that means ill, against `mpp-gateway pay`: nothing is signed beyond what was said."""
 
+import subprocess
 import time
 
 import pytest
 
 from mpp_gateway.protocol import jcs
 from mpp_gateway.protocol.credential import Credential
-from tests.support.command import run
+from tests.support.command import COMMAND, environ, run, run_on_terminal
 from tests.support.upstream import upstream
 
 KEY = "11" * 32
@@ -14,12 +15,13 @@ USDC_BASE = "0x833589fCD6eDb6E08f4c7C32D4f71b54bdA02913"
 USDC_SEPOLIA = "0x036CbD53842c5426634e7929541eC2318f3dCF7e"
 OTHER_TOKEN = "0x" + "33" * 20
 FAR = "9999-12-31T23:59:59Z"
+THANKS = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nthanks"
 
 
 def seller(
-    chain_id=84532, token=USDC_SEPOLIA, amount="1000", realm="shop", expires=FAR, *, cuts=False
+    chain_id=84532, token=USDC_SEPOLIA, amount="1000", realm="shop", expires=FAR, paid=THANKS
 ):
-    """Answers 402 with a challenge of its own making, and 200 to whoever pays."""
+    """Answers 402 with a challenge of its own making, and `paid` to whoever pays."""
     request = {
         "amount": amount,
         "currency": token,
@@ -32,15 +34,13 @@ def seller(
     )
 
     async def respond(seen, _, writer):
-        if seen.get("authorization") and cuts:
-            return False
         if seen.get("authorization"):
-            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nthanks")
+            writer.write(paid)
         else:
             head = f"HTTP/1.1 402 Payment Required\r\nWWW-Authenticate: {challenge}\r\n"
             writer.write(f"{head}Content-Length: 0\r\n\r\n".encode())
         await writer.drain()
-        return True
+        return paid == THANKS or not seen.get("authorization")
 
     return upstream(respond)
 
@@ -92,10 +92,46 @@ def test_the_buyer_names_the_chain_and_not_the_seller(tmp_path, chain, paid):
 
 def test_a_payment_is_sent_once_and_a_cut_answer_is_no_proof_that_it_was_not_made(tmp_path):
     """aiohttp repeats a GET whose connection broke: its failure says nothing of the first."""
-    with seller(cuts=True) as asked:
+    with seller(paid=b"") as asked:
         done = pay(tmp_path, asked)
 
     assert done.code == 6
     assert len(signed(asked)) == 1
     assert "MPP_CREDENTIAL='Payment " in done.err
     assert "nothing was paid" not in done.err
+
+
+# --- what a seller may answer to a payment --------------------------------------------------------
+
+
+def answer(status: str, body: bytes, *fields: str, length: int | None = None) -> bytes:
+    length = len(body) if length is None else length
+    lines = [f"HTTP/1.1 {status}", *fields, f"Content-Length: {length}"]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+HOSTILE = "\x1b]52;c;Y3VybA==\x07\x1b[2J\x9b4A\x08\u202epayment:\ttabs\r\nstay ü".encode()
+
+
+def test_a_body_cannot_command_the_terminal_that_shows_it(tmp_path):
+    with seller(paid=answer("404 X", HOSTILE + b"\xff\xe2\x82")) as asked:
+        code, text = run_on_terminal("pay", f"{asked.url}/", home=tmp_path, MPP_PRIVATE_KEY=KEY)
+
+    shown = text.replace("\x1b[1m", "").replace("\x1b[31m", "").replace("\x1b[0m", "")
+    assert code == 1
+    assert not {c for c in shown if not c.isprintable()} - {"\n", "\t"}
+    assert "\\x1b]52;c;Y3VybA==\\x07" in shown
+    assert "payment:\ttabs\nstay ü\\xff\\xe2\\x82\n" in shown
+
+
+def test_a_body_goes_into_a_pipe_byte_for_byte(tmp_path):
+    with seller(paid=answer("200 OK", HOSTILE + b"\xff")) as asked:
+        done = subprocess.run(
+            [COMMAND, "pay", f"{asked.url}/"],
+            env=environ(tmp_path, MPP_PRIVATE_KEY=KEY),
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
+
+    assert done.stdout == HOSTILE + b"\xff"
