@@ -1,11 +1,14 @@
 """A seller that means ill, against `mpp-gateway pay`: nothing is signed beyond what was said."""
 
+import json
+import re
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
-from mpp_gateway.protocol import jcs
+from mpp_gateway.protocol import base64url, jcs
 from mpp_gateway.protocol.credential import Credential
 from tests.support.command import COMMAND, environ, run, run_on_terminal
 from tests.support.upstream import upstream
@@ -34,7 +37,9 @@ def seller(
     )
 
     async def respond(seen, _, writer):
-        if seen.get("authorization"):
+        if seen.get("authorization") and callable(paid):
+            await paid(writer)
+        elif seen.get("authorization"):
             writer.write(paid)
         else:
             head = f"HTTP/1.1 402 Payment Required\r\nWWW-Authenticate: {challenge}\r\n"
@@ -110,6 +115,100 @@ def answer(status: str, body: bytes, *fields: str, length: int | None = None) ->
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
+def problem(status: str, body: bytes | dict[str, str]) -> bytes:
+    text = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return answer(status, text, "Content-Type: application/problem+json")
+
+
+def shown_variables(err: str) -> dict[str, str]:
+    return dict(re.findall(r"^(MPP_\w+)='?([^'\n]*?)'?(?: \\)?$", err, re.MULTILINE))
+
+
+def assert_can_be_presented_again(err, asked):
+    """What is on the screen is what the seller was sent, and the seller is named."""
+    sent = next(seen for seen in asked.seen if seen.get("authorization"))
+    assert shown_variables(err) == {
+        "MPP_CREDENTIAL_FOR": asked.url,
+        "MPP_IDEMPOTENCY_KEY": sent.get("idempotency-key"),
+        "MPP_CREDENTIAL": sent.get("authorization"),
+    }
+    assert re.fullmatch("[0-9a-f]{32}", sent.get("idempotency-key"))
+
+
+@pytest.mark.parametrize(
+    ("paid", "code"),
+    [
+        (problem("503 X", b"[" * 60_000), 6),
+        (problem("500 X", b'{"detail": ' + b"9" * 5000 + b"}"), 6),
+        (answer("200 OK", b"abcd", "Content-Encoding: gzip"), 6),
+        (answer("200 OK", b"half", "Payment-Receipt: e30", length=100), 6),
+        (answer("200 OK", b"half", length=100), 6),
+        (b"HTTP/1.1 nonsense\r\n\r\n", 6),
+        (problem("502 X", {"payment": "released"}), 1),
+        (problem("402 X", {"detail": "no"}), 1),
+        (problem("409 X", {"type": "urn:x:payment-in-progress"}), 6),
+        (problem("409 X", {"type": "urn:x:answer-not-kept"}), 6),
+    ],
+)
+def test_whatever_answers_a_payment_leaves_it_in_the_buyers_hands(paid, code, tmp_path):
+    with seller(paid=paid) as asked:
+        done = pay(tmp_path, asked)
+
+    assert done.code == code
+    assert "payment: " in done.err
+    assert_can_be_presented_again(done.err, asked)
+    assert "Traceback" not in done.err
+
+
+def test_a_receipt_with_a_fraction_does_not_end_the_answer(tmp_path):
+    members = {"method": "evm", "reference": "0x1", "status": "success", "timestamp": FAR}
+    text = json.dumps(members | {"fee": 0.5})
+    with seller(
+        paid=answer("200 OK", b"thanks", f"Payment-Receipt: {base64url.encode(text.encode())}")
+    ) as asked:
+        done = pay(tmp_path, asked)
+
+    assert (done.code, done.out) == (0, "thanks")
+    assert json.loads(done.err.split("receipt: ")[1])["fee"] == "0.5"
+
+
+def test_a_full_disk_does_not_swallow_what_was_paid(tmp_path):
+    paid = answer("200 OK", b"thanks", "Payment-Receipt: e30")
+    with seller(paid=paid) as asked, Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [COMMAND, "pay", f"{asked.url}/"],
+            env=environ(tmp_path, MPP_PRIVATE_KEY=KEY),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    assert done.returncode == 6
+    assert "payment: made, as the receipt says; the answer is not whole" in done.stderr
+    assert_can_be_presented_again(done.stderr, asked)
+
+
+def test_a_key_of_the_buyers_own_is_sent_alone_and_only_the_credential_is_shown(tmp_path):
+    with seller(paid=problem("502 X", {"payment": "released"})) as asked:
+        done = pay(tmp_path, asked, "--header", "idempotency-key: mine")
+
+    paid = asked.seen[-1]
+    sent = [v for n, v in paid.headers if n.lower() == "idempotency-key"]
+    assert sent == ["mine"]
+    assert set(shown_variables(done.err)) == {"MPP_CREDENTIAL_FOR", "MPP_CREDENTIAL"}
+
+
+def test_no_key_is_made_up_for_a_call_without_a_payment(tmp_path):
+    with seller() as asked:
+        pay(tmp_path, asked)
+
+    unpaid, paid = asked.seen
+    assert unpaid.get("idempotency-key") is None
+    assert paid.get("idempotency-key") is not None
+
+
 HOSTILE = "\x1b]52;c;Y3VybA==\x07\x1b[2J\x9b4A\x08\u202epayment:\ttabs\r\nstay ü".encode()
 
 
@@ -118,7 +217,7 @@ def test_a_body_cannot_command_the_terminal_that_shows_it(tmp_path):
         code, text = run_on_terminal("pay", f"{asked.url}/", home=tmp_path, MPP_PRIVATE_KEY=KEY)
 
     shown = text.replace("\x1b[1m", "").replace("\x1b[31m", "").replace("\x1b[0m", "")
-    assert code == 1
+    assert code == 6
     assert not {c for c in shown if not c.isprintable()} - {"\n", "\t"}
     assert "\\x1b]52;c;Y3VybA==\\x07" in shown
     assert "payment:\ttabs\nstay ü\\xff\\xe2\\x82\n" in shown
