@@ -22,6 +22,7 @@ from mpp_gateway.cli import outcome
 from mpp_gateway.cli.exits import FAILED, NOT_PAID, OK, USAGE
 from mpp_gateway.cli.kept import (
     Payment,
+    check_clear_text,
     kept_credential,
     kept_key,
     origin_of,
@@ -132,6 +133,7 @@ async def pay(options: argparse.Namespace) -> int:
     call = _call(options)
     presented = None if options.dry_run else kept_credential(os.environ, call.url)
     if presented is not None:
+        check_clear_text(call.url, USAGE, is_allowed=options.insecure)
         payment = call.payment(presented, kept_key(os.environ))
         return await _present(call, payment, options.rpc_url, is_new=False)
     try:
@@ -146,6 +148,7 @@ async def pay(options: argparse.Namespace) -> int:
     _show_deal(deal, options)
     if options.dry_run:
         return OK
+    check_clear_text(call.url, NOT_PAID, is_allowed=options.insecure)
     payment = call.payment(await _sign(deal, options), None)
     return await _present(call, payment, options.rpc_url, is_new=True)
 

@@ -54,6 +54,19 @@ def kept_key(environ: Mapping[str, str]) -> str | None:
     return key or None
 
 
+def check_clear_text(url: str, code: int, *, is_allowed: bool) -> None:
+    """Refuse to present a payment in clear text beyond this machine unless that is meant.
+
+    Whoever is on the way could have the call that was paid for, or name another payee in the 402.
+    """
+    if not is_allowed and not _is_covered(URL(url)):
+        raise CommandFailed(
+            f"{origin_of(url)} is clear text: whoever is on the way can take the payment; nothing"
+            " was sent or paid. Use https://, or --insecure if that is meant",
+            code,
+        )
+
+
 def kept_credential(environ: Mapping[str, str], url: str) -> Credential | None:
     """Return the credential that is to be presented at `url`, if there is one in `environ`.
 

@@ -168,6 +168,9 @@ def _pay(verbs: Verbs) -> None:
     verb.add_argument(
         "--chain", type=int, metavar="ID", help="pay on this chain only (8453, 84532, ...)"
     )
+    verb.add_argument(
+        "--insecure", action="store_true", help="pay in clear text (http://) beyond this machine"
+    )
     verb.add_argument("--dry-run", action="store_true", help="show the price, pay nothing")
     verb.add_argument(
         "--rpc-url",
