@@ -16,7 +16,7 @@ from mpp_gateway.gateway.snapshot import Snapshot, compile_offers
 from mpp_gateway.ledger.answers import ANSWERS_SCHEMA, Answers
 from mpp_gateway.ledger.database import Database, StoreUnavailable
 from mpp_gateway.ledger.exchanges import EXCHANGES_SCHEMA, Exchanges
-from mpp_gateway.ledger.lock import StoreLock, whole_store
+from mpp_gateway.ledger.lock import StoreLock, keep_private, whole_store
 from mpp_gateway.limits.buckets import TokenBuckets
 from mpp_gateway.protocol.challenge import ChallengeKeys
 from mpp_gateway.protocol.problems import Problem
@@ -114,6 +114,7 @@ async def open_serving(
     keys = ChallengeKeys.from_secrets([key.get_secret_value() for key in config.secret_keys])
     scheme = PaymentScheme(keys, config.challenge_ttl_s)
     store = whole_store(config.store_path)
+    keep_private(store)
     database = Database(store, MIGRATIONS)
     database.open()
     async with AsyncExitStack() as opened:
