@@ -1,5 +1,6 @@
 """What tests of several folders ask for, and what holds for all of them."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,3 +33,18 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     if request.param == "sqlite":
         return SqlitePlace(tmp_path / "store.db")
     return PostgresPlace(request.getfixturevalue("postgres").database())
+
+
+@pytest.fixture(scope="session", autouse=True)
+def children_hear_ctrl_c():
+    """What a shell started with `&` ignores SIGINT, and so would every child of it.
+
+    A handler of ours is gone when a child becomes another program; the suite itself goes on
+    ignoring it.
+    """
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        yield
+        return
+    signal.signal(signal.SIGINT, lambda *_: None)
+    yield
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -2,13 +2,15 @@
 
 import argparse
 import asyncio
+import contextlib
 import dataclasses
 import json
 import os
 import re
+import secrets
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,10 +19,24 @@ import aiohttp
 from yarl import URL
 
 from mpp_gateway.cli import outcome
-from mpp_gateway.cli.exits import FAILED, NOT_PAID, OK, OWED, USAGE
-from mpp_gateway.cli.kept import kept_credential, origin_of
-from mpp_gateway.cli.outcome import PAYMENT_REQUIRED, PROBLEM, Outcome
-from mpp_gateway.cli.output import CommandFailed, emit_json, for_people, plain, say, styled
+from mpp_gateway.cli.exits import FAILED, NOT_PAID, OK, USAGE
+from mpp_gateway.cli.kept import (
+    Payment,
+    check_clear_text,
+    kept_credential,
+    kept_key,
+    origin_of,
+)
+from mpp_gateway.cli.outcome import PAYMENT_REQUIRED, PROBLEM
+from mpp_gateway.cli.output import (
+    BodyPrinter,
+    CommandFailed,
+    emit_json,
+    for_people,
+    plain,
+    say,
+    styled,
+)
 from mpp_gateway.crypto.addresses import checksum, parse_address
 from mpp_gateway.crypto.secp256k1 import ORDER
 from mpp_gateway.protocol.challenge import Challenge
@@ -43,7 +59,8 @@ from mpp_gateway.rails.evm.tokens import (
 KEY_VARIABLE = "MPP_PRIVATE_KEY"
 MAX_DOLLARS = "0.10"
 TIMEOUT_S = 120
-_TIMEOUT = aiohttp.ClientTimeout(total=TIMEOUT_S)
+# None of its own for the whole: a paid answer may take as long as bytes go on coming.
+_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_read=TIMEOUT_S)
 CHUNK = 16 * 1024
 PROBLEM_BYTES_MAX = 64 * 1024
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")  # RFC 9110 section 5.6.2
@@ -84,16 +101,31 @@ class Call:
     body: bytes | None
     headers: Mapping[str, str]
 
-    def send(self, session: aiohttp.ClientSession, credential: str | None = None) -> Any:
-        """Return the request, to be entered."""
-        more = {} if credential is None else {"Authorization": credential}
-        return session.request(
-            self.method,
-            self.url,
-            data=self.body,
-            headers={**self.headers, **more},
-            allow_redirects=False,  # a payment goes where it was meant to go, and nowhere else
-        )
+    @property
+    def has_key(self) -> bool:
+        """Whether the caller sends an `Idempotency-Key` of its own."""
+        return any(name.lower() == "idempotency-key" for name in self.headers)
+
+    def payment(self, credential: Credential, key: str | None) -> Payment:
+        """Return how a credential is presented with this call: under `key`, or a random one."""
+        own = None if self.has_key else key or secrets.token_hex(16)
+        return Payment(credential, origin_of(self.url), own)
+
+    @contextlib.asynccontextmanager
+    async def answer(self, payment: Payment | None = None) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Send it, and yield the answer once its head is there: that is waited for, in all."""
+        middlewares = () if payment is None else (_SendsOnce(),)
+        async with aiohttp.ClientSession(timeout=_TIMEOUT, middlewares=middlewares) as session:
+            async with asyncio.timeout(TIMEOUT_S):
+                response = await session.request(
+                    self.method,
+                    self.url,
+                    data=self.body,
+                    headers={**self.headers, **({} if payment is None else payment.fields())},
+                    allow_redirects=False,  # a payment goes where it was meant to go
+                )
+            async with response:
+                yield response
 
 
 async def pay(options: argparse.Namespace) -> int:
@@ -101,22 +133,24 @@ async def pay(options: argparse.Namespace) -> int:
     call = _call(options)
     presented = None if options.dry_run else kept_credential(os.environ, call.url)
     if presented is not None:
-        return await _present(call, presented, options.rpc_url, is_new=False)
-    async with aiohttp.ClientSession(timeout=_TIMEOUT) as session:
-        try:
-            async with call.send(session) as response:
-                if response.status != PAYMENT_REQUIRED:
-                    await _show(response)
-                    return OK if response.status < 400 else FAILED
-                deal = _choose(response.headers.getall("WWW-Authenticate", []), options.chain)
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise CommandFailed(f"{call.url}: {_words(error)}") from None
+        check_clear_text(call.url, USAGE, is_allowed=options.insecure)
+        payment = call.payment(presented, kept_key(os.environ))
+        return await _present(call, payment, options.rpc_url, is_new=False)
+    try:
+        async with call.answer() as response:
+            if response.status != PAYMENT_REQUIRED:
+                await _show(response)
+                return OK if response.status < 400 else FAILED
+            deal = _choose(response.headers.getall("WWW-Authenticate", []), options.chain)
+    except (aiohttp.ClientError, TimeoutError) as error:
+        raise CommandFailed(f"{call.url}: {_words(error)}") from None
     await _check_decimals(deal, options)
     _show_deal(deal, options)
     if options.dry_run:
         return OK
-    credential = await _sign(deal, options)
-    return await _present(call, credential, options.rpc_url, is_new=True)
+    check_clear_text(call.url, NOT_PAID, is_allowed=options.insecure)
+    payment = call.payment(await _sign(deal, options), None)
+    return await _present(call, payment, options.rpc_url, is_new=True)
 
 
 class _SendsOnce:
@@ -137,60 +171,58 @@ class _SendsOnce:
         return await send(request)
 
 
-async def _present(call: Call, credential: Credential, rpc_url: str | None, *, is_new: bool) -> int:
+async def _present(call: Call, payment: Payment, rpc_url: str | None, *, is_new: bool) -> int:
     """Ask with the payment; however that ends, say what became of the money."""
-    text, origin = credential.format(), origin_of(call.url)
-    has_receipt = False
+    lost = outcome.UNKNOWN
     try:
-        async with (
-            aiohttp.ClientSession(timeout=_TIMEOUT, middlewares=(_SendsOnce(),)) as session,
-            call.send(session, text) as response,
-        ):
+        async with call.answer(payment) as response:
             has_receipt = "Payment-Receipt" in response.headers
+            lost = outcome.BROKEN if has_receipt else lost
             body = await _show(response)
+        if has_receipt:
+            return OK if response.status < 400 else FAILED
+        found = outcome.judge(response.status, response.content_type, body, is_new=is_new)
+        if found is None or found.is_claim:
+            found = outcome.weigh(found, is_made=await _is_made(payment.credential, rpc_url))
+            found = found if response.status >= 400 else found.delivered()
     except aiohttp.ClientConnectorError as error:
         # On a connection of its own: nobody has seen this payment. An old one may be spent.
         if is_new:
             raise CommandFailed(f"{call.url}: {_words(error)}; nothing was paid") from None
-        say(outcome.UNKNOWN.text(text, origin))
-        raise CommandFailed(f"{call.url}: {_words(error)}", OWED) from None
-    except (aiohttp.ClientError, TimeoutError) as error:
-        if has_receipt:
-            said = "the answer broke off; it was paid for, as the receipt says"
-            raise CommandFailed(f"{call.url}: {said}") from None
-        say(outcome.UNKNOWN.text(text, origin))
-        raise CommandFailed(f"{call.url}: {_words(error)}", OWED) from None
-    except asyncio.CancelledError:
-        if not has_receipt:
-            say(outcome.UNKNOWN.text(text, origin))
+        say(lost.text(payment.variables()))
+        raise CommandFailed(f"{call.url}: {_words(error)}", lost.code) from None
+    except (asyncio.CancelledError, BrokenPipeError):
+        say(lost.text(payment.variables()))
         raise
-    if has_receipt:
-        return OK if response.status < 400 else FAILED
-    found = outcome.judge(response.status, response.content_type, body, is_new=is_new)
-    found = found or await _asked(credential, rpc_url, response.status)
+    except Exception as error:  # noqa: BLE001 - it ends the command
+        # Whatever it is: without the credential on the screen, what was paid would be gone.
+        say(lost.text(payment.variables()))
+        what = _words(error)
+        if lost is outcome.BROKEN:
+            what = f"the answer broke off; it was paid for, as the receipt says ({what})"
+        raise CommandFailed(f"{call.url}: {what}", lost.code) from None
     if not for_people():
         say()  # stdout and stderr may be one file, and the answer ends without a new line
-    say(found.text(text, origin))
+    say(found.text(payment.variables()))
     return found.code
 
 
-async def _asked(credential: Credential, rpc_url: str | None, status: int) -> Outcome:
-    """Return what the chain knows of a payment of which the answer says nothing."""
-    found = outcome.SILENT
+async def _is_made(credential: Credential, rpc_url: str | None) -> bool | None:
+    """Ask the chain whether a payment was made; None where it cannot be asked."""
+    if rpc_url is None:
+        return None
     try:
-        if rpc_url is not None:
-            terms = Terms.read(credential.challenge.request_object)
-            payer = parse_address(str(credential.payload["from"]))
-            nonce = bytes.fromhex(str(credential.payload["nonce"]).removeprefix("0x"))
-            is_made = await is_spent(rpc_url, terms.token, payer, nonce)
-            found = outcome.SPENT if is_made else outcome.UNSPENT
+        terms = Terms.read(credential.challenge.request_object)
+        payer = parse_address(str(credential.payload["from"]))
+        nonce = bytes.fromhex(str(credential.payload["nonce"]).removeprefix("0x"))
+        return await is_spent(rpc_url, terms.token, payer, nonce)
     except (KeyError, ValueError, TokenUnknown) as error:
         say(f"{rpc_url}: {_words(error)}")
-    return found if status >= 400 else found.delivered()
+        return None
 
 
 def _words(error: Exception) -> str:
-    return str(error) or type(error).__name__
+    return plain(str(error)) or type(error).__name__
 
 
 def _choose(fields: Sequence[str], chain_id: int | None) -> Deal:
@@ -307,11 +339,12 @@ async def _show(response: aiohttp.ClientResponse) -> bytes:
     if receipt is not None:
         _show_receipt(receipt)
     kept = b""
+    printer = BodyPrinter()
     async for chunk in response.content.iter_chunked(CHUNK):
-        sys.stdout.buffer.write(chunk)
-        sys.stdout.buffer.flush()
+        printer.print(chunk)
         if response.content_type == PROBLEM and len(kept) < PROBLEM_BYTES_MAX:
             kept += chunk
+    printer.print(b"", is_last=True)
     if for_people():
         say()
     return kept
@@ -321,7 +354,7 @@ def _show_receipt(field: str) -> None:
     try:
         receipt = Receipt.parse(field)
     except ParseError as error:
-        say(f"the receipt cannot be read: {error}")
+        say(plain(f"the receipt cannot be read: {error}"))
         return
     shown: Mapping[str, Any] = {
         "method": receipt.method,
@@ -329,7 +362,7 @@ def _show_receipt(field: str) -> None:
         "timestamp": receipt.timestamp,
         **receipt.extra,
     }
-    say("receipt: " + json.dumps(shown))
+    say(plain("receipt: " + json.dumps(shown, default=str)))  # a fraction is a Decimal
 
 
 def _call(options: argparse.Namespace) -> Call:

@@ -143,10 +143,12 @@ def _pay(verbs: Verbs) -> None:
         "call a paid URL as a buyer",
         "Reads the 402, shows the price, pays with the key in MPP_PRIVATE_KEY and prints the answer"
         "\non stdout, the receipt on stderr. Without --max nothing above 0.10 is paid."
-        "\n\nWithout a receipt it says what became of the payment. Where the seller has the money,"
-        "\nor nobody knows, it prints the credential: the same command with that in MPP_CREDENTIAL"
-        "\npresents it again and signs nothing. It goes to the origin in MPP_CREDENTIAL_FOR, which"
-        "\nis printed with it, or else to the host of its realm; any other URL is refused.",
+        "\n\nWithout a receipt and a whole answer it says what became of the payment. Where the"
+        "\nseller has the money, or may still take it, it prints the credential: the same command"
+        "\nwith that in MPP_CREDENTIAL presents it again and signs nothing. It goes to the origin"
+        "\nin MPP_CREDENTIAL_FOR, which is printed with it, or else to the host of its realm; any"
+        "\nother URL is refused. A payment goes with an Idempotency-Key, yours or a random one:"
+        "\nunder the printed MPP_IDEMPOTENCY_KEY the seller can give the same answer again.",
         "http://127.0.0.1:4402/weather/v1/forecast --dry-run",
         "http://127.0.0.1:4402/weather/v1/forecast --max 0.05",
         "URL -d '{\"city\":\"Oslo\"}' -H 'Content-Type: application/json'",
@@ -166,9 +168,14 @@ def _pay(verbs: Verbs) -> None:
     verb.add_argument(
         "--chain", type=int, metavar="ID", help="pay on this chain only (8453, 84532, ...)"
     )
+    verb.add_argument(
+        "--insecure", action="store_true", help="pay in clear text (http://) beyond this machine"
+    )
     verb.add_argument("--dry-run", action="store_true", help="show the price, pay nothing")
     verb.add_argument(
-        "--rpc-url", metavar="URL", help="node that names a token which this command does not know"
+        "--rpc-url",
+        metavar="URL",
+        help="node that knows whether a payment was made, and tokens that this command does not",
     )
     verb.add_argument(
         "--nonce", choices=("packed", "json"), default="packed", help=argparse.SUPPRESS

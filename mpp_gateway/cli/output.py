@@ -1,5 +1,7 @@
 """How the command line speaks: text for people, JSON for pipes, colour only where it is welcome."""
 
+import codecs
+import io
 import json
 import os
 import sys
@@ -36,6 +38,29 @@ def styled(text: str, style: str, stream: Any = None) -> str:
 def plain(text: str) -> str:
     """Return a stranger's text with nothing in it that a terminal would obey."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+class BodyPrinter:
+    """Prints a stranger's bytes on stdout: untouched into a pipe, as harmless text on a terminal.
+
+    A terminal obeys what it is sent: it would fill the clipboard, or move up and write another
+    price over ours. New lines and tabs stay, everything else is shown escaped.
+    """
+
+    def __init__(self) -> None:
+        self._text: io.IncrementalNewlineDecoder | None = None
+        if for_people():
+            decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
+            self._text = io.IncrementalNewlineDecoder(decoder, translate=True)
+
+    def print(self, chunk: bytes, *, is_last: bool = False) -> None:
+        """Print the next bytes; what a character lacks is waited for, unless they are the last."""
+        if self._text is not None:
+            text = self._text.decode(chunk, final=is_last)
+            shown = "".join(c if c in "\n\t" else plain(c) for c in text)
+            chunk = shown.encode(sys.stdout.encoding, "backslashreplace")
+        sys.stdout.buffer.write(chunk)
+        sys.stdout.buffer.flush()
 
 
 def say(text: str = "") -> None:

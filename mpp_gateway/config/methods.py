@@ -131,7 +131,7 @@ class EvmMethod(Strict):
     def asset(self) -> Asset:
         """The token as an asset, coded as in CAIP-19."""
         code = f"eip155:{self.chain_id}/erc20:{self.token.address.lower()}"
-        return Asset(code, self.token.decimals)
+        return Asset(code, self.token.decimals, self.token.name)
 
     @property
     def max_fee_wei(self) -> int | None:

@@ -97,9 +97,10 @@ class LimitSettings(Strict):
     http2_control_frames: Annotated[Count, Field(ge=1, le=1_000_000)] = Field(
         default=200,
         description=(
-            "HTTP/2 frames that ask for nothing (resets, pings, settings, empty data) which one"
-            " connection may send before it is closed. An answered request gives one back, a second"
-            " gives ten. Data in frames of less than 64 bytes on the average counts apart, eight"
+            "HTTP/2 frames that ask for nothing (resets, pings, settings, empty data, anything on a"
+            " closed stream) which one connection may send before it is closed. An answered request"
+            " gives one back, a second gives ten. Windows and pings are free for each 512 bytes of"
+            " an answer. Data in frames of less than 64 bytes on the average counts apart, eight"
             " frames or more as one."
         ),
     )

@@ -247,12 +247,6 @@ class Node:
             for pending in self._pool.values()
         ]
 
-    def drop_pending(self) -> int:
-        """Forget every waiting transaction, as a node does that restarts; return how many."""
-        dropped = len(self._pool)
-        self._pool.clear()
-        return dropped
-
     # Inside
 
     def _vm(self, block: str) -> Any:

@@ -7,7 +7,7 @@ from mpp_gateway.config.methods import Method
 from mpp_gateway.config.model import GatewayConfig, Route, Service
 from mpp_gateway.discovery.site import Site
 from mpp_gateway.gateway.snapshot import Snapshot
-from mpp_gateway.protocol.money import Amount, format_short
+from mpp_gateway.protocol.money import Amount, Asset, format_short
 from mpp_gateway.rails.base import Offer
 
 DEFAULT_TITLE = "Payment gateway"
@@ -128,9 +128,9 @@ def _payment(offer: Offer, config: GatewayConfig) -> Payment:
         decimals=offer.amount.asset.decimals,
         currency=_currency(offer.request, offer.amount),
         chain_id=method.chain_id,
-        token=method.token.name,
+        token=offer.amount.asset.name,
         price=format_short(offer.amount.minor, offer.amount.asset.decimals),
-        unit=_unit(method, config.currency),
+        unit=_unit(method, config.currency, offer.amount.asset),
     )
 
 
@@ -140,8 +140,8 @@ def _currency(request: Mapping[str, object], amount: Amount) -> str:
     return spelled if isinstance(spelled, str) else amount.asset.code
 
 
-def _unit(method: Method, currency: str) -> str:
+def _unit(method: Method, currency: str, asset: Asset) -> str:
     """Return the unit that the price was written in, or what the method counts in."""
     if currency in method.units:
         return currency
-    return method.units[0] if method.units else method.token.name
+    return method.units[0] if method.units else asset.name

@@ -11,6 +11,8 @@ import hpack
 import hyperframe.frame
 from mitmproxy.proxy.layers.http._http_h2 import BufferedH2Connection, SendH2Data
 
+from mpp_gateway.engine.patience import FramePatience
+
 HOST_FIELDS = frozenset({b":authority", b"host"})
 
 type Received = tuple[list[hyperframe.frame.Frame], list[h2.events.Event]]
@@ -20,16 +22,29 @@ class GoingAway(h2.events.Event):
     """The client will ask for nothing more, and still wants what it has asked for."""
 
 
+class TooMuch(h2.events.Event):
+    """The client has sent too many frames that are of no use."""
+
+
+class OutOfPatience(Exception):
+    """Nothing that the client sent is looked at any more."""
+
+
 class ClientConnection(BufferedH2Connection):
-    """Forgives a graceful goodbye and a window that shrank; tells when buffered bytes leave."""
+    """Forgives a graceful goodbye and a window that shrank; tells when buffered bytes leave.
+
+    Reads no further once the client has sent too much that is of no use.
+    """
 
     def __init__(
         self,
         config: h2.config.H2Configuration,
         head_bytes: int,
         on_progress: Callable[[int, int], None],
+        patience: FramePatience,
     ) -> None:
         super().__init__(config)
+        self._patience = patience
         self._on_progress = on_progress
         self._window_grew = False
         table_bytes = self.decoder.max_allowed_table_size
@@ -57,6 +72,8 @@ class ClientConnection(BufferedH2Connection):
         pad_length: Any = None,
     ) -> None:
         """Send, or keep until the window is open; see the base, where a negative one is a crash."""
+        if len(data) <= self.max_outbound_frame_size:  # else the base comes here for each part
+            self._patience.sent(len(data))
         if self._is_negative(stream_id) and not self.stream_buffers.get(stream_id):
             self.stream_buffers[stream_id].append(SendH2Data(bytes(data), end_stream))
         else:
@@ -68,9 +85,19 @@ class ClientConnection(BufferedH2Connection):
     def receive_data(self, data: bytes) -> list[h2.events.Event]:
         """Take in what the client sent; see the base."""
         self._window_grew = False
-        received: list[h2.events.Event] = super().receive_data(data)
+        try:
+            received: list[h2.events.Event] = super().receive_data(data)
+        except OutOfPatience:
+            return [TooMuch()]
         if self._window_grew:
             super().connection_window_updated()
+        return received
+
+    def _receive_frame(self, frame: hyperframe.frame.Frame) -> list[h2.events.Event]:
+        received: list[h2.events.Event] = super()._receive_frame(frame)
+        if self._patience.receive(frame, received):
+            # Thousands of them may stand in one read, and everybody waits until it is worked off.
+            raise OutOfPatience
         return received
 
     def connection_window_updated(self) -> None:

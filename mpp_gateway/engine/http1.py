@@ -38,6 +38,8 @@ type Commands = layer.CommandGenerator[None]
 
 LINE_BREAK = b"\r\n"
 LOOK_AGAIN_S = 0.1
+EMPTY_LINES = 8
+"""So many are skipped before a request line; an old client sends one after a body."""
 
 
 class _Trailers(_http1.Http1Connection):
@@ -118,6 +120,7 @@ class GatewayHttp1Server(_Trailers, _http1.Http1Server):
         """When to give up on the client: on its next request, a head, a body that nobody wants."""
         self._head_begun = False
         self._is_over = False
+        self._empty_lines = 0
         self._discarded_bytes = 0
         self._chunked_end: bytes | None = None
         self._unread_since_s: float | None = None
@@ -143,16 +146,11 @@ class GatewayHttp1Server(_Trailers, _http1.Http1Server):
         if self.buf and not self._head_begun:
             self._head_begun = True
             self.deadline_s = self.clock() + self.limits.head_s
-        lines = self.buf.maybe_extract_lines()
-        while lines is not None and not lines:
-            # An empty line before the request line (RFC 9112 section 2.2). A loop, for a client
-            # may send any number of them; the deadline runs on, for it may send them for ever.
-            lines = self.buf.maybe_extract_lines()
+        lines = yield from self._head_lines()
         if lines is None:
-            if len(self.buf) > self.limits.head_bytes:
-                yield from self._refuse(HeadTooLarge("The request head is too large."))
             return
         self._head_begun = False
+        self._empty_lines = 0
         self.deadline_s = None
         if sum(map(len, lines)) + 2 * len(lines) > self.limits.head_bytes:
             yield from self._refuse(HeadTooLarge("The request head is too large."))
@@ -172,6 +170,21 @@ class GatewayHttp1Server(_Trailers, _http1.Http1Server):
         self.body_reader = _http1.make_body_reader(size)
         self.state = self.read_body
         yield from self.state(event)
+
+    def _head_lines(self) -> layer.CommandGenerator[list[bytearray] | None]:
+        """The lines of a head; None while they are not complete, or if they are refused."""
+        lines: list[bytearray] | None = self.buf.maybe_extract_lines()
+        while lines is not None and not lines:
+            # An empty line before the request line (RFC 9112 section 2.2). A few of them: one read
+            # may hold thousands, and everybody waits until it is worked off.
+            self._empty_lines += 1
+            if self._empty_lines > EMPTY_LINES:
+                yield from self._refuse(BadRequest("There is no request, only empty lines."))
+                return None
+            lines = self.buf.maybe_extract_lines()
+        if lines is None and len(self.buf) > self.limits.head_bytes:
+            yield from self._refuse(HeadTooLarge("The request head is too large."))
+        return lines
 
     def stop(self) -> None:
         """Read no further request: a pipelined one would be run, and charged, with nobody there.

@@ -23,9 +23,9 @@ from mitmproxy.proxy.layers.http._events import (
 from mpp_gateway.engine.authority import is_authority, without_empty_port
 from mpp_gateway.engine.context import DeadlineReached
 from mpp_gateway.engine.download import DownloadClock
-from mpp_gateway.engine.h2connection import ClientConnection, GoingAway
+from mpp_gateway.engine.h2connection import ClientConnection, GoingAway, TooMuch
 from mpp_gateway.engine.limits import Limits
-from mpp_gateway.engine.patience import Patience
+from mpp_gateway.engine.patience import FramePatience
 from mpp_gateway.errors import BadTarget
 from mpp_gateway.gateway.answers import problem_answer
 from mpp_gateway.protocol.problems import Problem
@@ -51,9 +51,7 @@ class GatewayHttp2Server(_http2.Http2Server):
     ) -> None:
         super().__init__(context)
         self.limits = limits
-        self._patience = Patience(limits.http2_control_frames, clock)
-        # Data must not pay for resets, which cost us far more.
-        self._data_patience = Patience(limits.http2_control_frames, clock)
+        self._patience = FramePatience(limits.http2_control_frames, clock)
         self.clock = clock
         self._is_over = False
         self._head_since_s: float | None = None
@@ -63,7 +61,9 @@ class GatewayHttp2Server(_http2.Http2Server):
         self._answered: set[int] = set()
         self._taking: dict[int, DownloadClock] = {}
         """Of the answers that wait for the client."""
-        self.h2_conn = ClientConnection(self.h2_conf, limits.head_bytes, self._progressed)
+        self.h2_conn = ClientConnection(
+            self.h2_conf, limits.head_bytes, self._progressed, self._patience
+        )
         settings = h2.settings.SettingCodes
         self.h2_conn.local_settings.update(
             {
@@ -85,8 +85,7 @@ class GatewayHttp2Server(_http2.Http2Server):
             self._answered.add(event.stream_id)
             # Not for a stream that was reset meanwhile: a reset would earn what it costs.
             if self.is_open_for_us(event.stream_id):
-                self._patience.regain(1)
-                self._data_patience.regain(1)
+                self._patience.answered()
         yield from super()._handle_event(event)
         if self._answered:
             yield from self._stop_uploads()
@@ -161,13 +160,6 @@ class GatewayHttp2Server(_http2.Http2Server):
             # One answer's share of the pace: a phone that loads twenty at once is no slower.
             clock.taken(size * len(self._taking), self.clock())
 
-    def _is_too_much(self, event: h2.events.Event) -> bool:
-        if _asks_for_nothing(event):
-            return self._patience.lose()
-        if isinstance(event, h2.events.DataReceived) and not event.stream_ended:
-            return self._data_patience.receive_data(len(event.data))
-        return False
-
     def _is_in_head(self, is_idle: bool) -> bool:
         # h2 has no public word for what it has not understood yet.
         buffer = self.h2_conn.incoming_buffer
@@ -191,7 +183,7 @@ class GatewayHttp2Server(_http2.Http2Server):
     # Requests
 
     def handle_h2_event(self, event: h2.events.Event) -> layer.CommandGenerator[bool]:
-        if self._is_too_much(event):
+        if isinstance(event, TooMuch):
             # Opened and reset, pinged, sent in crumbs: each costs us work and the client nothing.
             calm = h2.errors.ErrorCodes.ENHANCE_YOUR_CALM
             yield from self.protocol_error("too much of nothing", calm)
@@ -263,22 +255,6 @@ class GatewayHttp2Server(_http2.Http2Server):
                 self.h2_conn.reset_stream(stream_id, h2.errors.ErrorCodes.NO_ERROR)
                 self.streams.pop(stream_id, None)
                 yield commands.SendData(self.conn, self.h2_conn.data_to_send())
-
-
-def _asks_for_nothing(event: h2.events.Event) -> bool:
-    if isinstance(event, h2.events.DataReceived):
-        return not event.data and not event.stream_ended
-    return isinstance(
-        event,
-        h2.events.StreamReset
-        | h2.events.PingReceived
-        | h2.events.PingAckReceived
-        | h2.events.PriorityUpdated
-        | h2.events.RemoteSettingsChanged
-        | h2.events.SettingsAcknowledged
-        | h2.events.UnknownFrameReceived
-        | GoingAway,
-    )
 
 
 def _invalid(event: h2.events.RequestReceived) -> Problem | None:

@@ -21,8 +21,6 @@ from mpp_gateway.addons.runtime import Runtime
 from mpp_gateway.config.model import GatewayConfig
 from mpp_gateway.engine.hooktable import HookTable
 
-NOWHERE = "reverse:http://127.0.0.1:1"
-"""The mode of every gateway: nothing listens there, so what is not aimed goes nowhere."""
 LAST_BYTES_S = 0.1
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """Each asks for a drain; the last is what a terminal sends that is closed."""
@@ -103,7 +101,7 @@ class Server:
         master.addons.add(*chain)  # type: ignore[no-untyped-call]
         master.options.update(
             confdir=str(folder),
-            mode=[NOWHERE],
+            mode=[takeover.NOWHERE],
             listen_host=listen.host,
             listen_port=listen.port,
         )

@@ -60,7 +60,6 @@ from mpp_gateway.rails.payment_scheme import PaymentScheme, credential_tokens, s
 from mpp_gateway.routing.table import Preflight
 
 REQUEST_ID_BYTES = 12
-UNKNOWN_RETRY_S = 5
 ALREADY_PAID = 1 << 256
 IN_PROGRESS_RETRY_S = 1
 SECOND_MS = 1000
@@ -296,7 +295,7 @@ def _claim(admission: Admission) -> Generator[Effect, Reply]:
         case Claim.UNKNOWN:
             raise SettlementUnknown(
                 "An earlier use of this payment is not settled yet; do not pay again.",
-                retry_after_s=UNKNOWN_RETRY_S,
+                retry_after_s=settlement.UNKNOWN_RETRY_S,
             )
         case Claim.IN_PROGRESS:
             raise PaymentInProgress(
@@ -367,7 +366,8 @@ def _find_paid(admission: Admission, presented: Presented) -> Generator[Effect, 
         admission.found = seen
     elif seen.may_be_paid:
         raise SettlementUnknown(
-            "The payment may have been made; do not pay again.", retry_after_s=UNKNOWN_RETRY_S
+            "The payment may have been made; do not pay again.",
+            retry_after_s=settlement.UNKNOWN_RETRY_S,
         )
 
 

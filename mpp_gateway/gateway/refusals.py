@@ -30,11 +30,8 @@ def refusal(exchange: Exchange, problem: Problem, now_s: int) -> tuple[Answer, P
 
 def price_of(exchange: Exchange) -> str:
     """Return what the call costs, for people: each price once, the first few of many."""
-    methods = exchange.snapshot.config.methods
-    prices = [
-        f"{format_short(o.amount.minor, o.amount.asset.decimals)} {methods[o.rail].token.name}"
-        for o in _made_now(exchange)
-    ]
+    amounts = (offer.amount for offer in _made_now(exchange))
+    prices = [f"{format_short(a.minor, a.asset.decimals)} {a.asset.name}" for a in amounts]
     return " or ".join([*dict.fromkeys(prices)][:PRICES_MAX]) or "money"
 
 

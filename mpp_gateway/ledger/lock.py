@@ -2,15 +2,21 @@
 
 import contextlib
 import fcntl
+import logging
 import os
 import re
+import stat
 from pathlib import Path
 from typing import IO
 
 from mpp_gateway.ledger.sql import Connection, StoreUnavailable
 
+log = logging.getLogger(__name__)
+
 MOUNTS = Path("/proc/self/mountinfo")
 OWNER_MAX = 64
+PRIVATE = 0o600
+OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 _OWNER = re.compile(rb"[0-9a-f]{32}")
 
@@ -33,6 +39,28 @@ def whole_store(given: Path, mounts: Path = MOUNTS) -> Path:
     return store
 
 
+def keep_private(store: Path) -> None:
+    """Make the store's files, where there are none, for our own user alone; warn of those that are
+    open to others.
+
+    They hold paid answers and signed transactions. SQLite gives the files that it makes beside the
+    database the database's own mode.
+    """
+    for path in (store, _lock_file(store)):
+        # One that is there is not even opened: closing it again would take away the locks that
+        # SQLite has on it in this process, and two would write at once.
+        with contextlib.suppress(OSError):
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE))
+        with contextlib.suppress(OSError):  # not ours to use: opening it says why
+            if not path.stat().st_mode & OTHERS:
+                continue
+            log.warning("%s can be read by other users of this machine: chmod 600", path)
+
+
+def _lock_file(store: Path) -> Path:
+    return store.with_name(store.name + ".lock")
+
+
 class StoreLock:
     """Our share in the lock file beside the store.
 
@@ -53,7 +81,7 @@ class StoreLock:
         Errors: `StoreUnavailable`.
         """
         try:
-            file = store.with_name(store.name + ".lock").open("a+b")
+            file = _lock_file(store).open("a+b")
         except OSError as error:
             raise StoreUnavailable(f"cannot lock the store: {error}") from error
         try:

@@ -67,11 +67,6 @@ class Challenge:
             raise ParseError("opaque is not a map from string to string")
         return members
 
-    @property
-    def credential_field(self) -> str:
-        """Name of the request field in which the credential is expected."""
-        return self.header or "Authorization"
-
     def format(self) -> str:
         """Return the value of one `WWW-Authenticate` field.
 

@@ -1,7 +1,7 @@
 """Money as integers of minor units. Nothing here rounds unless its name says how."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 DECIMALS_MAX = 36
 CENTS = 2
@@ -16,6 +16,13 @@ class Asset:
 
     code: str
     decimals: int
+    symbol: str = field(default="", compare=False)
+    """What people call it (`USDC`); of two names for one asset neither makes another asset."""
+
+    @property
+    def name(self) -> str:
+        """What to call it: its symbol, or else its code."""
+        return self.symbol or self.code
 
     def __post_init__(self) -> None:
         if not self.code:

@@ -84,11 +84,30 @@ def test_a_stranger_gets_our_refusal_or_a_clean_close(play, kind):
     assert play.upstream.connections == before
 
 
-@pytest.mark.parametrize("prefix", [b"\r\n", b"\n", b"\r\n" * 3000, b"\n" * 60000])
+@pytest.mark.parametrize("prefix", [b"\r\n", b"\n", b"\r\n" * 8, b"\n" * 8])
 def test_early_line_breaks_do_not_change_who_serves(play, prefix):
     with RawClient(play.port) as client:
         client.send(prefix + GET)
         assert client.response()[0] == 200
+
+
+@pytest.mark.parametrize("line", [b"\r\n", b"\n"])
+@pytest.mark.parametrize("at_once", [9, 1])
+def test_empty_lines_without_a_request_end_the_connection(play, line, at_once):
+    with RawClient(play.port) as client:
+        client.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        client.socket.settimeout(10)
+        for _ in range(9 // at_once):
+            client.send(line * at_once)
+        assert client.response()[0] == 400
+        assert client.is_closed()
+
+
+def test_each_request_may_have_a_few_empty_lines_before_it(play):
+    with RawClient(play.port) as client:
+        for _ in range(9):
+            client.send(b"\r\n" * 2 + GET)
+            assert client.response()[0] == 200
 
 
 @pytest.mark.parametrize("secure", [False, True])

@@ -81,6 +81,20 @@ def test_a_command_in_the_background_goes_on_ignoring_ctrl_c(tmp_path):
         assert command.poll() is None
 
 
+def test_these_tests_hold_in_the_background_too():
+    """As of `./scripts/test &`: whoever starts it so must not read of failures that are none."""
+    tests = f"{sys.executable} -m pytest -q -p no:cacheprovider {__file__} -k argparse"
+    done = subprocess.run(
+        ["sh", "-c", f"trap '' INT; exec {tests}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=2 * START_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+
+
 SHOP = '\n      "GET /paid": {charge: "0.01"}\n'
 
 

@@ -1,12 +1,16 @@
 """A seller that means ill, against `mpp-gateway pay`: nothing is signed beyond what was said."""
 
+import json
+import re
+import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
-from mpp_gateway.protocol import jcs
+from mpp_gateway.protocol import base64url, jcs
 from mpp_gateway.protocol.credential import Credential
-from tests.support.command import run
+from tests.support.command import COMMAND, environ, run, run_on_terminal
 from tests.support.upstream import upstream
 
 KEY = "11" * 32
@@ -14,12 +18,13 @@ USDC_BASE = "0x833589fCD6eDb6E08f4c7C32D4f71b54bdA02913"
 USDC_SEPOLIA = "0x036CbD53842c5426634e7929541eC2318f3dCF7e"
 OTHER_TOKEN = "0x" + "33" * 20
 FAR = "9999-12-31T23:59:59Z"
+THANKS = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nthanks"
 
 
 def seller(
-    chain_id=84532, token=USDC_SEPOLIA, amount="1000", realm="shop", expires=FAR, *, cuts=False
+    chain_id=84532, token=USDC_SEPOLIA, amount="1000", realm="shop", expires=FAR, paid=THANKS
 ):
-    """Answers 402 with a challenge of its own making, and 200 to whoever pays."""
+    """Answers 402 with a challenge of its own making, and `paid` to whoever pays."""
     request = {
         "amount": amount,
         "currency": token,
@@ -32,15 +37,15 @@ def seller(
     )
 
     async def respond(seen, _, writer):
-        if seen.get("authorization") and cuts:
-            return False
-        if seen.get("authorization"):
-            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nthanks")
+        if seen.get("authorization") and callable(paid):
+            await paid(writer)
+        elif seen.get("authorization"):
+            writer.write(paid)
         else:
             head = f"HTTP/1.1 402 Payment Required\r\nWWW-Authenticate: {challenge}\r\n"
             writer.write(f"{head}Content-Length: 0\r\n\r\n".encode())
         await writer.drain()
-        return True
+        return paid == THANKS or not seen.get("authorization")
 
     return upstream(respond)
 
@@ -92,10 +97,140 @@ def test_the_buyer_names_the_chain_and_not_the_seller(tmp_path, chain, paid):
 
 def test_a_payment_is_sent_once_and_a_cut_answer_is_no_proof_that_it_was_not_made(tmp_path):
     """aiohttp repeats a GET whose connection broke: its failure says nothing of the first."""
-    with seller(cuts=True) as asked:
+    with seller(paid=b"") as asked:
         done = pay(tmp_path, asked)
 
     assert done.code == 6
     assert len(signed(asked)) == 1
     assert "MPP_CREDENTIAL='Payment " in done.err
     assert "nothing was paid" not in done.err
+
+
+# --- what a seller may answer to a payment --------------------------------------------------------
+
+
+def answer(status: str, body: bytes, *fields: str, length: int | None = None) -> bytes:
+    length = len(body) if length is None else length
+    lines = [f"HTTP/1.1 {status}", *fields, f"Content-Length: {length}"]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+def problem(status: str, body: bytes | dict[str, str]) -> bytes:
+    text = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return answer(status, text, "Content-Type: application/problem+json")
+
+
+def shown_variables(err: str) -> dict[str, str]:
+    return dict(re.findall(r"^(MPP_\w+)='?([^'\n]*?)'?(?: \\)?$", err, re.MULTILINE))
+
+
+def assert_can_be_presented_again(err, asked):
+    """What is on the screen is what the seller was sent, and the seller is named."""
+    sent = next(seen for seen in asked.seen if seen.get("authorization"))
+    assert shown_variables(err) == {
+        "MPP_CREDENTIAL_FOR": asked.url,
+        "MPP_IDEMPOTENCY_KEY": sent.get("idempotency-key"),
+        "MPP_CREDENTIAL": sent.get("authorization"),
+    }
+    assert re.fullmatch("[0-9a-f]{32}", sent.get("idempotency-key"))
+
+
+@pytest.mark.parametrize(
+    ("paid", "code"),
+    [
+        (problem("503 X", b"[" * 60_000), 6),
+        (problem("500 X", b'{"detail": ' + b"9" * 5000 + b"}"), 6),
+        (answer("200 OK", b"abcd", "Content-Encoding: gzip"), 6),
+        (answer("200 OK", b"half", "Payment-Receipt: e30", length=100), 6),
+        (answer("200 OK", b"half", length=100), 6),
+        (b"HTTP/1.1 nonsense\r\n\r\n", 6),
+        (problem("502 X", {"payment": "released"}), 1),
+        (problem("402 X", {"detail": "no"}), 1),
+        (problem("409 X", {"type": "urn:x:payment-in-progress"}), 6),
+        (problem("409 X", {"type": "urn:x:answer-not-kept"}), 6),
+    ],
+)
+def test_whatever_answers_a_payment_leaves_it_in_the_buyers_hands(paid, code, tmp_path):
+    with seller(paid=paid) as asked:
+        done = pay(tmp_path, asked)
+
+    assert done.code == code
+    assert "payment: " in done.err
+    assert_can_be_presented_again(done.err, asked)
+    assert "Traceback" not in done.err
+
+
+def test_a_receipt_with_a_fraction_does_not_end_the_answer(tmp_path):
+    members = {"method": "evm", "reference": "0x1", "status": "success", "timestamp": FAR}
+    text = json.dumps(members | {"fee": 0.5})
+    with seller(
+        paid=answer("200 OK", b"thanks", f"Payment-Receipt: {base64url.encode(text.encode())}")
+    ) as asked:
+        done = pay(tmp_path, asked)
+
+    assert (done.code, done.out) == (0, "thanks")
+    assert json.loads(done.err.split("receipt: ")[1])["fee"] == "0.5"
+
+
+def test_a_full_disk_does_not_swallow_what_was_paid(tmp_path):
+    paid = answer("200 OK", b"thanks", "Payment-Receipt: e30")
+    with seller(paid=paid) as asked, Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [COMMAND, "pay", f"{asked.url}/"],
+            env=environ(tmp_path, MPP_PRIVATE_KEY=KEY),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    assert done.returncode == 6
+    assert "payment: made, as the receipt says; the answer is not whole" in done.stderr
+    assert_can_be_presented_again(done.stderr, asked)
+
+
+def test_a_key_of_the_buyers_own_is_sent_alone_and_only_the_credential_is_shown(tmp_path):
+    with seller(paid=problem("502 X", {"payment": "released"})) as asked:
+        done = pay(tmp_path, asked, "--header", "idempotency-key: mine")
+
+    paid = asked.seen[-1]
+    sent = [v for n, v in paid.headers if n.lower() == "idempotency-key"]
+    assert sent == ["mine"]
+    assert set(shown_variables(done.err)) == {"MPP_CREDENTIAL_FOR", "MPP_CREDENTIAL"}
+
+
+def test_no_key_is_made_up_for_a_call_without_a_payment(tmp_path):
+    with seller() as asked:
+        pay(tmp_path, asked)
+
+    unpaid, paid = asked.seen
+    assert unpaid.get("idempotency-key") is None
+    assert paid.get("idempotency-key") is not None
+
+
+HOSTILE = "\x1b]52;c;Y3VybA==\x07\x1b[2J\x9b4A\x08\u202epayment:\ttabs\r\nstay ü".encode()
+
+
+def test_a_body_cannot_command_the_terminal_that_shows_it(tmp_path):
+    with seller(paid=answer("404 X", HOSTILE + b"\xff\xe2\x82")) as asked:
+        code, text = run_on_terminal("pay", f"{asked.url}/", home=tmp_path, MPP_PRIVATE_KEY=KEY)
+
+    shown = text.replace("\x1b[1m", "").replace("\x1b[31m", "").replace("\x1b[0m", "")
+    assert code == 6
+    assert not {c for c in shown if not c.isprintable()} - {"\n", "\t"}
+    assert "\\x1b]52;c;Y3VybA==\\x07" in shown
+    assert "payment:\ttabs\nstay ü\\xff\\xe2\\x82\n" in shown
+
+
+def test_a_body_goes_into_a_pipe_byte_for_byte(tmp_path):
+    with seller(paid=answer("200 OK", HOSTILE + b"\xff")) as asked:
+        done = subprocess.run(
+            [COMMAND, "pay", f"{asked.url}/"],
+            env=environ(tmp_path, MPP_PRIVATE_KEY=KEY),
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
+
+    assert done.stdout == HOSTILE + b"\xff"

@@ -41,9 +41,10 @@ def credential_of(err: str) -> str:
 
 
 def noted_in(err: str) -> dict[str, str]:
-    """Return what a buyer who copies the last two lines has in the environment."""
-    (origin,) = re.findall(r"^MPP_CREDENTIAL_FOR=(\S+) \\\n", err, re.MULTILINE)
-    return {"MPP_CREDENTIAL": credential_of(err), "MPP_CREDENTIAL_FOR": origin}
+    """Return what a buyer who copies the last lines has in the environment."""
+    noted = dict(re.findall(r"^(MPP_\w+)=(\S+) \\$", err, re.MULTILINE))
+    assert set(noted) <= {"MPP_CREDENTIAL_FOR", "MPP_IDEMPOTENCY_KEY"}
+    return noted | {"MPP_CREDENTIAL": credential_of(err)}
 
 
 def breaks(market) -> None:
@@ -51,7 +52,7 @@ def breaks(market) -> None:
     market.keeper.raw, market.keeper.keeps = b"", False
 
 
-def test_an_upstream_that_breaks_costs_nothing_and_is_tried_anew(market):
+def test_a_call_that_broke_costs_nothing_and_is_had_for_the_same_payment(market):
     before = market.balance()
     breaks(market)
 
@@ -59,9 +60,14 @@ def test_an_upstream_that_breaks_costs_nothing_and_is_tried_anew(market):
 
     assert done.code == FAILED
     assert "HTTP 502 Bad Gateway\n" in done.err
-    assert f"payment: released; nothing was charged\n{AGAIN}; it pays anew\n" in done.err
-    assert "MPP_CREDENTIAL" not in done.err
+    said = "not made, says the chain; nothing was charged so far"
+    assert f"payment: {said}\n{AGAIN}, which presents the same payment" in done.err
     assert market.balance() == before
+
+    market.keeper.raw, market.keeper.keeps = OK, True
+    again = pay(market, "/api/paid", **noted_in(done.err), MPP_PRIVATE_KEY="")
+    assert (again.code, again.out) == (0, '{"ok":true}')
+    assert market.balance() - before == 10_000
 
 
 def test_what_was_paid_ahead_and_not_delivered_is_had_by_presenting_it_again(market):
@@ -83,17 +89,23 @@ def test_what_was_paid_ahead_and_not_delivered_is_had_by_presenting_it_again(mar
     assert market.balance() - before == 10_000
 
 
-def test_a_credential_that_is_used_up_is_not_accepted_and_says_so(market):
+def test_a_used_credential_has_bought_its_answer_and_has_it_under_its_key_alone(market):
+    before = market.balance()
     breaks(market)
-    credential = credential_of(pay(market, "/api/first").err)
+    noted = noted_in(pay(market, "/api/first").err)
     market.keeper.raw, market.keeper.keeps = OK, True
-    assert pay(market, "/api/first", MPP_CREDENTIAL=credential).code == 0
+    assert pay(market, "/api/first", **noted).code == 0
 
-    done = pay(market, "/api/first", MPP_CREDENTIAL=credential)
+    done = pay(market, "/api/first", **(noted | {"MPP_IDEMPOTENCY_KEY": "another"}))
 
     assert done.code == FAILED
-    assert "payment: not accepted again: This payment has been used." in done.err
+    assert "payment: made before: the seller says that it has bought its answer" in done.err
+    assert "under the key of the first try" in done.err
     assert "only for a new call, at a new price" in done.err
+    hits = market.hits
+    again = pay(market, "/api/first", **noted)
+    assert (again.code, again.out) == (0, '{"ok":true}')
+    assert (market.hits, market.balance() - before) == (hits, 10_000)
 
 
 @pytest.mark.parametrize(
@@ -143,8 +155,9 @@ def test_an_answer_that_breaks_off_was_paid_for(market):
 
     done = pay(market, "/api/paid")
 
-    assert done.code == FAILED
+    assert done.code == OWED
     assert "receipt: " in done.err
+    assert "payment: made, as the receipt says; the answer is not whole\n" in done.err
     assert "the answer broke off; it was paid for, as the receipt says" in done.err
     assert "Traceback" not in done.err
 
@@ -182,15 +195,69 @@ def document(**members: str) -> bytes:
         (502, outcome.PROBLEM, document(payment="released"), outcome.RELEASED),
         (504, outcome.PROBLEM, document(payment="credited"), outcome.CREDITED),
         (503, outcome.PROBLEM, document(type="urn:x:settlement-unknown"), outcome.UNKNOWN),
-        (409, outcome.PROBLEM, document(type="urn:x:payment-in-progress"), outcome.UNKNOWN),
+        (409, outcome.PROBLEM, document(type="urn:x:payment-in-progress"), outcome.IN_PROGRESS),
         (500, outcome.PROBLEM, document(type="urn:x:gateway-fault"), outcome.UNKNOWN),
         (503, outcome.PROBLEM, document(type="urn:x:rail-unavailable"), outcome.RELEASED),
         (502, "application/json", document(payment="released"), None),
         (502, outcome.PROBLEM, b"[1]", None),
         (502, outcome.PROBLEM, b"{", None),
+        (502, outcome.PROBLEM, b"[" * 60_000, None),
+        (502, outcome.PROBLEM, b'{"a":' * 60_000, None),
         (502, outcome.PROBLEM, document(payment="stolen"), None),
         (500, "text/html", b"<html>", None),
     ],
 )
 def test_an_answer_is_taken_at_its_word_and_no_further(status, media_type, body, expected):
     assert outcome.judge(status, media_type, body, is_new=True) == expected
+
+
+@pytest.mark.parametrize(
+    ("said", "is_made", "expected"),
+    [
+        (outcome.RELEASED, True, outcome.SPENT),
+        (outcome.RELEASED, False, outcome.UNSPENT),
+        (outcome.RELEASED, None, outcome.RELEASED),
+        (None, True, outcome.SPENT),
+        (None, False, outcome.UNSPENT),
+        (None, None, outcome.SILENT),
+    ],
+)
+def test_the_chain_is_believed_before_the_seller(said, is_made, expected):
+    assert outcome.weigh(said, is_made=is_made) == expected
+
+
+@pytest.mark.parametrize(
+    ("slug", "expected"),
+    [
+        ("answer-not-kept", outcome.NOT_KEPT),
+        ("idempotency-key-reused", outcome.KEY_REUSED),
+    ],
+)
+def test_only_a_kept_payment_can_have_bought_something_before(slug, expected):
+    body = document(type=f"urn:x:{slug}")
+
+    assert outcome.judge(409, outcome.PROBLEM, body, is_new=False) == expected
+    assert outcome.judge(409, outcome.PROBLEM, body, is_new=True) is None
+
+
+def test_a_refusal_of_a_payment_that_the_chain_shows_is_none():
+    body = document(detail="no")
+    refusal = outcome.judge(402, outcome.PROBLEM, body, is_new=True)
+
+    assert outcome.weigh(refusal, is_made=True) == outcome.SPENT
+    assert outcome.weigh(refusal, is_made=False) == refusal
+    assert refusal.money == "not accepted: no"
+
+
+def test_a_kept_payment_that_is_refused_is_not_replaced_unasked():
+    body = document(detail="used")
+    refusal = outcome.judge(402, outcome.PROBLEM, body, is_new=False)
+
+    assert refusal.money == "not accepted again: used"
+    assert "without MPP_CREDENTIAL" in refusal.retry
+
+
+def test_no_outcome_advises_a_second_payment_while_the_first_can_still_be_made():
+    for found in (outcome.RELEASED, outcome.UNSPENT, outcome.SILENT, outcome.IN_PROGRESS):
+        assert "MPP_CREDENTIAL=x" in found.text("MPP_CREDENTIAL=x")
+        assert "anew" not in found.retry

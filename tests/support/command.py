@@ -27,6 +27,8 @@ def environ(home: Path, **more: str) -> dict[str, str]:
         "NO_COLOR",
         "MPP_PRIVATE_KEY",
         "MPP_CREDENTIAL",
+        "MPP_CREDENTIAL_FOR",
+        "MPP_IDEMPOTENCY_KEY",
         "COLUMNS",
         "FORCE_COLOR",
         "PYTHONPATH",

@@ -1,9 +1,17 @@
 """A kept credential is a bearer right: it is presented where it was paid for, and nowhere else."""
 
+import shlex
+
 import pytest
 
-from mpp_gateway.cli.exits import USAGE
-from mpp_gateway.cli.kept import kept_credential, origin_of
+from mpp_gateway.cli.exits import NOT_PAID, USAGE
+from mpp_gateway.cli.kept import (
+    Payment,
+    check_clear_text,
+    kept_credential,
+    kept_key,
+    origin_of,
+)
 from mpp_gateway.cli.output import CommandFailed
 from mpp_gateway.protocol.challenge import Challenge, ChallengeKeys
 from mpp_gateway.protocol.credential import Credential
@@ -90,3 +98,41 @@ def test_a_realm_cannot_repaint_the_terminal_that_refuses_it():
 
 def test_without_a_credential_the_noted_origin_means_nothing():
     assert kept_credential({"MPP_CREDENTIAL_FOR": "nonsense"}, "https://api.example/") is None
+
+
+@pytest.mark.parametrize(
+    "url", ["https://api.example/", "http://127.0.0.1:4402/", "http://[::1]/", "http://localhost/"]
+)
+def test_a_payment_goes_over_tls_or_stays_on_this_machine(url):
+    check_clear_text(url, NOT_PAID, is_allowed=False)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://api.example/", "http://10.0.0.1/", "http://127.0.0.1.example/"]
+)
+def test_a_payment_in_clear_text_must_be_meant(url):
+    with pytest.raises(CommandFailed, match="--insecure") as refused:
+        check_clear_text(url, NOT_PAID, is_allowed=False)
+
+    assert refused.value.code == NOT_PAID
+    check_clear_text(url, NOT_PAID, is_allowed=True)
+
+
+def test_what_is_printed_is_read_again_as_it_was():
+    paid = Credential.parse(credential("shop").removeprefix("Payment "))
+    payment = Payment(paid, "http://[::1]:4402", "it's `mine` $HOME")
+
+    words = shlex.split(payment.variables().replace(" \\\n", " "))
+
+    environ = dict(word.split("=", 1) for word in words)
+    assert environ["MPP_IDEMPOTENCY_KEY"] == payment.key
+    assert environ["MPP_CREDENTIAL_FOR"] == payment.origin
+    assert environ["MPP_CREDENTIAL"] == payment.fields()["Authorization"]
+
+
+@pytest.mark.parametrize("key", ["a b", "a\r\nX: y", "x" * 256, "ä", "a\n"])
+def test_a_key_that_is_no_field_value_is_wrong_usage(key):
+    with pytest.raises(CommandFailed, match="MPP_IDEMPOTENCY_KEY") as refused:
+        kept_key({"MPP_IDEMPOTENCY_KEY": key})
+
+    assert refused.value.code == USAGE

@@ -1,6 +1,7 @@
 """A 402 tells whoever reads its body what the call costs."""
 
 import json
+from dataclasses import replace
 from types import MappingProxyType
 
 import pytest
@@ -42,7 +43,9 @@ def told(_) -> Reply:
     return Reply(None, NOW_S)
 
 
-def detail(tmp_path, *offered: tuple[str, str, str], withheld: str = "") -> str:
+def detail(
+    tmp_path, *offered: tuple[str, str, str], withheld: str = "", has_tokens: bool = True
+) -> str:
     """Return what the 402 says, offered by methods of a name, a token and a price."""
     methods = "".join(METHOD.format(name=name, token=token) for name, token, _ in offered)
     offers = ", ".join(f'{{method: {name}, amount: "{price}"}}' for name, _, price in offered)
@@ -51,7 +54,7 @@ def detail(tmp_path, *offered: tuple[str, str, str], withheld: str = "") -> str:
     rails = {name: (Withheld if name == withheld else ToyRail)(name) for name in config.methods}
     scheme = PaymentScheme(ChallengeKeys.from_secrets([SECRET]))
     snapshot = Snapshot(
-        config,
+        config if has_tokens else replace(config, methods={}),
         RouteTable.build(config),
         MappingProxyType(rails),
         scheme,
@@ -77,6 +80,13 @@ def test_the_402_names_the_price_for_whoever_reads_it(tmp_path, offered, costs):
     said = detail(tmp_path, *offered)
 
     assert said == f"This call costs {costs}; the challenge says how to pay."
+
+
+def test_a_price_needs_no_settings_of_a_token(tmp_path):
+    """A card or a voucher has none; what a price is counted in comes with the offer."""
+    said = detail(tmp_path, ("a", "USDC", "0.01"), has_tokens=False)
+
+    assert said == "This call costs 0.01 USDC; the challenge says how to pay."
 
 
 def test_a_price_that_cannot_be_paid_now_is_not_named(tmp_path):

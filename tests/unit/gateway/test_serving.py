@@ -253,6 +253,39 @@ def test_a_deleted_lock_file_hands_nobody_the_calls_of_a_live_gateway(tmp_path, 
     asyncio.run(story())
 
 
+def test_what_a_store_holds_is_for_nobody_else_to_read(tmp_path, caplog):
+    """Paid answers and signed transactions; the file that SQLite keeps beside it has them too."""
+
+    async def story() -> dict[str, int]:
+        found = await open_serving(config(tmp_path), Reporter(), build_rail=Rail())
+        modes = {p.name: p.stat().st_mode & 0o777 for p in tmp_path.glob("gateway.db*")}
+        await found.close()
+        return modes
+
+    before = os.umask(0)
+    try:
+        modes = asyncio.run(story())
+    finally:
+        os.umask(before)
+    names = {"gateway.db", "gateway.db-wal", "gateway.db-shm", "gateway.db.lock"}
+    assert modes == dict.fromkeys(names, 0o600)
+    assert not caplog.records
+
+
+def test_a_store_that_others_can_read_is_left_as_it_is_and_warned_of(tmp_path, caplog):
+    async def story() -> None:
+        found = await open_serving(config(tmp_path), Reporter(), build_rail=Rail())
+        await found.close()
+
+    store = tmp_path / "gateway.db"
+    store.touch()
+    store.chmod(0o640)
+    asyncio.run(story())
+    assert store.stat().st_mode & 0o777 == 0o640
+    (said,) = (record.getMessage() for record in caplog.records)
+    assert said == f"{store} can be read by other users of this machine: chmod 600"
+
+
 def test_a_store_under_two_names_stops_the_start(tmp_path):
     (tmp_path / "gateway.db").touch()
     os.link(tmp_path / "gateway.db", tmp_path / "other.db")

@@ -1,11 +1,15 @@
 """Who may take up what a store has open: only one who knows that its processes are gone."""
 
+import contextlib
 import os
+import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from mpp_gateway.ledger.lock import StoreLock, whole_store
+from mpp_gateway.ledger.lock import StoreLock, keep_private, whole_store
 from mpp_gateway.ledger.sql import StoreUnavailable
 
 ONE, TWO = "1" * 32, "2" * 32
@@ -112,3 +116,24 @@ def test_a_store_that_is_mounted_without_its_folder_is_refused(tmp_path):
     with pytest.raises(StoreUnavailable, match="mount its folder"):
         whole_store(store, mounts)
     assert whole_store(store, tmp_path / "no such file") == store.resolve()
+
+
+TAKES_ALL = """
+import fcntl, sys
+with open(sys.argv[1], "r+b") as file:
+    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+"""
+
+
+def test_a_store_that_is_in_use_here_keeps_its_locks(tmp_path):
+    """A process that closes a file loses every lock it has on it: SQLite's on a store of a script
+    that is reloaded, while its old self finishes its calls."""
+    store = tmp_path / "gateway.db"
+    keep_private(store)
+    with contextlib.closing(sqlite3.connect(store)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("CREATE TABLE n (x TEXT)")
+        keep_private(store)
+        command = [sys.executable, "-c", TAKES_ALL, str(store)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "BlockingIOError" in done.stderr

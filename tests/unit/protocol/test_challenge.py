@@ -25,7 +25,6 @@ def test_an_issued_challenge_is_ours_and_says_what_it_was_given():
     assert len(challenge.id) == 43
     assert challenge.request_object == {"amount": "5"}
     assert challenge.opaque_object == {"nonce": "n"}
-    assert challenge.credential_field == "Authorization"
 
 
 def test_a_lowered_price_is_not_ours():
@@ -52,7 +51,6 @@ def test_description_is_display_only_and_authorization_is_the_silent_default():
         assert KEYS.issue(**FIELDS, header=header) == plain
     named = KEYS.issue(**FIELDS, header="Payment-Authorization")
     assert named.id != plain.id
-    assert named.credential_field == "Payment-Authorization"
     assert 'header="Payment-Authorization"' in named.format()
 
 

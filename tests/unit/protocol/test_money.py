@@ -112,3 +112,9 @@ def test_division_outside_its_domain_is_refused(numerator, denominator):
 )
 def test_people_see_no_needless_zeros_and_all_the_cents(minor, decimals, shown):
     assert format_short(minor, decimals) == shown
+
+
+def test_an_asset_is_called_by_its_symbol_and_known_by_its_code():
+    called = Asset("eip155:1/erc20:0x1", 6, "USDC")
+    assert called == Asset("eip155:1/erc20:0x1", 6)
+    assert (called.name, Asset("usd", 2).name) == ("USDC", "usd")
