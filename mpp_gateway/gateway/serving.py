@@ -16,7 +16,7 @@ from mpp_gateway.gateway.snapshot import Snapshot, compile_offers
 from mpp_gateway.ledger.answers import ANSWERS_SCHEMA, Answers
 from mpp_gateway.ledger.database import Database, StoreUnavailable
 from mpp_gateway.ledger.exchanges import EXCHANGES_SCHEMA, Exchanges
-from mpp_gateway.ledger.lock import StoreLock, keep_private, whole_store
+from mpp_gateway.ledger.lock import StoreLock, keep_private, warn_of_readers, whole_store
 from mpp_gateway.limits.buckets import TokenBuckets
 from mpp_gateway.protocol.challenge import ChallengeKeys
 from mpp_gateway.protocol.problems import Problem
@@ -120,6 +120,7 @@ async def open_serving(
     async with AsyncExitStack() as opened:
         opened.push_async_callback(database.close)
         lock = opened.enter_context(closing(StoreLock.take(store, secrets.token_hex(16))))
+        warn_of_readers(store)
         exchanges = Exchanges(database, lock.owner)
         await _recover(exchanges, lock, clock())
         rails: dict[str, Rail] = {}
