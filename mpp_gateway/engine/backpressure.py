@@ -15,6 +15,14 @@ BACKLOG = "backlog"
 UNTAKEN_BYTES = 64 * 1024
 """So much may wait for an upstream to take it; then the sender of an upload has to wait too."""
 
+CRUMB_BYTES = 64
+"""A chunk should carry as much, on the average."""
+CRUMBS = 16
+"""So many smaller ones in one read make a sender slow."""
+SLOW_BYTES = 1024
+SLOW_S = 0.01
+"""How much is read of a slow sender at once, and how long it waits before that."""
+
 
 @dataclass
 class UpstreamTakes(events.Event):
@@ -55,6 +63,7 @@ class GatedReader:
         self._reader = reader
         self._writer = writer
         self._reasons: set[str] = set()
+        self._is_slow = False
         self.has_read = False
         """Whether the peer has sent anything yet."""
         self._open = asyncio.Event()
@@ -62,11 +71,22 @@ class GatedReader:
 
     async def read(self, n: int) -> bytes:
         """Wait for the gate, then read."""
+        if self._is_slow:
+            await asyncio.sleep(SLOW_S)
+            n = min(n, SLOW_BYTES)
         if not self._open.is_set():
             await self._open.wait()
         data = await self._reader.read(n)
         self.has_read = True
         return data
+
+    def has_carried(self, chunks: int, size: int) -> None:
+        """Take note of the chunks in one read; of a sender of crumbs less is read at once.
+
+        A chunk costs the same time whatever it carries, and everybody waits while one read is
+        worked off. Such a sender may go on, for its chunks are sound, at a pace that leaves room.
+        """
+        self._is_slow = chunks > CRUMBS and size < chunks * CRUMB_BYTES
 
     @property
     def unsent_bytes(self) -> int:

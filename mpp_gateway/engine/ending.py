@@ -146,6 +146,14 @@ class EndingStream(stock.HttpStream):
         framing.set_answer_head(self.flow, self._keeps_connection())
         yield from self._send_answer()
 
+    def _give_up_upload(self) -> Commands:
+        """The client took too long for its body; what was paid is given back, and said so."""
+        slow, forward = errors.HeadTimeout("The request body took too long."), self.verdict()
+        if forward is not None and forward.outlives_client:
+            yield from self._upstream_failed(slow)
+        else:
+            yield from self._refuse(slow)
+
     def _cut(self) -> Commands:
         """The upstream broke off in mid-answer: the client must see that it did."""
         self.flow.error = flow.Error("The upstream broke off.")

@@ -64,6 +64,7 @@ class _Trailers(_http1.Http1Connection):
         while isinstance(part := self._next_part(event), h11.Data):
             pieces.append(bytes(part.data))
         if data := b"".join(pieces):
+            self.carried(len(pieces), len(data))
             # What came together goes on together: a chunk may be a single byte, and to pass it on
             # costs us many times what it costs to send.
             yield from self.body_data(data)
@@ -96,6 +97,9 @@ class _Trailers(_http1.Http1Connection):
             return self.body_reader.read_eof()
         except h11.ProtocolError as error:
             return error
+
+    def carried(self, chunks: int, size: int) -> None:
+        """Take note of how a body comes."""
 
     def body_data(self, data: bytes) -> Commands:
         assert self.stream_id is not None
@@ -212,6 +216,11 @@ class GatewayHttp1Server(_Trailers, _http1.Http1Server):
         else:
             self.deadline_s = now_s + LOOK_AGAIN_S
         return True
+
+    def carried(self, chunks: int, size: int) -> None:
+        """Slow down a client that sends crumbs; an upstream is trusted with its own events."""
+        if reader := backpressure.reader_of(self.conn):
+            reader.has_carried(chunks, size)
 
     def body_data(self, data: bytes) -> Commands:
         if not self.response_done:

@@ -441,11 +441,11 @@ class GatewayStream(EndingStream):
         if is_answering and (until_s := self._body_deadline_s(event.now_s)) > event.now_s:
             self.deadline_s = until_s
             return
-        is_read = self.client_state == self.state_consume_request_body
-        is_slow_upload = is_read or self._waits_for_upload()
+        is_collecting = self.client_state == self.state_consume_request_body
+        is_slow = is_collecting or self._waits_for_upload()
         yield from self._close_upstream()
-        if is_slow_upload:
-            yield from self._refuse(errors.HeadTimeout("The request body took too long."))
+        if is_slow:
+            yield from self._give_up_upload()
         elif is_answering:
             yield from self._cut()
         else:

@@ -24,6 +24,7 @@ from mpp_gateway.upstream.redirects import rewrite_location
 from mpp_gateway.upstream.rewriting import HookContext, RewrittenResponse, rewrite_response
 
 UNKNOWN_RETRY_S = 5
+SERVER_ERROR = 500
 PAID_TOKENS = 2
 """What a paid call gives back: its own token, and that of the 402 which it answers."""
 TAKEN_OVER_RETRY_S = 1
@@ -215,7 +216,12 @@ def fail(exchange: Exchange, problem: Problem, now_s: int) -> Machine[Deliver | 
 
 
 def _fail(exchange: Exchange, problem: Problem, clock: Clock) -> Machine[Answer]:
-    yield from emit(event(events.UpstreamFailed, exchange, clock.now_s, slug=problem.slug))
+    slug, status = problem.slug, problem.status
+    if status < SERVER_ERROR:  # the client's own doing, such as an upload that takes too long
+        refused = event(events.RequestRefused, exchange, clock.now_s, slug=slug, status=status)
+        yield from emit(refused)
+    else:
+        yield from emit(event(events.UpstreamFailed, exchange, clock.now_s, slug=slug))
     yield from release(exchange, clock, problem.slug)
     if exchange.state in {State.RELEASED, State.CREDITED} and exchange.turn is not None:
         problem.extra = {**problem.extra, "payment": exchange.state.value}

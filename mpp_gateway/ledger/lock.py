@@ -40,21 +40,25 @@ def whole_store(given: Path, mounts: Path = MOUNTS) -> Path:
 
 
 def keep_private(store: Path) -> None:
-    """Make the store's files, where there are none, for our own user alone; warn of those that are
-    open to others.
+    """Make the store's files, where there are none, for our own user alone.
 
     They hold paid answers and signed transactions. SQLite gives the files that it makes beside the
     database the database's own mode.
     """
     for path in (store, _lock_file(store)):
         # One that is there is not even opened: closing it again would take away the locks that
-        # SQLite has on it in this process, and two would write at once.
+        # SQLite has on it in this process, and two would write at once. Where none can be made,
+        # opening it says why.
         with contextlib.suppress(OSError):
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE))
-        with contextlib.suppress(OSError):  # not ours to use: opening it says why
-            if not path.stat().st_mode & OTHERS:
-                continue
-            log.warning("%s can be read by other users of this machine: chmod 600", path)
+
+
+def warn_of_readers(store: Path) -> None:
+    """Say which of the store's files are open to others; their mode is their owner's to change."""
+    for path in (store, _lock_file(store)):
+        with contextlib.suppress(OSError):  # deleted a moment ago: nobody reads it
+            if path.stat().st_mode & OTHERS:
+                log.warning("%s can be read by other users of this machine: chmod 600", path)
 
 
 def _lock_file(store: Path) -> Path:

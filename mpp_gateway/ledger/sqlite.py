@@ -5,7 +5,7 @@ import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 
-from mpp_gateway.ledger.lock import StoreLock
+from mpp_gateway.ledger.lock import StoreLock, warn_of_readers
 from mpp_gateway.ledger.sql import Connection, StoreUnavailable, known_version, statements
 
 BUSY_TIMEOUT_MS = 5_000
@@ -33,7 +33,9 @@ class SqliteDriver:
 
     def lease(self, fresh: str) -> StoreLock:
         """Take our share in the lock file beside the store."""
-        return StoreLock.take(self._path, fresh)
+        lock = StoreLock.take(self._path, fresh)
+        warn_of_readers(self._path)
+        return lock
 
     def begin(self) -> Connection:
         """See `sql.Driver`."""

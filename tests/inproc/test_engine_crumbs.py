@@ -9,6 +9,7 @@ import hyperframe.frame
 import pytest
 
 from mpp_gateway.addons.build import build_addons
+from mpp_gateway.engine.backpressure import SLOW_BYTES
 from tests.support.client import RawClient
 from tests.support.h2client import H2Client
 from tests.support.scene import eventually, scene
@@ -140,3 +141,14 @@ def test_an_upload_in_chunks_of_one_byte_goes_on_in_pieces():
         assert eventually(lambda: sink.taken.endswith(b"0\r\n\r\n"))
         assert sink.taken.count(b"x") == CHUNKS
         assert sink.taken.count(b"\r\n") < CHUNKS / 10
+
+
+def test_no_single_turn_is_spent_on_thousands_of_chunks():
+    sink = Sink()
+    with scene(sink, read_body=False) as play, RawClient(play.port) as client:
+        client.send(b"POST /api/free HTTP/1.1\r\nHost: g\r\nTransfer-Encoding: chunked\r\n\r\n")
+        client.send(b"1;y\r\nx\r\n" * CHUNKS + b"0\r\n\r\n")
+        assert eventually(lambda: sink.taken.endswith(b"0\r\n\r\n"))
+        assert sink.taken.count(b"x") == CHUNKS
+        # A read or two of any size, and the rest in small ones.
+        assert sink.taken.count(b"\r\n") > (8 * CHUNKS - 2 * 65536) / SLOW_BYTES

@@ -300,7 +300,7 @@ def test_an_upload_that_drips_on_does_not_outlive_the_payment(tmp_path):
                     continue
             client.socket.settimeout(10)
             status, _, body = client.response()
-        assert status == 504
+        assert status == 408
         assert json.loads(body)["payment"] == "released"
         assert (gateway.balance(), gateway.hits) == (0, 0)
         gateway.reaches(released=1)

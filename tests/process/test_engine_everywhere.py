@@ -290,7 +290,15 @@ def test_a_stranger_is_answered_by_us(gateway, kind):
     assert gateway.upstream.connections == before
 
 
-@pytest.mark.parametrize("prefix", [b"\r\n", b"\r\n" * 1000])
+def test_line_breaks_without_end_are_ours_to_refuse(gateway):
+    with RawClient(gateway.plain_port) as client:
+        client.send(b"\r\n" * 1000 + GET_FREE)
+        reply = Reply(*client.response())
+    assert reply.status == 400
+    assert_is_ours(reply, gateway)
+
+
+@pytest.mark.parametrize("prefix", [b"\r\n", b"\r\n" * 8])
 def test_early_line_breaks_do_not_change_who_serves(gateway, prefix):
     with RawClient(gateway.plain_port) as client:
         client.send(prefix + GET_FREE)
