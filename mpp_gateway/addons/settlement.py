@@ -52,7 +52,10 @@ class Settlement:
         at_end = gate is not None and gate.exchange is not None and gate.exchange.settles_at_end
         if gate and gate.keeping and not at_end:
             await self._keep(flow, gate)
-        await self._finish(flow, abandoned=False)
+        # Not kept, with nobody there: as any other call that its client has left. A credit for each
+        # try would run the upstream for one payment as often as a client likes to ask and hang up.
+        left = gate is not None and gate.exchange is not None and gate.exchange.client_left
+        await self._finish(flow, abandoned=left)
         if gate and gate.keeping and at_end:
             await self._keep(flow, gate)
         if gate and gate.delivered and gate.exchange.settles_at_end and flow.response:

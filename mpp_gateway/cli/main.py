@@ -212,9 +212,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by the shell (`>&-`)
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+    code = FAILED
     try:
         try:
-            return _run(arguments)
+            code = _run(arguments)
         finally:
             sys.stdout.flush()
     except BrokenPipeError:
@@ -226,7 +227,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         _write_no_more()
         say(f"the output cannot be written: {error.strerror}")
-        return FAILED
+        # What became of a payment says more: whoever sees only "failed" would pay again.
+        return code or FAILED
+    return code
 
 
 def _write_no_more() -> None:

@@ -157,9 +157,6 @@ class EndingStream(stock.HttpStream):
     def _cut(self) -> Commands:
         """The upstream broke off in mid-answer: the client must see that it did."""
         self.flow.error = flow.Error("The upstream broke off.")
-        if self._is_orphan and not self.gate.delivered:
-            # Nobody has had a byte of it: it failed like one that never began.
-            self.gate.fail(errors.UpstreamCut("The upstream broke off."))
         yield HttpErrorHook(self.flow)
         self._end()
         yield stock.SendHttp(

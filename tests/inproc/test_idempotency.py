@@ -367,15 +367,22 @@ class Breaking(Held):
         return False
 
 
-@pytest.mark.parametrize("target", ["/api/paid", "/api/first"])
-def test_an_answer_that_breaks_off_with_nobody_there_is_a_credit(target):
+AS_WITHOUT_A_KEY = pytest.mark.parametrize(
+    ("target", "state"), [("/api/paid", "credited"), ("/api/first", "settled")]
+)
+"""What a client that leaves has of a good answer: a credit, unless it had paid before."""
+
+
+@AS_WITHOUT_A_KEY
+def test_an_answer_that_breaks_off_with_nobody_there_is_what_it_is_without_a_key(target, state):
     held = Breaking(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nhalf")
     with scene(held) as play:
         caller = Caller(play, "closed", target)
         caller.hang_up()
         assert eventually(lambda: play.orphans == 1)
         held.answer()
-        assert play.ends_as("toy-1", "credited")
+        assert eventually(lambda: not play.open_books)
+        assert play.state("toy-1") == state
         assert play.rail.settled == ["toy-1"]
 
 
@@ -435,8 +442,8 @@ def test_a_call_that_cannot_be_kept_is_the_credit_that_it_is_without_a_key(body)
         assert play.ends_as("toy-1", "credited")
 
 
-@pytest.mark.parametrize("target", ["/api/paid", "/api/first"])
-def test_an_answer_that_the_store_refuses_with_nobody_there_is_a_credit(target):
+@AS_WITHOUT_A_KEY
+def test_an_answer_that_the_store_refuses_with_nobody_there_is_what_it_is_without(target, state):
     held = Held(OK)
     with scene(held) as play:
 
@@ -448,7 +455,8 @@ def test_an_answer_that_the_store_refuses_with_nobody_there_is_a_credit(target):
         caller.hang_up()
         assert eventually(lambda: play.orphans == 1)
         held.answer()
-        assert play.ends_as("toy-1", "credited")
+        assert eventually(lambda: not play.open_books)
+        assert play.state("toy-1") == state
 
 
 class InSteps(Later):
@@ -557,3 +565,43 @@ def test_what_is_pipelined_behind_a_call_under_a_key_is_not_run_for_a_client_tha
         assert eventually(lambda: play.clients == 0)
         assert (play.upstream.heads, play.rail.settled) == (1, ["toy-1"])
         assert play.states() == ["settled"]
+
+
+@pytest.mark.parametrize("target", ["/api/paid", "/api/first"])
+@pytest.mark.parametrize("why", ["slow", "full", "broken"])
+def test_asking_and_hanging_up_runs_the_upstream_no_oftener_with_a_key(target, why):
+    """A credit for each try would sell a seller's work for one payment without end."""
+    runs_max = 2 if target == "/api/paid" else 1
+
+    async def respond(_, __, writer):
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n")
+        writer.write(b"hi" if why == "full" else b"h")
+        await writer.drain()
+        if why == "slow":
+            await asyncio.Event().wait()
+        return False
+
+    gate = Later()
+
+    async def held(seen, reader, writer):
+        gate._loop = asyncio.get_running_loop()
+        await gate._may.wait()
+        gate._may.clear()
+        return await respond(seen, reader, writer)
+
+    room = "idempotency: {total_bytes: 0}" if why == "full" else ""
+    with scene(held, more=room, timeouts="first_byte_s: 1, idle_s: 1") as play:
+        for number in range(1, 5):
+            client = RawClient(play.port)
+            fields = "".join(f"{n}: {v}\r\n" for n, v in (paying(), ("Idempotency-Key", "k")))
+            client.send(f"GET {target} HTTP/1.1\r\nHost: g\r\n{fields}\r\n".encode())
+            if number > runs_max:
+                assert client.response()[0] in (402, 409)
+                client.close()
+                continue
+            assert eventually(lambda number=number: play.upstream.heads == number)
+            client.close()
+            assert eventually(lambda: play.orphans == 1)
+            gate.go_on()
+            assert eventually(lambda: play.orphans == 0 and not play.open_books)
+        assert (play.upstream.heads, play.rail.settled) == (runs_max, ["toy-1"])
