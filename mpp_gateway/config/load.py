@@ -223,11 +223,11 @@ def _store(context: Context) -> Store:
     if text.startswith(POSTGRES):
         parts = urlsplit(text)
         if not (parts.hostname and parts.path.strip("/")):
-            context.fail(("store",), "postgresql://user:password@host/database")
+            context.fail(("store",), "postgresql://user@host/database")
         return PostgresStore(SecretStr(text))
     name = text.removeprefix(SQLITE)
     if not text.startswith(SQLITE):
-        context.fail(("store",), "sqlite:///path, or postgresql://user:password@host/database")
+        context.fail(("store",), "sqlite:///path, or postgresql://user@host/database")
     elif name in {"", ":memory:"} or "?" in name:
         # In memory a restart forgets which proofs were used: each could be spent again.
         context.fail(("store",), "sqlite:///path with the path of a file")

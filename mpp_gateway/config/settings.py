@@ -342,7 +342,7 @@ class RootSettings(Strict):
     store: Text = Field(
         default="sqlite:///gateway.db",
         description="The ledger's database: `sqlite:///path`, relative to the working directory, or"
-        " `postgresql://user:password@host/database` for several machines (the extra `postgres`)."
+        " `postgresql://user@host/database` for several machines (the extra `postgres`)."
         " Secret where it has a password.",
     )
     currency: Unit = Field(default="usd", description="Unit of every bare price.")

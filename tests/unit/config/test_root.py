@@ -192,7 +192,7 @@ def test_a_store_for_many_machines_is_a_url_that_nobody_is_shown(root, scheme):
 def test_another_store_is_refused_in_words(wrong, text):
     message = wrong(f"store: {text}")
 
-    assert "postgresql://user:password@host/database" in message
+    assert "postgresql://user@host/database" in message
     assert "hidden" not in message
 
 
