@@ -16,8 +16,12 @@ CREATE TABLE answers (
     body BLOB NOT NULL,
     until_s INTEGER NOT NULL
 ) STRICT;
-CREATE INDEX answers_until ON answers (until_s)
+CREATE INDEX answers_until ON answers (until_s);
+CREATE TABLE answers_held (bytes INTEGER NOT NULL) STRICT;
+INSERT INTO answers_held VALUES (0)
 """
+"""`answers_held` is the length of all bodies together. Summed up anew each time, a day's answers
+would keep every payment waiting for the one writer."""
 
 BATCH_ROWS = 100
 """How many of them one turn of the writer forgets: payments wait meanwhile."""
@@ -42,19 +46,13 @@ class Answers:
     def __init__(self, database: Database, total_bytes: int) -> None:
         self._database = database
         self._total_bytes = total_bytes
-        self._held_bytes = 0
-        """As the last purge found it, and what was kept since: others may have kept more."""
 
     async def keep(self, answer: KeptAnswer) -> bool:
         """Keep `answer` until its time, durable when this returns; False for want of room.
 
         Errors: `StoreUnavailable`.
         """
-        if self._held_bytes + len(answer.body) > self._total_bytes:
-            return False
-        await self._database.write(lambda db: _keep(db, answer))
-        self._held_bytes += len(answer.body)
-        return True
+        return await self._database.write(lambda db: _keep(db, answer, self._total_bytes))
 
     async def announce(self, pending: KeptAnswer) -> None:
         """Say that an answer is on its way, unless one is kept already."""
@@ -74,8 +72,7 @@ class Answers:
 
     async def purge(self, now_s: int) -> int:
         """Forget what is past its time; return how many, a batch at most."""
-        found, self._held_bytes = await self._database.write(lambda db: _purge(db, now_s))
-        return found
+        return await self._database.write(lambda db: _purge(db, now_s))
 
 
 _INSERT = (
@@ -89,8 +86,21 @@ _REPLACE = (
 )
 
 
-def _keep(db: Connection, answer: KeptAnswer) -> None:
+def _keep(db: Connection, answer: KeptAnswer, total_bytes: int) -> bool:
+    (held_bytes,) = db.execute("SELECT bytes FROM answers_held").fetchone()
+    earlier = db.execute(
+        "SELECT length(body) FROM answers WHERE exchange_id = ?", (answer.exchange_id,)
+    ).fetchone()
+    more_bytes = len(answer.body) - (earlier[0] if earlier else 0)
+    if held_bytes + more_bytes > total_bytes:
+        return False
     db.execute(_INSERT + _REPLACE, _values(answer))
+    _hold(db, more_bytes)
+    return True
+
+
+def _hold(db: Connection, more_bytes: int) -> None:
+    db.execute("UPDATE answers_held SET bytes = bytes + ?", (more_bytes,))
 
 
 def _announce(db: Connection, pending: KeptAnswer) -> None:
@@ -122,11 +132,12 @@ def _find(db: Connection, exchange_id: str, key_digest: str, now_s: int) -> Kept
     return KeptAnswer(exchange_id, key_digest, request_digest, status, fields, body, until_s)
 
 
-def _purge(db: Connection, now_s: int) -> tuple[int, int]:
-    found = db.execute(
+def _purge(db: Connection, now_s: int) -> int:
+    freed = db.execute(
         "DELETE FROM answers WHERE exchange_id IN"
-        " (SELECT exchange_id FROM answers WHERE until_s <= ? LIMIT ?)",
+        " (SELECT exchange_id FROM answers WHERE until_s <= ? LIMIT ?) RETURNING length(body)",
         (now_s, BATCH_ROWS),
-    ).rowcount
-    (held_bytes,) = db.execute("SELECT coalesce(sum(length(body)), 0) FROM answers").fetchone()
-    return found, int(held_bytes)
+    ).fetchall()
+    if freed:
+        _hold(db, -sum(size for (size,) in freed))
+    return len(freed)

@@ -530,6 +530,16 @@ def test_no_more_is_kept_than_there_is_room_for():
             assert post("http/1.1", play, KEY, proof=proof).status == status
 
 
+def test_what_is_forgotten_makes_room_again():
+    with scene(counting(), more="idempotency: {total_bytes: 12, keep_s: 100}") as play:
+        executor = play.proxy.runtime.serving.executor
+        now_s = executor.clock()
+        assert post("http/1.1", play, KEY).status == 201
+        assert play.proxy.call(lambda: executor._answers.purge(now_s + 1000)) == 1
+        for _ in range(2):
+            assert post("http/1.1", play, KEY, proof="toy-2").body == b"answer 2"
+
+
 def test_a_charged_404_is_repeated_without_a_receipt_as_it_was():
     routes = '      "GET /paid": {charge: "0.01", charge_on: [404]}'
     missing = b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nno"
