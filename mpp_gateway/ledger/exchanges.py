@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mpp_gateway.ledger.book import (
     LEFT_OPEN,
     PAID,
     TRANSITIONS,
+    WAYS_OUT,
     Claim,
     Claimed,
     ClaimRequest,
@@ -83,7 +84,16 @@ class Exchanges:
 
     async def claim(self, request: ClaimRequest, now_s: int) -> Claimed:
         """Bind `request.proof_id` to one exchange, or say what became of it; insert-if-absent."""
-        return await self._database.write(lambda db: _claim(db, request, self._owner, now_s))
+        return await self._database.write(
+            lambda db: _claim(db, request, self._owner, now_s), begins=True
+        )
+
+    async def unclaim(self, request: ClaimRequest, now_s: int) -> bool:
+        """Give back what `claim` of this very request may have written before the store was lost.
+
+        Nobody heard of that claim: left alone it would keep its buyer off until the proof is dead.
+        """
+        return await self._database.write(lambda db: _unclaim(db, request, now_s))
 
     async def hold(
         self, turn: Turn, spendable_minor: int | None, seen_seq: int, now_s: int
@@ -116,6 +126,24 @@ class Exchanges:
         """
         change = _Change(before, after, reference, receipt, detail, due_s)
         return await self._database.write(lambda db: _move(db, turn, change, now_s))
+
+    async def give_up(
+        self,
+        turn: Turn,
+        after: State,
+        now_s: int,
+        *,
+        reference: str | None = None,
+        receipt: tuple[tuple[str, str], ...] | None = None,
+        detail: str = "",
+    ) -> bool:
+        """Bring `turn` to `after`, where its money is known to be, from wherever the store has it.
+
+        False if it is not `turn`'s any more, or there is no way (`book.WAYS_OUT`): then somebody
+        else has seen to it.
+        """
+        change = _Change(after, after, reference, receipt, detail)
+        return await self._database.write(lambda db: _give_up(db, turn, change, now_s))
 
     async def state(self, exchange_id: str) -> State | None:
         """Return where the exchange stands, or None if there is none of that id."""
@@ -214,7 +242,8 @@ def _reopen(
     owner: str,
     now_s: int,
 ) -> None:
-    detail = "credit redeemed" if before is State.CREDITED else "presented again"
+    what = "credit redeemed" if before is State.CREDITED else "presented again"
+    detail = f"{what} by {request.exchange_id}"
     _move(db, turn, _Change(before, after, detail=detail, due_s=request.due_s), now_s)
     # Under the name of an earlier process it would be taken up while we are still at it.
     db.execute("UPDATE exchanges SET owner = ? WHERE id = ?", (owner, turn.exchange_id))
@@ -244,6 +273,24 @@ def _insert(db: Connection, request: ClaimRequest, owner: str, now_s: int) -> bo
         ),
     ).rowcount
     return inserted == 1
+
+
+def _unclaim(db: Connection, request: ClaimRequest, now_s: int) -> bool:
+    row = db.execute(
+        "SELECT id, attempt, state FROM exchanges WHERE proof_id = ? AND due_s IS NOT NULL",
+        (request.proof_id,),
+    ).fetchone()
+    if row is None:
+        return False
+    exchange_id, attempt, _ = row
+    (opened,) = db.execute(
+        "SELECT detail FROM journal WHERE exchange_id = ? AND attempt = ? ORDER BY seq LIMIT 1",
+        (exchange_id, attempt),
+    ).fetchone()
+    is_first = attempt == 1 and exchange_id == request.exchange_id
+    if not is_first and not opened.endswith(f" by {request.exchange_id}"):
+        return False  # somebody else's by now
+    return _take_up(db, [row], now_s, "claimed, and nobody heard of it") == 1
 
 
 def _is_taken(db: Connection, request: ClaimRequest, exchange_id: str) -> bool:
@@ -334,6 +381,17 @@ def _move(db: Connection, turn: Turn, change: _Change, now_s: int) -> bool:
     if moved:
         _journal(db, turn.exchange_id, change.before, change.after, now_s, change.detail)
     return bool(moved)
+
+
+def _give_up(db: Connection, turn: Turn, change: _Change, now_s: int) -> bool:
+    row = db.execute("SELECT state FROM exchanges WHERE id = ?", (turn.exchange_id,)).fetchone()
+    if row is None:
+        return False
+    before, is_moved = State(row[0]), False
+    for after in WAYS_OUT[change.after].get(before, ()):
+        is_moved = _move(db, turn, replace(change, before=before, after=after), now_s)
+        before = after
+    return is_moved
 
 
 def _journal(

@@ -274,8 +274,10 @@ class OwnKeySettler:
                 return await self._submissions.lease(
                     proof_id, valid_until, quote.floor, sign, now_s
                 )
-        except StoreUnavailable:
-            return Attempt(Settlement.REFUSED, detail="the store is unavailable; nothing was sent")
+        except StoreUnavailable as error:
+            # A signature that may be stored may be sent by `maintain`: refused, it would still pay.
+            state = Settlement.UNKNOWN if error.may_be_written else Settlement.REFUSED
+            return Attempt(state, detail="the store is unavailable; nothing was sent")
 
     async def _quote(self, payload: bytes, now_s: int) -> Quote:
         """Ask for everything a transaction needs; a transfer that would revert fails here.
