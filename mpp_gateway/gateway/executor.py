@@ -32,7 +32,7 @@ from mpp_gateway.gateway.steps import (
     Verify,
 )
 from mpp_gateway.ledger.answers import Answers, KeptAnswer
-from mpp_gateway.ledger.book import Claimed, ClaimRequest, State, Turn
+from mpp_gateway.ledger.book import Claimed, ClaimRequest, PaymentRecord, State, Turn
 from mpp_gateway.ledger.exchanges import Exchanges
 from mpp_gateway.ledger.sql import StoreUnavailable
 from mpp_gateway.limits.buckets import TokenBuckets
@@ -70,6 +70,7 @@ class Executor:
         clock: Callable[[], int] = wall_clock,
         *,
         buckets: TokenBuckets,
+        ask_soon: Callable[[], None] = lambda: None,
     ) -> None:
         self.clock = clock
         self._reporter = reporter
@@ -77,6 +78,7 @@ class Executor:
         self._exchanges = exchanges
         self._answers = answers
         self._rails = rails
+        self._ask_soon = ask_soon
         self._settling: set[asyncio.Future[Outcome]] = set()
         self._late: set[asyncio.Task[Any]] = set()
         self._ending: dict[tuple[Turn, State], asyncio.Task[bool | None]] = {}
@@ -152,8 +154,8 @@ class Executor:
                 return await self._settle(effect, now_s)
             case FindAnswer() | KeepAnswer() | ForgetPending():
                 return await self._kept(effect, now_s)
-            case LookUp(presented):
-                return await self._look_up(presented.rail, effect, now_s)
+            case LookUp(rail, payment):
+                return await self._look_up(rail, payment, now_s)
             case _:
                 raise TypeError(f"no such effect: {effect!r}")
 
@@ -170,16 +172,20 @@ class Executor:
             case RenewTurn(turn, due_s):
                 return await self._exchanges.renew(turn, due_s)
             case Move():
-                return await self._exchanges.move(
-                    effect.turn,
-                    effect.before,
-                    effect.after,
-                    now_s,
-                    reference=effect.reference,
-                    receipt=effect.receipt,
-                    detail=effect.detail,
-                    due_s=effect.due_s,
-                )
+                return await self._move(effect, now_s)
+
+    async def _move(self, effect: Move, now_s: int) -> bool:
+        return await self._exchanges.move(
+            effect.turn,
+            effect.before,
+            effect.after,
+            now_s,
+            reference=effect.reference,
+            receipt=effect.receipt,
+            detail=effect.detail,
+            due_s=effect.due_s,
+            amount_minor=effect.amount_minor,
+        )
 
     async def _kept(
         self, effect: FindAnswer | KeepAnswer | ForgetPending, now_s: int
@@ -215,7 +221,7 @@ class Executor:
         return bool(task.result())
 
     async def _until_given_up(self, effect: GiveUp) -> bool | None:
-        return await self._until_written(
+        is_given_up = await self._until_written(
             lambda: self._exchanges.give_up(
                 effect.turn,
                 effect.after,
@@ -223,9 +229,13 @@ class Executor:
                 reference=effect.reference,
                 receipt=effect.receipt,
                 detail=effect.detail,
+                amount_minor=effect.amount_minor,
             ),
             effect.turn.exchange_id,
         )
+        if is_given_up and effect.after is State.REFUNDING:
+            self._ask_soon()
+        return is_given_up
 
     async def _until_written[T](
         self, writing: Callable[[], Awaitable[T]], exchange_id: str
@@ -298,12 +308,19 @@ class Executor:
         if after is None:
             return
         # The request's own word that it gave up waiting may come after this: it finds no way then.
-        late = GiveUp(effect.turn, after, outcome.reference, outcome.headers, "settled late")
+        late = GiveUp(
+            effect.turn,
+            after,
+            outcome.reference,
+            outcome.headers,
+            "settled late",
+            effect.amount_minor - outcome.change_minor,
+        )
         await self._until_given_up(late)
 
-    async def _look_up(self, name: str, effect: LookUp, now_s: int) -> Outcome:
+    async def _look_up(self, name: str, payment: PaymentRecord, now_s: int) -> Outcome:
         try:
-            return await self._rails[name].look_up(effect.presented, now_s)
+            return await self._rails[name].look_up(payment, now_s)
         except Problem:
             return Outcome(Settlement.UNKNOWN)
 

@@ -2,21 +2,19 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from typing import Any
 
 from mpp_gateway.ledger.book import (
-    LEFT_OPEN,
-    PAID,
-    TRANSITIONS,
-    WAYS_OUT,
     Claim,
     Claimed,
     ClaimRequest,
-    IllegalTransition,
+    PaymentRecord,
+    Question,
     State,
     Turn,
 )
 from mpp_gateway.ledger.database import Database
+from mpp_gateway.ledger.moves import Change, give_up, journal, move, take_up
 from mpp_gateway.ledger.sql import Connection
 
 EXCHANGES_SCHEMA = """
@@ -63,6 +61,18 @@ CREATE INDEX journal_exchange ON journal (exchange_id)
 """
 """`owner` names the lock under which the row's process serves (`ledger.lock`). `due_s` is when that
 process must be done with the row, by its own deadlines; NULL while nobody is at it."""
+
+QUESTIONS_SCHEMA = """
+ALTER TABLE exchanges ADD COLUMN payee TEXT NOT NULL DEFAULT '';
+ALTER TABLE exchanges ADD COLUMN refund TEXT NOT NULL DEFAULT '';
+DROP INDEX exchanges_paid;
+CREATE INDEX exchanges_paid ON exchanges (account, updated_seq)
+    WHERE state IN ('settled', 'credited', 'refunding');
+CREATE INDEX exchanges_asked ON exchanges (rail, updated_s, id)
+    WHERE state IN ('unknown', 'refunding')
+"""
+"""What is asked of a rail with no request at hand: who was paid, which questions are open, and
+what the rail calls a refund that it made."""
 
 BATCH_ROWS = 500
 """How much of the books one turn of the writer may take up or forget: payments wait meanwhile."""
@@ -118,14 +128,19 @@ class Exchanges:
         receipt: tuple[tuple[str, str], ...] | None = None,
         detail: str = "",
         due_s: int | None = None,
+        amount_minor: int | None = None,
+        refund: str | None = None,
     ) -> bool:
         """Move from `before` to `after` and write the journal; False if it is not `turn`'s move.
 
         `due_s` is when we are done with it, or gone; None leaves the time that was given before.
-        Errors: `IllegalTransition` for a pair that the table lacks, `StoreUnavailable`.
+        `amount_minor` is what was used of what was held, None for all of it; `refund` is what the
+        rail calls the payment that gave it back.
+        Errors: `IllegalTransition` for a pair that the table lacks, `OverPosted` for an amount
+        above what was held, `StoreUnavailable`.
         """
-        change = _Change(before, after, reference, receipt, detail, due_s)
-        return await self._database.write(lambda db: _move(db, turn, change, now_s))
+        change = Change(before, after, reference, receipt, detail, due_s, amount_minor, refund)
+        return await self._database.write(lambda db: move(db, turn, change, now_s))
 
     async def give_up(
         self,
@@ -136,14 +151,15 @@ class Exchanges:
         reference: str | None = None,
         receipt: tuple[tuple[str, str], ...] | None = None,
         detail: str = "",
+        amount_minor: int | None = None,
     ) -> bool:
         """Bring `turn` to `after`, where its money is known to be, from wherever the store has it.
 
         False if it is not `turn`'s any more, or there is no way (`book.WAYS_OUT`): then somebody
         else has seen to it.
         """
-        change = _Change(after, after, reference, receipt, detail)
-        return await self._database.write(lambda db: _give_up(db, turn, change, now_s))
+        change = Change(after, after, reference, receipt, detail, amount_minor=amount_minor)
+        return await self._database.write(lambda db: give_up(db, turn, change, now_s))
 
     async def state(self, exchange_id: str) -> State | None:
         """Return where the exchange stands, or None if there is none of that id."""
@@ -169,6 +185,10 @@ class Exchanges:
     async def mark_delivered(self, turn: Turn) -> bool:
         """Note that the answer which `turn` paid for was handed over; False if it is not its."""
         return await self._database.write(lambda db: _set_due(db, turn, None))
+
+    async def questions(self, rail: str, after: tuple[int, str], limit: int) -> list[Question]:
+        """Return what `rail` must be asked, the oldest first, from after that (time, id) on."""
+        return await self._database.read(lambda db: _questions(db, rail, after, limit))
 
     async def store_id(self, fresh: str) -> str:
         """Return the id of this very store: `fresh` if it has none yet, else what it was given.
@@ -196,21 +216,29 @@ class Exchanges:
 
 def _claim(db: Connection, request: ClaimRequest, owner: str, now_s: int) -> Claimed:
     if not request.only_earlier and _insert(db, request, owner, now_s):
-        seq = _journal(db, request.exchange_id, "", State.CLAIMED, now_s, "")
+        seq = journal(db, request.exchange_id, "", State.CLAIMED, now_s, "")
         return Claimed(Claim.FRESH, request.exchange_id, seq=seq)
     row = db.execute(
-        "SELECT id, state, scope, attempt, reference, receipt, valid_until_s, due_s FROM exchanges"
-        " WHERE proof_id = ?",
+        "SELECT id, state, scope, attempt, reference, receipt, valid_until_s, due_s, updated_s"
+        " FROM exchanges WHERE proof_id = ?",
         (request.proof_id,),
     ).fetchone()
     if row is None:
         return Claimed(Claim.EXPIRED if request.only_earlier else Claim.SPENT, "")
-    exchange_id, state, scope, attempt, reference, receipt, valid_until_s, due_s = row
+    return _claim_again(db, request, row, owner, now_s)
+
+
+def _claim_again(
+    db: Connection, request: ClaimRequest, row: tuple[Any, ...], owner: str, now_s: int
+) -> Claimed:
+    exchange_id, state, scope, attempt, reference, receipt, valid_until_s, due_s, updated_s = row
     turn = Turn(exchange_id, attempt)
     last_s = max(valid_until_s, request.valid_until_s)
     headers = tuple((name, value) for name, value in json.loads(receipt))
-    if scope != request.scope or state == State.REFUNDED:
+    if scope != request.scope:
         return Claimed(Claim.SPENT, exchange_id)
+    if state in (State.REFUNDING, State.REFUNDED):
+        return Claimed(Claim.REFUNDED, exchange_id)
     if state == State.SETTLED and due_s is None:
         return Claimed(Claim.DELIVERED, exchange_id, attempt, reference, headers)
     if state == State.RELEASED:
@@ -220,11 +248,13 @@ def _claim(db: Connection, request: ClaimRequest, owner: str, now_s: int) -> Cla
             return Claimed(Claim.EXPIRED, exchange_id)
         # The challenge it was shown with first may be somebody else's by now.
         db.execute(
-            "UPDATE exchanges SET valid_until_s = ?, challenge_id = ? WHERE id = ?",
-            (last_s, request.challenge_id, exchange_id),
+            "UPDATE exchanges SET valid_until_s = ?, challenge_id = ?, payee = ? WHERE id = ?",
+            (last_s, request.challenge_id, request.payee, exchange_id),
         )
         _reopen(db, turn, State.RELEASED, State.CLAIMED, request, owner, now_s)
         return Claimed(Claim.FRESH, exchange_id, attempt + 1, seq=_last_seq(db))
+    if state == State.CREDITED and updated_s + request.credit_s <= now_s:
+        return Claimed(Claim.LAPSED, exchange_id)
     if state == State.CREDITED:
         # The credit is spent by this very move: of ten parallel copies one gets the call.
         _reopen(db, turn, State.CREDITED, State.SETTLED, request, owner, now_s)
@@ -244,7 +274,7 @@ def _reopen(
 ) -> None:
     what = "credit redeemed" if before is State.CREDITED else "presented again"
     detail = f"{what} by {request.exchange_id}"
-    _move(db, turn, _Change(before, after, detail=detail, due_s=request.due_s), now_s)
+    move(db, turn, Change(before, after, detail=detail, due_s=request.due_s), now_s)
     # Under the name of an earlier process it would be taken up while we are still at it.
     db.execute("UPDATE exchanges SET owner = ? WHERE id = ?", (owner, turn.exchange_id))
 
@@ -252,15 +282,16 @@ def _reopen(
 def _insert(db: Connection, request: ClaimRequest, owner: str, now_s: int) -> bool:
     # Atomic for the proof and for its challenge: there is no moment between a look and the claim.
     inserted = db.execute(
-        "INSERT INTO exchanges (id, proof_id, rail, asset, account, amount_minor, scope, state,"
-        " challenge_id, valid_until_s, owner, due_s, created_s, updated_s)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+        "INSERT INTO exchanges (id, proof_id, rail, asset, account, payee, amount_minor, scope,"
+        " state, challenge_id, valid_until_s, owner, due_s, created_s, updated_s)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
         (
             request.exchange_id,
             request.proof_id,
             request.rail,
             request.asset,
             request.account,
+            request.payee,
             str(request.amount_minor),
             request.scope,
             State.CLAIMED,
@@ -290,7 +321,7 @@ def _unclaim(db: Connection, request: ClaimRequest, now_s: int) -> bool:
     is_first = attempt == 1 and exchange_id == request.exchange_id
     if not is_first and not opened.endswith(f" by {request.exchange_id}"):
         return False  # somebody else's by now
-    return _take_up(db, [row], now_s, "claimed, and nobody heard of it") == 1
+    return take_up(db, [row], now_s, "claimed, and nobody heard of it") == 1
 
 
 def _is_taken(db: Connection, request: ClaimRequest, exchange_id: str) -> bool:
@@ -315,7 +346,7 @@ SELECT amount_minor FROM exchanges
 UNION ALL
 SELECT amount_minor FROM exchanges
  WHERE account = :account AND updated_seq > :seen_seq AND id <> :id
- AND state IN ('settled', 'credited')
+ AND state IN ('settled', 'credited', 'refunding')
 """
 """A proof that is out of date moves no money any more. Counted for ever, one settlement that stayed
 unknown would lock its payer out."""
@@ -340,73 +371,7 @@ def _hold(
     spendable = amount_minor if spendable_minor is None else spendable_minor
     if held_minor + amount_minor > spendable:
         return False
-    return _move(db, turn, _Change(State.CLAIMED, State.VERIFIED), now_s)
-
-
-@dataclass(frozen=True, slots=True)
-class _Change:
-    before: State
-    after: State
-    reference: str | None = None
-    receipt: tuple[tuple[str, str], ...] | None = None
-    detail: str = ""
-    due_s: int | None = None
-
-
-# The moves that open an exchange for another attempt.
-_REOPENING = {(State.RELEASED, State.CLAIMED), (State.CREDITED, State.SETTLED)}
-
-
-def _move(db: Connection, turn: Turn, change: _Change, now_s: int) -> bool:
-    if change.after not in TRANSITIONS[change.before]:
-        raise IllegalTransition(f"{turn.exchange_id}: {change.before} -> {change.after}")
-    moved = db.execute(
-        "UPDATE exchanges SET state = ?, updated_s = ?, attempt = attempt + ?,"
-        " due_s = CASE WHEN ? = 1 THEN coalesce(?, due_s) END,"
-        " reference = coalesce(?, reference), receipt = coalesce(?, receipt)"
-        " WHERE id = ? AND attempt = ? AND state = ?",
-        (
-            change.after,
-            now_s,
-            int((change.before, change.after) in _REOPENING),
-            int(change.after in LEFT_OPEN),
-            change.due_s,
-            change.reference,
-            None if change.receipt is None else json.dumps(change.receipt),
-            turn.exchange_id,
-            turn.attempt,
-            change.before,
-        ),
-    ).rowcount
-    if moved:
-        _journal(db, turn.exchange_id, change.before, change.after, now_s, change.detail)
-    return bool(moved)
-
-
-def _give_up(db: Connection, turn: Turn, change: _Change, now_s: int) -> bool:
-    row = db.execute("SELECT state FROM exchanges WHERE id = ?", (turn.exchange_id,)).fetchone()
-    if row is None:
-        return False
-    before, is_moved = State(row[0]), False
-    for after in WAYS_OUT[change.after].get(before, ()):
-        is_moved = _move(db, turn, replace(change, before=before, after=after), now_s)
-        before = after
-    return is_moved
-
-
-def _journal(
-    db: Connection, exchange_id: str, before: str, after: str, now_s: int, detail: str
-) -> int:
-    """Write the journal's next line; return its number."""
-    (seq,) = db.execute(
-        "INSERT INTO journal (exchange_id, attempt, from_state, to_state, amount_minor, at_s,"
-        " detail) SELECT id, attempt, ?, ?, amount_minor, ?, ? FROM exchanges WHERE id = ?"
-        " RETURNING seq",
-        (before, after, now_s, detail, exchange_id),
-    ).fetchone()
-    if after in PAID:
-        db.execute("UPDATE exchanges SET updated_seq = ? WHERE id = ?", (seq, exchange_id))
-    return int(seq)
+    return move(db, turn, Change(State.CLAIMED, State.VERIFIED), now_s)
 
 
 def _set_due(db: Connection, turn: Turn, due_s: int | None) -> bool:
@@ -429,8 +394,33 @@ def _recover(db: Connection, is_gone: IsGone, now_s: int) -> int:
                 " ORDER BY id",
                 (owner,),
             ).fetchall()
-            found += _take_up(db, rows, now_s, "left open by a process that is gone")
+            found += take_up(db, rows, now_s, "left open by a process that is gone")
     return found
+
+
+def _questions(db: Connection, rail: str, after: tuple[int, str], limit: int) -> list[Question]:
+    rows = db.execute(
+        "SELECT id, attempt, asset, state, updated_s, proof_id, account, payee, amount_minor,"
+        " valid_until_s, challenge_id, reference FROM exchanges"
+        " WHERE rail = ? AND state IN ('unknown', 'refunding') AND (updated_s, id) > (?, ?)"
+        " ORDER BY updated_s, id LIMIT ?",
+        (rail, *after, limit),
+    )
+    return [_question(rail, *row) for row in rows]
+
+
+def _question(
+    rail: str,
+    exchange_id: str,
+    attempt: int,
+    asset: str,
+    state: str,
+    updated_s: int,
+    *record: Any,
+) -> Question:
+    proof_id, account, payee, amount_minor, *rest = record
+    payment = PaymentRecord(proof_id, account, payee, int(amount_minor), *rest)
+    return Question(Turn(exchange_id, attempt), rail, asset, State(state), payment, updated_s)
 
 
 def _store_id(db: Connection, fresh: str) -> str:
@@ -445,7 +435,7 @@ def _sweep(db: Connection, now_s: int) -> int:
         "SELECT id, attempt, state FROM exchanges WHERE due_s < ? ORDER BY id LIMIT ?",
         (now_s, BATCH_ROWS),
     ).fetchall()
-    return _take_up(db, rows, now_s, "left open by its process")
+    return take_up(db, rows, now_s, "left open by its process")
 
 
 def _purge(db: Connection, now_s: int) -> int:
@@ -457,10 +447,3 @@ def _purge(db: Connection, now_s: int) -> int:
     db.executemany("DELETE FROM journal WHERE exchange_id = ?", dead)
     db.executemany("DELETE FROM exchanges WHERE id = ?", dead)
     return len(dead)
-
-
-def _take_up(db: Connection, rows: list[tuple[str, int, str]], now_s: int, detail: str) -> int:
-    for exchange_id, attempt, state in rows:
-        after = LEFT_OPEN[State(state)]
-        _move(db, Turn(exchange_id, attempt), _Change(State(state), after, detail=detail), now_s)
-    return len(rows)

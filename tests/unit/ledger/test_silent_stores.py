@@ -14,7 +14,7 @@ from mpp_gateway.ledger import postgres as postgres_store
 from mpp_gateway.ledger import sqlite as sqlite_store
 from mpp_gateway.ledger.book import Claim, State, Turn
 from mpp_gateway.ledger.database import BEGINNINGS_MAX, WAITING_MAX, Database
-from mpp_gateway.ledger.exchanges import EXCHANGES_SCHEMA, Exchanges
+from mpp_gateway.ledger.exchanges import EXCHANGES_SCHEMA, QUESTIONS_SCHEMA, Exchanges
 from mpp_gateway.ledger.postgres import PostgresDriver
 from mpp_gateway.ledger.sql import StoreUnavailable
 from mpp_gateway.ledger.sqlite import SqliteDriver
@@ -53,7 +53,7 @@ class Process:
 
     def __init__(self, url: str, name: str = "a" * 32) -> None:
         self.driver = PostgresDriver(url)
-        self.database = Database(self.driver, (EXCHANGES_SCHEMA, SCHEMA))
+        self.database = Database(self.driver, (EXCHANGES_SCHEMA, QUESTIONS_SCHEMA, SCHEMA))
         self.database.open()
         self.lease = self.driver.lease(name)
         self.exchanges = Exchanges(self.database, self.lease.owner)
