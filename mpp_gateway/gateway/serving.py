@@ -17,7 +17,8 @@ from mpp_gateway.gateway.slots import NO_MODULES, Slots
 from mpp_gateway.gateway.snapshot import Snapshot, compile_offers
 from mpp_gateway.ledger.answers import ANSWERS_SCHEMA, Answers
 from mpp_gateway.ledger.database import Database
-from mpp_gateway.ledger.exchanges import EXCHANGES_SCHEMA, QUESTIONS_SCHEMA, Exchanges
+from mpp_gateway.ledger.exchanges import Exchanges
+from mpp_gateway.ledger.schema import EXCHANGES_SCHEMA, QUESTIONS_SCHEMA
 from mpp_gateway.ledger.sql import Lease, StoreUnavailable
 from mpp_gateway.ledger.stores import driver_of
 from mpp_gateway.limits.buckets import TokenBuckets
@@ -82,6 +83,7 @@ class Serving:
     lease: Lease
     problems: dict[str, str]
     """Why a rail could not be looked after, by the rail's name; see `unready`."""
+    resolver: Resolver
     upkeep: tuple[asyncio.Task[None], ...]
     books: OpenBooks = field(default_factory=OpenBooks)
 
@@ -163,7 +165,18 @@ async def open_serving(
         asyncio.ensure_future(_keep(exchanges, answers, lease, rails, problems, clock)),
         asyncio.ensure_future(_ask(resolver)),
     )
-    return Serving(config, snapshot, executor, exchanges, rails, database, lease, problems, upkeep)
+    return Serving(
+        config,
+        snapshot,
+        executor,
+        exchanges,
+        rails,
+        database,
+        lease,
+        problems,
+        resolver,
+        upkeep,
+    )
 
 
 async def _keep(

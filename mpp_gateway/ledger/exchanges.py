@@ -14,65 +14,8 @@ from mpp_gateway.ledger.book import (
     Turn,
 )
 from mpp_gateway.ledger.database import Database
-from mpp_gateway.ledger.moves import Change, give_up, journal, move, take_up
+from mpp_gateway.ledger.moves import Change, first_line, give_up, move, take_up
 from mpp_gateway.ledger.sql import Connection
-
-EXCHANGES_SCHEMA = """
-CREATE TABLE exchanges (
-    id TEXT PRIMARY KEY,
-    proof_id TEXT NOT NULL UNIQUE,
-    tenant TEXT NOT NULL DEFAULT 'default',
-    rail TEXT NOT NULL,
-    asset TEXT NOT NULL,
-    account TEXT NOT NULL,
-    amount_minor TEXT NOT NULL,
-    scope TEXT NOT NULL,
-    state TEXT NOT NULL,
-    attempt INTEGER NOT NULL DEFAULT 1,
-    reference TEXT NOT NULL DEFAULT '',
-    receipt TEXT NOT NULL DEFAULT '[]',
-    challenge_id TEXT,
-    valid_until_s INTEGER NOT NULL,
-    owner TEXT NOT NULL,
-    due_s INTEGER,
-    created_s INTEGER NOT NULL,
-    updated_s INTEGER NOT NULL,
-    updated_seq INTEGER NOT NULL DEFAULT 0
-) STRICT;
-CREATE INDEX exchanges_holding ON exchanges (account, valid_until_s)
-    WHERE state IN ('verified', 'settling', 'unknown');
-CREATE INDEX exchanges_paid ON exchanges (account, updated_seq)
-    WHERE state IN ('settled', 'credited');
-CREATE INDEX exchanges_due ON exchanges (due_s) WHERE due_s IS NOT NULL;
-CREATE INDEX exchanges_released ON exchanges (valid_until_s) WHERE state = 'released';
-CREATE UNIQUE INDEX exchanges_challenge ON exchanges (challenge_id) WHERE state <> 'released';
-CREATE TABLE store (id TEXT NOT NULL) STRICT;
-CREATE TABLE journal (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT,
-    exchange_id TEXT NOT NULL REFERENCES exchanges (id),
-    attempt INTEGER NOT NULL,
-    from_state TEXT NOT NULL,
-    to_state TEXT NOT NULL,
-    amount_minor TEXT NOT NULL,
-    at_s INTEGER NOT NULL,
-    detail TEXT NOT NULL DEFAULT ''
-) STRICT;
-CREATE INDEX journal_exchange ON journal (exchange_id)
-"""
-"""`owner` names the lock under which the row's process serves (`ledger.lock`). `due_s` is when that
-process must be done with the row, by its own deadlines; NULL while nobody is at it."""
-
-QUESTIONS_SCHEMA = """
-ALTER TABLE exchanges ADD COLUMN payee TEXT NOT NULL DEFAULT '';
-ALTER TABLE exchanges ADD COLUMN refund TEXT NOT NULL DEFAULT '';
-DROP INDEX exchanges_paid;
-CREATE INDEX exchanges_paid ON exchanges (account, updated_seq)
-    WHERE state IN ('settled', 'credited', 'refunding');
-CREATE INDEX exchanges_asked ON exchanges (rail, updated_s, id)
-    WHERE state IN ('unknown', 'refunding')
-"""
-"""What is asked of a rail with no request at hand: who was paid, which questions are open, and
-what the rail calls a refund that it made."""
 
 BATCH_ROWS = 500
 """How much of the books one turn of the writer may take up or forget: payments wait meanwhile."""
@@ -216,7 +159,7 @@ class Exchanges:
 
 def _claim(db: Connection, request: ClaimRequest, owner: str, now_s: int) -> Claimed:
     if not request.only_earlier and _insert(db, request, owner, now_s):
-        seq = journal(db, request.exchange_id, "", State.CLAIMED, now_s, "")
+        seq = first_line(db, request, now_s)
         return Claimed(Claim.FRESH, request.exchange_id, seq=seq)
     row = db.execute(
         "SELECT id, state, scope, attempt, reference, receipt, valid_until_s, due_s, updated_s"
@@ -340,13 +283,9 @@ def _last_seq(db: Connection) -> int:
 # Two searches, each by an index of its own that has no released row: whoever lets a payer's calls
 # fail by the thousand would otherwise make every hold walk over all of them, in the only writer.
 HELD_BY_OTHERS = """
-SELECT amount_minor FROM exchanges
- WHERE account = :account AND valid_until_s > :now_s AND id <> :id
- AND state IN ('verified', 'settling', 'unknown')
+SELECT amount_minor FROM exchanges WHERE account = ? AND held_until_s > ? AND id <> ?
 UNION ALL
-SELECT amount_minor FROM exchanges
- WHERE account = :account AND updated_seq > :seen_seq AND id <> :id
- AND state IN ('settled', 'credited', 'refunding')
+SELECT amount_minor FROM exchanges WHERE account = ? AND paid_seq > ? AND id <> ?
 """
 """A proof that is out of date moves no money any more. Counted for ever, one settlement that stayed
 unknown would lock its payer out."""
@@ -361,10 +300,8 @@ def _hold(
     if row is None:
         return False  # taken from us, released and forgotten
     account, amount_minor = row[0], int(row[1])
-    others = db.execute(
-        HELD_BY_OTHERS,
-        {"account": account, "id": turn.exchange_id, "now_s": now_s, "seen_seq": seen_seq},
-    )
+    key = turn.exchange_id
+    others = db.execute(HELD_BY_OTHERS, (account, now_s, key, account, seen_seq, key))
     held_minor = sum(int(row[0]) for row in others)
     # A balance that nobody could read is known to cover this one payment and no other: without
     # this line a payer with money for one call runs twenty at the seller's cost.
@@ -400,10 +337,10 @@ def _recover(db: Connection, is_gone: IsGone, now_s: int) -> int:
 
 def _questions(db: Connection, rail: str, after: tuple[int, str], limit: int) -> list[Question]:
     rows = db.execute(
-        "SELECT id, attempt, asset, state, updated_s, proof_id, account, payee, amount_minor,"
+        "SELECT id, attempt, asset, state, asked_s, proof_id, account, payee, amount_minor,"
         " valid_until_s, challenge_id, reference FROM exchanges"
-        " WHERE rail = ? AND state IN ('unknown', 'refunding') AND (updated_s, id) > (?, ?)"
-        " ORDER BY updated_s, id LIMIT ?",
+        " WHERE rail = ? AND asked_s IS NOT NULL AND (asked_s, id) > (?, ?)"
+        " ORDER BY asked_s, id LIMIT ?",
         (rail, *after, limit),
     )
     return [_question(rail, *row) for row in rows]
@@ -415,12 +352,12 @@ def _question(
     attempt: int,
     asset: str,
     state: str,
-    updated_s: int,
+    asked_s: int,
     *record: Any,
 ) -> Question:
     proof_id, account, payee, amount_minor, *rest = record
     payment = PaymentRecord(proof_id, account, payee, int(amount_minor), *rest)
-    return Question(Turn(exchange_id, attempt), rail, asset, State(state), payment, updated_s)
+    return Question(Turn(exchange_id, attempt), rail, asset, State(state), payment, asked_s)
 
 
 def _store_id(db: Connection, fresh: str) -> str:
@@ -441,7 +378,7 @@ def _sweep(db: Connection, now_s: int) -> int:
 def _purge(db: Connection, now_s: int) -> int:
     # A release was never paid, so the journal's sums are the same without its lines.
     dead = db.execute(
-        "SELECT id FROM exchanges WHERE state = 'released' AND valid_until_s < ? LIMIT ?",
+        "SELECT id FROM exchanges WHERE forget_s < ? LIMIT ?",
         (now_s, BATCH_ROWS),
     ).fetchall()
     db.executemany("DELETE FROM journal WHERE exchange_id = ?", dead)

@@ -14,8 +14,9 @@ from mpp_gateway.ledger import postgres as postgres_store
 from mpp_gateway.ledger import sqlite as sqlite_store
 from mpp_gateway.ledger.book import Claim, State, Turn
 from mpp_gateway.ledger.database import BEGINNINGS_MAX, WAITING_MAX, Database
-from mpp_gateway.ledger.exchanges import EXCHANGES_SCHEMA, QUESTIONS_SCHEMA, Exchanges
+from mpp_gateway.ledger.exchanges import Exchanges
 from mpp_gateway.ledger.postgres import PostgresDriver
+from mpp_gateway.ledger.schema import EXCHANGES_SCHEMA, QUESTIONS_SCHEMA
 from mpp_gateway.ledger.sql import StoreUnavailable
 from mpp_gateway.ledger.sqlite import SqliteDriver
 from tests.support.line import line_to
