@@ -6,6 +6,7 @@ from mpp_gateway import events
 from mpp_gateway.errors import (
     GatewayFault,
     PaymentInProgress,
+    RailUnavailable,
     SettlementUnknown,
     UpstreamFailed,
     UpstreamRefused,
@@ -94,7 +95,7 @@ def settle(exchange: Exchange, clock: Clock, found: Outcome | None = None) -> Ma
             yield from give_up(turn, State.RELEASED, clock, detail=outcome.detail)
             exchange.state = State.RELEASED
             yield from emit(event(events.PaymentReleased, exchange, clock.now_s))
-            raise VerificationFailed("The payment could not be settled; nothing was charged.")
+            raise _unsettled(outcome)
         case Settlement.UNKNOWN:
             yield from _recorded(give_up(turn, State.UNKNOWN, clock, detail=outcome.detail))
             yield from emit(event(events.PaymentUnknown, exchange, clock.now_s))
@@ -105,6 +106,22 @@ def _used(presented: Presented, outcome: Outcome) -> int | None:
     if not outcome.change_minor:
         return None
     return presented.amount_minor - outcome.change_minor
+
+
+def _unsettled(outcome: Outcome) -> Problem:
+    """Return why nothing was charged. Only a payment that is no good may be asked for anew.
+
+    With a challenge, a node that is down would have the buyer sign a second payment while the first
+    is good: whoever has seen it can still submit it, and the buyer would pay twice.
+    """
+    if not outcome.is_untried:
+        return VerificationFailed("The payment could not be settled; nothing was charged.")
+    return RailUnavailable(
+        "The payment could not be moved now; nothing was charged.",
+        hint="Present the same credential again after the time given.",
+        private=outcome.detail,
+        retry_after_s=UNKNOWN_RETRY_S,
+    )
 
 
 def _recorded(moving: Machine[bool]) -> Machine[bool]:

@@ -109,6 +109,8 @@ class Outcome:
     change_minor: int = 0
     may_be_paid: bool = False
     """UNKNOWN, and the proof was used or that could not be asked now: not merely unused so far."""
+    is_untried: bool = False
+    """REFUSED, and not for a fault of the proof: the rail could not be asked to move it."""
 
 
 class RailMisconfigured(Exception):

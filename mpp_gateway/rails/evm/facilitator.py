@@ -104,7 +104,7 @@ class FacilitatorSettler:
 
     async def _unless_paid(self, payment: Payment, why: str) -> Attempt:
         """Refuse what was not sent by us, unless the chain shows that somebody else has sent it."""
-        refused = Attempt(Settlement.REFUSED, detail=why)
+        refused = Attempt(Settlement.REFUSED, detail=why, is_untried=True)
         if self._inspector is None:
             return refused
         seen = await self._inspector.trace(
@@ -239,7 +239,8 @@ def _read_verdict(status: int, answer: Mapping[str, Any]) -> Attempt:
     if success is not False:
         processed = success is True or status not in _NOT_PROCESSED
         state = Settlement.UNKNOWN if processed else Settlement.REFUSED
-        return Attempt(state, tx_hash, f"/settle answered {status} without a verdict")
+        why = f"/settle answered {status} without a verdict"
+        return Attempt(state, tx_hash, why, is_untried=not processed)
     reason = _reason(answer, "errorReason")
     definite = reason.startswith(_DEFINITE) and not any(word in reason for word in _OPEN)
     state = Settlement.REFUSED if definite else Settlement.UNKNOWN

@@ -117,4 +117,5 @@ class OwnKeySettler:
 
 
 def _attempt(done: Submitted) -> Attempt:
-    return Attempt(STATES[done.fate], done.tx_hash, done.detail)
+    untried = done.fate is Fate.NOT_SENT
+    return Attempt(STATES[done.fate], done.tx_hash, done.detail, is_untried=untried)

@@ -114,6 +114,8 @@ class Attempt:
     detail: str = ""
     is_unused: bool = False
     """True if the chain was asked and the authorization is open: unused and unexpired."""
+    is_untried: bool = False
+    """REFUSED, for nothing was sent: the authorization is as good as before."""
 
 
 class Settler(Protocol):

@@ -321,7 +321,11 @@ class EvmRail:
         if attempt.state is not State.SETTLED:
             unclear = attempt.state is State.UNKNOWN and not attempt.is_unused
             return Outcome(
-                attempt.state, attempt.reference, detail=attempt.detail, may_be_paid=unclear
+                attempt.state,
+                attempt.reference,
+                detail=attempt.detail,
+                may_be_paid=unclear,
+                is_untried=attempt.is_untried,
             )
         extra: dict[str, object] = {"chainId": self._settings.chain_id}
         if challenge_id is not None:
