@@ -199,6 +199,8 @@ class Submitter:
             if isinstance(prepared, Submitted):
                 return prepared
             sent = await self._send(prepared.sent[-1])
+            if sent is Sent.STALE and not await self._is_taken(prepared):
+                sent = Sent.MAYBE
             if sent in (Sent.YES, Sent.MAYBE) or not prepared.is_fresh:
                 return await self._follow(prepared, sent, now_s, deadline)
             try:
@@ -316,6 +318,20 @@ class Submitter:
         with contextlib.suppress(StoreUnavailable):
             await self._submissions.finish(submission.nonce, DONE)
         return Submitted(Fate.MINED, tx_hash=receipt.tx_hash, receipt=receipt)
+
+    async def _is_taken(self, row: Submission) -> bool:
+        """Tell whether a node that calls the row's nonce too low is right, and it is not by ours.
+
+        A node that forwards a call twice says so of what it has just taken. Believed, a wrong word
+        would leave a gap that every later payment of the key waits behind for ever.
+        """
+        try:
+            used = await self._chain.transaction_count(self.address, "pending")
+            if row.nonce >= used or await self._find_receipt(row) is not None:
+                return False
+            return await self._is_lost(row)
+        except (RpcFailed, RpcRefused):
+            return False
 
     async def _is_lost(self, row: Submission) -> bool:
         """Tell whether the row's nonce was certainly used by a transaction that is not ours.
