@@ -24,6 +24,7 @@ from mpp_gateway.protocol.credential import Credential
 from mpp_gateway.protocol.messages import RequestHead
 from mpp_gateway.protocol.money import Amount, Asset
 from mpp_gateway.rails.base import Binding, Offer, Presented
+from mpp_gateway.rails.evm import abi
 from mpp_gateway.rails.evm.chain import ChainClient
 from mpp_gateway.rails.evm.facilitator import FacilitatorSettler
 from mpp_gateway.rails.evm.inspection import Inspector
@@ -78,18 +79,27 @@ CANNED: dict[str, Callable[[], web.Response]] = {
     "500": lambda: web.Response(status=500, text="internal error"),
     "garbage": lambda: web.Response(text="<html>not json</html>", content_type="text/html"),
     "no-result": lambda: web.json_response({"jsonrpc": "2.0", "id": 1}),
+    "shape": lambda: web.json_response({"jsonrpc": "2.0", "id": 1, "result": ["what"]}),
+    "null": lambda: web.json_response({"jsonrpc": "2.0", "id": 1, "result": None}),
 }
 
 
 @dataclass
 class FaultyNode:
-    """JSON-RPC pass-through to a chain. `faults` maps a method to what goes wrong with it."""
+    """JSON-RPC pass-through to a chain. `faults` maps a method to what goes wrong with it.
+
+    A call of the token may be named with its function: `eth_call balanceOf`.
+    """
 
     target: str
     faults: dict[str, str] = field(default_factory=dict)
-    """hang, 500, garbage, no-result, reset (before forwarding), lost (after), or `error: text`;
-    swallow: answered as if it had been sent on."""
+    """hang, 500, garbage, no-result, shape (JSON that cannot be a result), null, reset (before
+    forwarding), lost (after), or `error: text`; swallow: answered as if it had been sent on."""
     calls: list[str] = field(default_factory=list)
+    named: list[str] = field(default_factory=list)
+    """The calls again, those of the token with their functions."""
+    then: dict[str, Callable[[], Any]] = field(default_factory=dict)
+    """By name: what happens once when the node has done what was asked, and before it says so."""
     url: str = ""
     lies: dict[str, Callable[[Any], Any]] = field(default_factory=dict)
     """By method, what the node makes of the true result."""
@@ -98,9 +108,12 @@ class FaultyNode:
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
-        method = json.loads(body)["method"]
+        asked = json.loads(body)
+        method = asked["method"]
+        name = f"{method} {function_of(asked)}".strip()
         self.calls.append(method)
-        fault = self.faults.get(method) or self.faults.get("*")
+        self.named.append(name)
+        fault = self.faults.get(name) or self.faults.get(method) or self.faults.get("*")
         if fault == "hang":
             await asyncio.Event().wait()
         if fault in CANNED:
@@ -117,6 +130,10 @@ class FaultyNode:
                 session.post(self.target, data=body) as response,
             ):
                 answer = await response.read()
+        if name in self.then:
+            happened = self.then.pop(name)()
+            if asyncio.iscoroutine(happened):
+                await happened
         if method in self.lies:
             members = json.loads(answer)
             members["result"] = self.lies[method](members["result"])
@@ -125,6 +142,19 @@ class FaultyNode:
             request.transport.abort()
             return web.Response()
         return web.Response(body=answer, content_type="application/json")
+
+
+def function_of(asked: dict[str, Any]) -> str:
+    """Return the name of the token's function that an `eth_call` runs, else nothing."""
+    if asked["method"] != "eth_call":
+        return ""
+    selector = bytes.fromhex(asked["params"][0]["data"][2:10])
+    names = {
+        abi.BALANCE_OF: "balanceOf",
+        abi.AUTHORIZATION_STATE: "authorizationState",
+        abi.TRANSFER_WITH_AUTHORIZATION: "transferWithAuthorization",
+    }
+    return names.get(selector, "")
 
 
 @asynccontextmanager

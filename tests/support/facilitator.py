@@ -4,8 +4,10 @@ It is not a facilitator to run: it checks little, and `fault` makes it lie.
 """
 
 import asyncio
+from collections.abc import Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from aiohttp import web
 from eth_account import Account
@@ -18,19 +20,30 @@ from mpp_gateway.rails.evm import abi
 from tests.support.evm import address, served
 
 STAND_IN_KEY = keccak256(b"stand-in facilitator")
+PLAIN = {
+    "500": (500, "boom"),
+    "401": (401, '{"error": "unauthorized"}'),
+    "garbage": (200, "<html>"),
+    "shape": (200, "[]"),
+}
+"""Faults that are one answer, whatever was asked: its status and its text."""
 
 
 @dataclass
 class StandInFacilitator:
     """Speaks /verify, /settle and /supported. Set `fault` to make the next answers wrong.
 
-    Faults: refuse, hang, 500, garbage, error:<reason>, lost (settles, then cuts the connection),
-    pending (settles, then says pending), lie (says success and settles nothing), 401.
+    Faults: hang, 500, garbage, shape (JSON, and no object), 401, error:<reason>, reset, lost
+    (settles, then cuts the connection), pending (settles, then says pending), lie (says success and
+    settles nothing), takes (settles when it is only asked to verify). `faults` is by path.
     """
 
     chain: DemoChain
     fault: str = ""
+    faults: dict[str, str] = field(default_factory=dict)
     asked: list[tuple[str, dict]] = field(default_factory=list)
+    then: dict[str, Callable[[], Any]] = field(default_factory=dict)
+    """By path: what happens once before the next answer."""
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
         if request.path == "/supported":
@@ -38,32 +51,39 @@ class StandInFacilitator:
             return web.json_response({"kinds": [kind], "extensions": [], "signers": {}})
         body = await request.json()
         self.asked.append((request.path, body))
-        if self.fault == "hang":
+        fault = self.faults.get(request.path) or self.fault
+        if request.path in self.then:
+            happened = self.then.pop(request.path)()
+            if asyncio.iscoroutine(happened):
+                await happened
+        if fault == "hang":
             await asyncio.Event().wait()
-        if self.fault == "500":
-            return web.Response(status=500, text="boom")
-        if self.fault == "401":
-            return web.json_response({"error": "unauthorized"}, status=401)
-        if self.fault == "garbage":
-            return web.Response(text="<html>", content_type="text/html")
+        if fault == "reset":
+            request.transport.abort()
+            return web.Response()
+        if fault in PLAIN:
+            status, text = PLAIN[fault]
+            return web.Response(status=status, text=text, content_type="application/json")
         if request.path == "/verify":
-            return await self._verify(body)
-        return await self._settle(request, body)
+            return await self._verify(body, fault)
+        return await self._settle(request, body, fault)
 
     @property
     def network(self) -> str:
         return f"eip155:{self.chain.chain_id}"
 
-    async def _verify(self, body: dict) -> web.Response:
-        if self.fault.startswith("error:"):
-            reason = self.fault.removeprefix("error:")
+    async def _verify(self, body: dict, fault: str) -> web.Response:
+        if fault.startswith("error:"):
+            reason = fault.removeprefix("error:")
             return web.json_response({"isValid": False, "invalidReason": reason})
+        if fault == "takes":
+            await self._submit(body)
         return web.json_response({"isValid": True, "payer": _signed(body)["from"]})
 
-    async def _settle(self, request: web.Request, body: dict) -> web.Response:
-        if self.fault.startswith("error:"):
-            return self._failure(self.fault.removeprefix("error:"))
-        if self.fault == "lie":
+    async def _settle(self, request: web.Request, body: dict, fault: str) -> web.Response:
+        if fault.startswith("error:"):
+            return self._failure(fault.removeprefix("error:"))
+        if fault == "lie":
             return self._success("0x" + "ab" * 32)
         try:
             tx_hash = await self._submit(body)
@@ -72,9 +92,9 @@ class StandInFacilitator:
             return self._failure(
                 "invalid_exact_evm_nonce_already_used" if used else "transaction_failed"
             )
-        if self.fault == "lost":
+        if fault == "lost":
             request.transport.abort()
-        if self.fault == "pending":
+        if fault == "pending":
             return self._failure("settlement_pending", tx_hash)
         return self._success(tx_hash)
 

@@ -396,13 +396,13 @@ def paid_parts(
     node = FaultyNode(thread.demo.rpc_url)
     keeper = Gatekeeper()
     with ExitStack() as stack:
-        node.url = _serve(stack, thread, node.serve)
+        node.url = serve(stack, thread, node.serve)
         stand_in = None
         submit = f'private_key: "0x{gas_key.hex()}"{submit_more}'
         if facilitator:
             thread.run(thread.demo.fund_gas(address(STAND_IN_KEY)))
             stand_in = StandInFacilitator(thread.demo)
-            submit = f'facilitator: "{_serve(stack, thread, stand_in.serve)}"'
+            submit = f'facilitator: "{serve(stack, thread, stand_in.serve)}"'
         up = stack.enter_context(upstreams.upstream(keeper))
         place = place or SqlitePlace(tmp_path / "gateway.db")
         text = config_text(
@@ -417,7 +417,7 @@ def paid_parts(
         yield paid
 
 
-def _serve(stack: ExitStack, thread: ChainThread, handler: Callable[..., Any]) -> str:
+def serve(stack: ExitStack, thread: ChainThread, handler: Callable[..., Any]) -> str:
     context = served(handler)
     url: str = thread.run(context.__aenter__())
     stack.callback(lambda: thread.run(context.__aexit__(None, None, None)))
