@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 
+from mpp_gateway.failpoints import FailPoint, reach
 from mpp_gateway.ledger.database import Database
 from mpp_gateway.ledger.sql import Connection
 
@@ -52,11 +53,15 @@ class Answers:
 
         Errors: `StoreUnavailable`.
         """
-        return await self._database.write(lambda db: _keep(db, answer, self._total_bytes))
+        reach(FailPoint.BEFORE_KEPT)
+        is_kept = await self._database.write(lambda db: _keep(db, answer, self._total_bytes))
+        reach(FailPoint.AFTER_KEPT)
+        return is_kept
 
     async def announce(self, pending: KeptAnswer) -> None:
         """Say that an answer is on its way, unless one is kept already."""
         await self._database.write(lambda db: _announce(db, pending))
+        reach(FailPoint.ANNOUNCED)
 
     async def forget_pending(self, exchange_id: str) -> None:
         """Take back that an answer is on its way."""
@@ -65,6 +70,7 @@ class Answers:
                 "DELETE FROM answers WHERE exchange_id = ? AND status = 0", (exchange_id,)
             )
         )
+        reach(FailPoint.FORGOTTEN)
 
     async def find(self, exchange_id: str, key_digest: str, now_s: int) -> KeptAnswer | None:
         """Return what is kept for the exchange under this key, or None."""

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mpp_gateway.failpoints import FailPoint, reach
 from mpp_gateway.ledger.sql import Connection, Driver, StoreUnavailable, Work
 
 BATCH_MAX = 512
@@ -124,7 +125,7 @@ def _all_at_once(driver: Driver, batch: list[_Job]) -> bool:
     except Exception:  # noqa: BLE001 - handed to its caller when it happens again
         driver.rollback()
         return False
-    driver.commit()
+    _make_durable(driver)
     return True
 
 
@@ -133,7 +134,13 @@ def _one_by_one(driver: Driver, batch: list[_Job]) -> None:
     connection = driver.begin()
     for job in batch:
         _attempt(driver, connection, job)
+    _make_durable(driver)
+
+
+def _make_durable(driver: Driver) -> None:
+    reach(FailPoint.COMMITTING)
     driver.commit()
+    reach(FailPoint.COMMITTED)
 
 
 def _attempt(driver: Driver, connection: Connection, job: _Job) -> None:

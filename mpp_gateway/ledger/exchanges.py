@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from mpp_gateway.failpoints import FailPoint, reach
 from mpp_gateway.ledger.book import (
     LEFT_OPEN,
     PAID,
@@ -67,6 +68,13 @@ BATCH_ROWS = 500
 """How much of the books one turn of the writer may take up or forget: payments wait meanwhile."""
 
 
+_CLAIMED = {
+    Claim.FRESH: FailPoint.AFTER_CLAIMED,
+    Claim.CREDITED: FailPoint.AFTER_REDEEMED,
+}
+_BEFORE = {state: FailPoint(f"before {state}") for state in State}
+_AFTER = {state: FailPoint(f"after {state}") for state in State}
+
 type IsGone = Callable[[Connection, str], bool]
 """Tells whether nobody who marks rows with a name is left; see `sql.Lease`."""
 
@@ -83,7 +91,11 @@ class Exchanges:
 
     async def claim(self, request: ClaimRequest, now_s: int) -> Claimed:
         """Bind `request.proof_id` to one exchange, or say what became of it; insert-if-absent."""
-        return await self._database.write(lambda db: _claim(db, request, self._owner, now_s))
+        reach(FailPoint.BEFORE_CLAIMED)
+        claimed = await self._database.write(lambda db: _claim(db, request, self._owner, now_s))
+        if claimed.claim in _CLAIMED:
+            reach(_CLAIMED[claimed.claim])
+        return claimed
 
     async def hold(
         self, turn: Turn, spendable_minor: int | None, seen_seq: int, now_s: int
@@ -93,9 +105,12 @@ class Exchanges:
         `seen_seq` is the journal's last entry before the balance was read: what settled after it
         is counted as still unpaid.
         """
-        return await self._database.write(
+        reach(FailPoint.BEFORE_VERIFIED)
+        held = await self._database.write(
             lambda db: _hold(db, turn, spendable_minor, seen_seq, now_s)
         )
+        reach(FailPoint.AFTER_VERIFIED)
+        return held
 
     async def move(
         self,
@@ -115,7 +130,10 @@ class Exchanges:
         Errors: `IllegalTransition` for a pair that the table lacks, `StoreUnavailable`.
         """
         change = _Change(before, after, reference, receipt, detail, due_s)
-        return await self._database.write(lambda db: _move(db, turn, change, now_s))
+        reach(_BEFORE[after])
+        moved = await self._database.write(lambda db: _move(db, turn, change, now_s))
+        reach(_AFTER[after])
+        return moved
 
     async def state(self, exchange_id: str) -> State | None:
         """Return where the exchange stands, or None if there is none of that id."""
@@ -140,7 +158,10 @@ class Exchanges:
 
     async def mark_delivered(self, turn: Turn) -> bool:
         """Note that the answer which `turn` paid for was handed over; False if it is not its."""
-        return await self._database.write(lambda db: _set_due(db, turn, None))
+        reach(FailPoint.BEFORE_DELIVERED)
+        marked = await self._database.write(lambda db: _set_due(db, turn, None))
+        reach(FailPoint.AFTER_DELIVERED)
+        return marked
 
     async def store_id(self, fresh: str) -> str:
         """Return the id of this very store: `fresh` if it has none yet, else what it was given.
@@ -405,4 +426,5 @@ def _take_up(db: Connection, rows: list[tuple[str, int, str]], now_s: int, detai
     for exchange_id, attempt, state in rows:
         after = LEFT_OPEN[State(state)]
         _move(db, Turn(exchange_id, attempt), _Change(State(state), after, detail=detail), now_s)
+        reach(FailPoint.TAKEN_UP)
     return len(rows)

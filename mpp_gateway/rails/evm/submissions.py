@@ -7,6 +7,7 @@ many processes.
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from mpp_gateway.failpoints import FailPoint, reach
 from mpp_gateway.ledger.database import Database
 from mpp_gateway.ledger.sql import Connection
 
@@ -141,7 +142,9 @@ class Submissions:
             _store(db, self._key, nonce, signed, now_s)
             return Submission(nonce, proof_id, OPEN, valid_until_s, (signed,), is_fresh=True)
 
-        return await self._database.write(work)
+        leased = await self._database.write(work)
+        reach(FailPoint.LEASED)
+        return leased
 
     async def replace(self, row: Submission, signed: Signed, now_s: int, *, fills: bool) -> bool:
         """Store another transaction for the nonce of `row`; `fills` if it carries no payment.
@@ -159,7 +162,9 @@ class Submissions:
                 _store(db, self._key, row.nonce, signed, now_s)
             return bool(moved)
 
-        return await self._database.write(work)
+        replaced = await self._database.write(work)
+        reach(FailPoint.REPLACED)
+        return replaced
 
     async def finish(self, nonce: int, state: str) -> None:
         """Record that a nonce is in a block (`DONE`), or gone (`LOST`): then the rest is erased."""
@@ -169,7 +174,11 @@ class Submissions:
             if state == LOST:
                 _erase(db, self._key, nonce)
 
+        if state == DONE:
+            reach(FailPoint.MINED)
         await self._database.write(work)
+        if state == LOST:
+            reach(FailPoint.LOST)
 
     async def release(self, nonce: int) -> bool:
         """Give back a nonce whose transaction certainly reached nobody, and erase the signature.
@@ -189,7 +198,9 @@ class Submissions:
             ).fetchone()
             return bool(higher)
 
-        return await self._database.write(work)
+        is_gap = await self._database.write(work)
+        reach(FailPoint.RETURNED)
+        return is_gap
 
     async def find_open(self, proof_id: str) -> Submission | None:
         """Return the submission under way for a proof, or None."""

@@ -14,6 +14,7 @@ from hexbytes import HexBytes
 
 from mpp_gateway.crypto.addresses import checksum, parse_address
 from mpp_gateway.errors import RailUnavailable
+from mpp_gateway.failpoints import FailPoint, reach
 from mpp_gateway.ledger.database import Database
 from mpp_gateway.ledger.sql import StoreUnavailable
 from mpp_gateway.protocol.problems import VerificationFailed
@@ -223,6 +224,7 @@ class OwnKeySettler:
             if isinstance(prepared, Attempt):
                 return prepared
             sent = await self._send(prepared.sent[-1])
+            reach(FailPoint.SENT)
             if sent in (Sent.YES, Sent.MAYBE) or not prepared.is_fresh:
                 return await self._follow(payment, prepared, sent, now_s, deadline)
             try:
