@@ -286,7 +286,7 @@ def test_killed_anywhere_it_charges_once_and_owes_nobody(houses, kind, row: Row)
         home.end_the_chain_time()
     last = buyer.comes_back()
 
-    assert str(last) == row.last, last
+    assert str(last) == row.last, (last, buyer.journey(), buyer.row(), buyer.runs)
     everyone = [buyer, *buyer.companions]
     for one in buyer.companions:
         assert one.comes_back().status in (200, 402)
