@@ -19,8 +19,7 @@ class FailPoint(enum.StrEnum):
 
     BEFORE_CLAIMED = "before claimed"
     AFTER_CLAIMED = "after claimed"
-    AFTER_REDEEMED = "after redeemed"
-    """A credit is spent, and its call is not served yet."""
+    """Also of a credit, which is spent by being claimed."""
     BEFORE_VERIFIED = "before verified"
     """The rail has checked the proof, and nothing is held."""
     AFTER_VERIFIED = "after verified"

@@ -53,10 +53,8 @@ class Answers:
 
         Errors: `StoreUnavailable`.
         """
-        reach(FailPoint.BEFORE_KEPT)
-        is_kept = await self._database.write(lambda db: _keep(db, answer, self._total_bytes))
-        reach(FailPoint.AFTER_KEPT)
-        return is_kept
+        around = FailPoint.BEFORE_KEPT, FailPoint.AFTER_KEPT
+        return await self._database.write(lambda db: _keep(db, answer, self._total_bytes), around)
 
     async def announce(self, pending: KeptAnswer) -> None:
         """Say that an answer is on its way, unless one is kept already."""

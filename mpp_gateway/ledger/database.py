@@ -44,19 +44,24 @@ class Database:
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
         self._thread.start()
 
-    async def write[T](self, work: Work[T]) -> T:
+    async def write[T](self, work: Work[T], around: tuple[FailPoint, FailPoint] | None = None) -> T:
         """Run `work` in the writer's transaction; what it did is durable when this returns.
 
         An exception of `work` undoes its own changes only. It may be run twice: it must do nothing
         but read and write the store. Errors of the store itself are `StoreUnavailable`; then
-        nothing of the batch happened.
+        nothing of the batch happened. `around` names the moments before and after.
         """
         if self._closed or self._thread is None:
             raise StoreUnavailable("the store is closed")
         loop = asyncio.get_running_loop()
         future: asyncio.Future[object] = loop.create_future()
+        if around is not None:
+            reach(around[0])
         self._jobs.put(_Job(work, future, loop))
-        return await future  # type: ignore[return-value]
+        result = await future
+        if around is not None:
+            reach(around[1])
+        return result  # type: ignore[return-value]
 
     async def read[T](self, work: Work[T]) -> T:
         """Run `work` after every write asked for before; see `write`."""

@@ -83,13 +83,7 @@ what the rail calls a refund that it made."""
 BATCH_ROWS = 500
 """How much of the books one turn of the writer may take up or forget: payments wait meanwhile."""
 
-
-_CLAIMED = {
-    Claim.FRESH: FailPoint.AFTER_CLAIMED,
-    Claim.CREDITED: FailPoint.AFTER_REDEEMED,
-}
-_BEFORE = {state: FailPoint(f"before {state}") for state in State}
-_AFTER = {state: FailPoint(f"after {state}") for state in State}
+AROUND = {state: (FailPoint(f"before {state}"), FailPoint(f"after {state}")) for state in State}
 
 type IsGone = Callable[[Connection, str], bool]
 """Tells whether nobody who marks rows with a name is left; see `sql.Lease`."""
@@ -107,11 +101,9 @@ class Exchanges:
 
     async def claim(self, request: ClaimRequest, now_s: int) -> Claimed:
         """Bind `request.proof_id` to one exchange, or say what became of it; insert-if-absent."""
-        reach(FailPoint.BEFORE_CLAIMED)
-        claimed = await self._database.write(lambda db: _claim(db, request, self._owner, now_s))
-        if claimed.claim in _CLAIMED:
-            reach(_CLAIMED[claimed.claim])
-        return claimed
+        return await self._database.write(
+            lambda db: _claim(db, request, self._owner, now_s), AROUND[State.CLAIMED]
+        )
 
     async def hold(
         self, turn: Turn, spendable_minor: int | None, seen_seq: int, now_s: int
@@ -121,12 +113,9 @@ class Exchanges:
         `seen_seq` is the journal's last entry before the balance was read: what settled after it
         is counted as still unpaid.
         """
-        reach(FailPoint.BEFORE_VERIFIED)
-        held = await self._database.write(
-            lambda db: _hold(db, turn, spendable_minor, seen_seq, now_s)
+        return await self._database.write(
+            lambda db: _hold(db, turn, spendable_minor, seen_seq, now_s), AROUND[State.VERIFIED]
         )
-        reach(FailPoint.AFTER_VERIFIED)
-        return held
 
     async def move(
         self,
@@ -151,10 +140,7 @@ class Exchanges:
         above what was held, `StoreUnavailable`.
         """
         change = _Change(before, after, reference, receipt, detail, due_s, amount_minor, refund)
-        reach(_BEFORE[after])
-        moved = await self._database.write(lambda db: _move(db, turn, change, now_s))
-        reach(_AFTER[after])
-        return moved
+        return await self._database.write(lambda db: _move(db, turn, change, now_s), AROUND[after])
 
     async def state(self, exchange_id: str) -> State | None:
         """Return where the exchange stands, or None if there is none of that id."""
@@ -179,10 +165,8 @@ class Exchanges:
 
     async def mark_delivered(self, turn: Turn) -> bool:
         """Note that the answer which `turn` paid for was handed over; False if it is not its."""
-        reach(FailPoint.BEFORE_DELIVERED)
-        marked = await self._database.write(lambda db: _set_due(db, turn, None))
-        reach(FailPoint.AFTER_DELIVERED)
-        return marked
+        around = FailPoint.BEFORE_DELIVERED, FailPoint.AFTER_DELIVERED
+        return await self._database.write(lambda db: _set_due(db, turn, None), around)
 
     async def questions(self, rail: str, after: tuple[int, str], limit: int) -> list[Question]:
         """Return what `rail` must be asked, the oldest first, from after that (time, id) on."""
