@@ -46,12 +46,8 @@ class FailPoint(enum.StrEnum):
     TAKEN_UP = "taken up"
     """One exchange that a dead process left open is moved on, in a transaction with all others."""
 
-    ANNOUNCED = "announced"
-    """The store says that an answer is to be kept, and not that it was handed over."""
     BEFORE_KEPT = "before kept"
     AFTER_KEPT = "after kept"
-    FORGOTTEN = "forgotten"
-    """An answer that was to be kept is not."""
 
     LEASED = "leased"
     """A nonce of the gas key is taken and its transaction stored; nobody has seen it."""

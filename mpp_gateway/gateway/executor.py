@@ -12,11 +12,11 @@ from mpp_gateway.gateway.machine import Machine
 from mpp_gateway.gateway.reporting import Reporter
 from mpp_gateway.gateway.steps import (
     AskRail,
+    Attend,
     ClaimProof,
     Effect,
     Emit,
     FindAnswer,
-    ForgetPending,
     GiveBackTokens,
     Hold,
     KeepAnswer,
@@ -31,7 +31,7 @@ from mpp_gateway.gateway.steps import (
     Verify,
 )
 from mpp_gateway.ledger.answers import Answers, KeptAnswer
-from mpp_gateway.ledger.book import PaymentRecord, State
+from mpp_gateway.ledger.book import PaymentRecord, State, Turn
 from mpp_gateway.ledger.exchanges import Exchanges
 from mpp_gateway.ledger.sql import StoreUnavailable
 from mpp_gateway.limits.buckets import TokenBuckets
@@ -41,6 +41,9 @@ from mpp_gateway.rails.base import Outcome, Rail, Settlement
 log = logging.getLogger(__name__)
 
 STORE_RETRY_S = 5
+ATTEND_S = 20
+ATTENDED_S = 80
+"""While an answer goes out its turn is renewed every so often, for so long."""
 RECORD_S = 5
 """How long a stop waits for what was settled to be written down."""
 
@@ -76,6 +79,8 @@ class Executor:
         self._ask_soon = ask_soon
         self._settling: set[asyncio.Future[Outcome]] = set()
         self._late: set[asyncio.Task[None]] = set()
+        self._attended: dict[Turn, asyncio.TimerHandle] = {}
+        """The calls whose answers are on their way, and when each turn is renewed."""
         self._running = 0
         self._idle = asyncio.Event()
         self._stopped = asyncio.Event()
@@ -118,7 +123,11 @@ class Executor:
         if isinstance(effect, NeedBody):
             return Reply(body, self.clock())
         if isinstance(effect, MarkDelivered):
+            self._leave(effect.turn)
             self._later(self._mark_delivered(effect))
+            return Reply(None, self.clock())
+        if isinstance(effect, Attend):
+            self._attend(effect.turn)
             return Reply(None, self.clock())
         if isinstance(effect, TakeToken):
             wait_ms = self._buckets.take(effect.client, self._reporter.ticker())
@@ -152,7 +161,7 @@ class Executor:
                 return await self._exchanges.renew(turn, due_s)
             case Settle():
                 return await self._settle(effect, now_s)
-            case FindAnswer() | KeepAnswer() | ForgetPending():
+            case FindAnswer() | KeepAnswer():
                 return await self._kept(effect, now_s)
             case LookUp(rail, payment):
                 return await self._look_up(rail, payment, now_s)
@@ -160,6 +169,7 @@ class Executor:
                 raise TypeError(f"no such effect: {effect!r}")
 
     async def _move(self, effect: Move, now_s: int) -> bool:
+        self._leave(effect.turn)
         moved = await self._exchanges.move(
             effect.turn,
             effect.before,
@@ -175,15 +185,13 @@ class Executor:
             self._ask_soon()
         return moved
 
-    async def _kept(
-        self, effect: FindAnswer | KeepAnswer | ForgetPending, now_s: int
-    ) -> KeptAnswer | bool | None:
+    async def _kept(self, effect: FindAnswer | KeepAnswer, now_s: int) -> KeptAnswer | bool | None:
         if isinstance(effect, FindAnswer):
             return await self._answers.find(effect.exchange_id, effect.key_digest, now_s)
-        if isinstance(effect, KeepAnswer):
-            return await self._answers.keep(effect.answer)
-        await self._answers.forget_pending(effect.exchange_id)
-        return None
+        is_kept = await self._answers.keep(effect.answer, effect.turn)
+        if is_kept:
+            self._leave(effect.turn)
+        return is_kept
 
     async def _settle(self, effect: Settle, now_s: int) -> Outcome:
         presented = effect.presented
@@ -212,8 +220,6 @@ class Executor:
         """
         while True:
             try:
-                if effect.pending is not None:
-                    await self._answers.announce(effect.pending)
                 await self._exchanges.mark_delivered(effect.turn)
             except StoreUnavailable:
                 log.exception("the delivery of %s is not recorded", effect.turn.exchange_id)
@@ -221,6 +227,25 @@ class Executor:
                 return
             if await self._is_stopped_within(STORE_RETRY_S):
                 return
+
+    def _attend(self, turn: Turn) -> None:
+        """Renew `turn` now and then: a sweep would take a long answer for one that is left."""
+        loop = asyncio.get_running_loop()
+        self._attended[turn] = loop.call_later(ATTEND_S, self._attend_again, turn)
+
+    def _attend_again(self, turn: Turn) -> None:
+        self._later(self._renew(turn))
+        self._attend(turn)
+
+    async def _renew(self, turn: Turn) -> None:
+        try:
+            await self._exchanges.renew(turn, self.clock() + ATTENDED_S)
+        except StoreUnavailable as error:
+            log.warning("%s could not be renewed: %s", turn.exchange_id, error)
+
+    def _leave(self, turn: Turn) -> None:
+        if (renewing := self._attended.pop(turn, None)) is not None:
+            renewing.cancel()
 
     async def _is_stopped_within(self, seconds: float) -> bool:
         with contextlib.suppress(TimeoutError):
@@ -266,6 +291,8 @@ class Executor:
                 async with asyncio.timeout(RECORD_S):
                     await self._idle.wait()
         self._stopped.set()
+        for turn in list(self._attended):
+            self._leave(turn)  # what is cut off now is a credit at the next start
         if self._late:
             await asyncio.wait(self._late)
 

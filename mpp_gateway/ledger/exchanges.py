@@ -153,7 +153,7 @@ class Exchanges:
 
     async def renew(self, turn: Turn, due_s: int) -> bool:
         """Stay in charge of what `turn` has paid for until `due_s`; False if it is not its own."""
-        return await self._database.write(lambda db: _set_due(db, turn, due_s))
+        return await self._database.write(lambda db: set_due(db, turn, due_s))
 
     async def recover(self, is_gone: IsGone, now_s: int) -> int:
         """Take up what processes have left of which `is_gone` says that they are.
@@ -166,7 +166,7 @@ class Exchanges:
     async def mark_delivered(self, turn: Turn) -> bool:
         """Note that the answer which `turn` paid for was handed over; False if it is not its."""
         around = FailPoint.BEFORE_DELIVERED, FailPoint.AFTER_DELIVERED
-        return await self._database.write(lambda db: _set_due(db, turn, None), around)
+        return await self._database.write(lambda db: set_due(db, turn, None), around)
 
     async def questions(self, rail: str, after: tuple[int, str], limit: int) -> list[Question]:
         """Return what `rail` must be asked, the oldest first, from after that (time, id) on."""
@@ -409,7 +409,8 @@ def _journal(
     return int(seq)
 
 
-def _set_due(db: Connection, turn: Turn, due_s: int | None) -> bool:
+def set_due(db: Connection, turn: Turn, due_s: int | None) -> bool:
+    """Say until when `turn` is in charge of what it has paid for; None: it was handed over."""
     changed = db.execute(
         "UPDATE exchanges SET due_s = ? WHERE id = ? AND attempt = ? AND state = ?",
         (due_s, turn.exchange_id, turn.attempt, State.SETTLED),
