@@ -22,6 +22,7 @@ ROUTES = """
       "GET /paid": {charge: "0.01"}
       "GET /first": {charge: "0.01", settle: before}
       "GET /brief": {charge: "0.01", timeouts: {settle_s: 1}}
+      "GET /refunded": {charge: "0.01", settle: before, on_failure: refund, recipient: "GAS KEY"}
       "GET /beside": {charge: "0.01"}
 """
 BODY = b'{"ok":true}'
@@ -38,13 +39,12 @@ class Upstream:
         self.served: dict[str, int] = {}
         """How often each payer's request was answered, by its path and query."""
         self.fails = False
-        self.breaks_off = False
         self.first_bytes: int | None = None
         self.rest = threading.Event()
         self.is_shut: set[str] = set()
 
     def reset(self) -> None:
-        self.fails = self.breaks_off = False
+        self.fails = False
         self.first_bytes = None
         self.rest.clear()
         self.is_shut.clear()
@@ -67,8 +67,6 @@ class Upstream:
             return True
         while not self.rest.is_set():  # noqa: ASYNC110 - set from another thread
             await asyncio.sleep(COMES_BACK_S / 4)
-        if self.breaks_off:
-            return False
         writer.write(whole[cut:])
         await writer.drain()
         return True
@@ -196,13 +194,11 @@ class Buyer:
         lines = self.house.lines(self.account)
         return " ".join(line.after for line in lines)
 
-    def moves(self) -> set[tuple[State, State]]:
-        lines = self.house.lines(self.account)
-        return {(line.before, line.after) for line in lines if line.before}
-
-    def is_marked(self) -> bool:
+    def is_over(self) -> bool:
+        """Whether nobody owes anybody anything."""
         row = self.row()
-        return bool(row) and row["state"] == State.SETTLED and row["due_s"] is None
+        state = row.get("state")
+        return state == State.REFUNDED or (state == State.SETTLED and row["due_s"] is None)
 
 
 @dataclass
@@ -302,4 +298,7 @@ def house(folder: Path, place: Place, more: str = "", routes: str = ROUTES) -> I
         paid.upstream._respond = upstream
         launcher = stack.enter_context(launching(folder))
         paid._port = free_port()
-        yield House(launcher, paid, upstream, place, paid._port, paid.config)
+        home = House(launcher, paid, upstream, place, paid._port, paid.config)
+        # Refunds are made from the account that was paid.
+        home.config = paid.config.replace("GAS KEY", address(home.gas_key))
+        yield home
