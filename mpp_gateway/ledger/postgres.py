@@ -153,7 +153,9 @@ class _Transaction:
         self._connection = connection
 
     def execute(self, sql: str, parameters: Any = (), /) -> Cursor:
-        return self._connection.execute(_translated(sql), parameters or None)
+        if not parameters:
+            return self._connection.execute(sql)  # and the server reads a % as it stands
+        return self._connection.execute(_translated(sql), parameters)
 
     def executemany(self, sql: str, parameters: Any, /) -> Cursor:
         cursor = self._connection.cursor()
@@ -163,7 +165,8 @@ class _Transaction:
 
 @lru_cache
 def _translated(sql: str) -> str:
-    return _PARAMETER.sub(lambda found: f"%({found[1]})s" if found[1] else "%s", sql)
+    marked = sql.replace("%", "%%")
+    return _PARAMETER.sub(lambda found: f"%({found[1]})s" if found[1] else "%s", marked)
 
 
 def _migrate(connection: psycopg.Connection[Any], migrations: Sequence[str]) -> None:
