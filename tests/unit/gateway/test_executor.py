@@ -179,23 +179,22 @@ def test_a_long_answer_is_not_taken_for_one_that_is_left(tmp_path, monkeypatch):
     monkeypatch.setattr(executor, "ATTEND_S", 0.01)
 
     async def story(stage: Stage) -> None:
-        _, exchange = await verified(stage)
-        renew, renewed = stage.exchanges.renew, asyncio.Queue()
+        credential, exchange = await verified(stage)
+        renew, until_s = stage.exchanges.renew, [0]
 
         async def watched(turn, due_s):
-            renewed.put_nowait(await renew(turn, due_s))
+            assert await renew(turn, due_s)
+            until_s.append(due_s)
 
         stage.exchanges.renew = watched
         assert isinstance(await stage.deliver(exchange), Deliver)
         long_s = exchange.answered_by_s(stage.now_s) - stage.now_s + 1
         for _ in range(3):
             stage.now_s += long_s
-            while not renewed.empty():
-                renewed.get_nowait()  # asked for before the clock moved on; so may be the next one
-            assert await renewed.get()
-            assert await renewed.get()
+            await until(lambda: until_s[-1] > stage.now_s, "the turn is renewed")
             assert await stage.exchanges.sweep(stage.now_s) == 0
         await stage.finish(exchange)
+        assert await stage.is_spent(head_with(credential))
         assert await stage.exchanges.sweep(stage.now_s + 10**6) == 0
 
     play(tmp_path, story)
