@@ -126,7 +126,8 @@ class Question:
     state: State
     """UNKNOWN or REFUNDING."""
     payment: PaymentRecord
-    updated_s: int
+    asked_s: int
+    """Since when, in unix seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -389,7 +390,7 @@ class Book:
         entry = self.entries[key]
         minor = entry.amount_minor
         self.lines.append(Line(self._seq, key, entry.attempt, before, after, minor))
-        if after in PAID:
+        if after in (State.SETTLED, State.CREDITED):
             self.entries[key] = replace(entry, paid_seq=self._seq)
 
 

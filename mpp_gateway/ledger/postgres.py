@@ -157,6 +157,10 @@ class _Transaction:
             return self._connection.execute(sql)  # and the server reads a % as it stands
         return self._connection.execute(_translated(sql), parameters)
 
+    def append(self, sql: str, parameters: Any, /) -> int | None:
+        row = self.execute(sql + " RETURNING seq", parameters).fetchone()
+        return None if row is None else int(row[0])
+
     def executemany(self, sql: str, parameters: Any, /) -> Cursor:
         cursor = self._connection.cursor()
         cursor.executemany(_translated(sql), parameters)
