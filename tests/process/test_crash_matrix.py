@@ -1,8 +1,8 @@
 """The gateway is killed at every named point of an exchange: nobody pays twice or for nothing.
 
-Each row is one payment. Its process dies by SIGKILL at a point, once or twice, and is started again;
-the buyer presents the same credential until it has a final answer. Then the chain, the store and
-the upstream have to tell the same story.
+Each row is one payment. Its process dies by SIGKILL at a point, once or twice, and is started
+again; the buyer presents the same credential until it has a final answer. Then the chain, the store
+and the upstream have to tell the same story.
 """
 
 import itertools
@@ -27,6 +27,8 @@ PAID = "claimed verified settling settled"
 AGAIN = "credited settled"
 """What was paid and not handed over is a credit, and the credit is spent."""
 FOUND = f"claimed verified settling unknown {AGAIN}"
+OWED = f"{PAID} {AGAIN}"
+OWED_TWICE = f"{PAID} {AGAIN} {AGAIN}"
 REFUNDED = f"{PAID} refunding refunded"
 NEVER_SENT = f"claimed verified settling unknown released {PAID}"
 
@@ -63,6 +65,8 @@ def once(after: FailPoint, point: FailPoint, nth: int = 1) -> Trap:
 
 GIVEN_UP = f"claimed released {PAID}"
 HELD = f"claimed verified released {PAID}"
+UNHEARD = {"first": "any", "last": "402"}
+"""The first try may have been told of the refund, or not."""
 ROWS = (
     # Nothing is written, then a claim, then a hold: at most the claim is given up.
     row("pays", P.BEFORE_CLAIMED, journey=PAID),
@@ -86,35 +90,35 @@ ROWS = (
     row("the node takes nothing", P.RETURNED, journey=NEVER_SENT, runs=2),
     row("gas rises", P.LEASED, P.REPLACED, journey=FOUND, runs=2, at_start=True),
     # Paid, and not handed over: a credit.
-    row("pays", once(P.BEFORE_SETTLED, P.COMMITTED), journey=f"{PAID} {AGAIN}", runs=2),
-    row("pays", P.AFTER_SETTLED, journey=f"{PAID} {AGAIN}", runs=2),
-    row("pays", P.HEAD_DUE, journey=f"{PAID} {AGAIN}", runs=2),
+    row("pays", once(P.BEFORE_SETTLED, P.COMMITTED), journey=OWED, runs=2),
+    row("pays", P.AFTER_SETTLED, journey=OWED, runs=2),
+    row("pays", P.HEAD_DUE, journey=OWED, runs=2),
     # On its way: whoever has not all of it is owed it.
-    row("pays slowly", P.BODY_PIECE, journey=f"{PAID} {AGAIN}", runs=2, first="head"),
-    row("pays in halves", Trap(P.BODY_PIECE, 2), journey=f"{PAID} {AGAIN}", runs=2, first="head"),
-    row("pays slowly", P.ANSWER_PASSED, journey=f"{PAID} {AGAIN}", runs=2, first="answer"),
-    row("pays", P.BEFORE_DELIVERED, journey=f"{PAID} {AGAIN}", runs=2, first="answer"),
+    row("pays slowly", P.BODY_PIECE, journey=OWED, runs=2, first="head"),
+    row("pays in halves", Trap(P.BODY_PIECE, 2), journey=OWED, runs=2, first="head"),
+    row("pays slowly", P.ANSWER_PASSED, journey=OWED, runs=2, first="answer"),
+    row("pays", P.BEFORE_DELIVERED, journey=OWED, runs=2, first="answer"),
     row("pays", P.AFTER_DELIVERED, journey=PAID, first="answer", last="402"),
     # Twice.
     row("pays", P.SENT, P.BEFORE_CREDITED, journey=FOUND, runs=2, at_start=True),
     row("pays", P.SENT, P.AFTER_CREDITED, journey=FOUND, runs=2, at_start=True),
-    row("pays", P.AFTER_SETTLED, P.AFTER_CLAIMED, journey=f"{PAID} {AGAIN} {AGAIN}", runs=2),
+    row("pays", P.AFTER_SETTLED, P.AFTER_CLAIMED, journey=OWED_TWICE, runs=2),
     row("pays", P.AFTER_CLAIMED, P.SENT, journey=f"claimed released {FOUND}", runs=2),
-    row("pays beside another", P.AFTER_SETTLED, P.TAKEN_UP, journey=f"{PAID} {AGAIN}", runs=2, at_start=True),
-    # settle: before
+    row("pays beside another", P.AFTER_SETTLED, P.TAKEN_UP, journey=OWED, runs=2, at_start=True),
+    # With `settle: before` the money moves while the upstream is not asked yet.
     row("pays first", P.AFTER_VERIFIED, journey=HELD),
     row("pays first", P.AFTER_SETTLING, journey=NEVER_SENT),
     row("pays first", P.SENT, journey=FOUND),
-    row("pays first", P.AFTER_SETTLED, journey=f"{PAID} {AGAIN}"),
-    row("pays first", P.UPSTREAM_ANSWERED, journey=f"{PAID} {AGAIN}", runs=2),
-    row("pays first", P.HEAD_DUE, journey=f"{PAID} {AGAIN}", runs=2),
+    row("pays first", P.AFTER_SETTLED, journey=OWED),
+    row("pays first", P.UPSTREAM_ANSWERED, journey=OWED, runs=2),
+    row("pays first", P.HEAD_DUE, journey=OWED, runs=2),
     # The upstream fails.
     row("upstream fails", P.BEFORE_RELEASED, journey=HELD, runs=2),
     row("upstream fails", P.AFTER_RELEASED, journey=HELD, runs=2),
-    row("pays first, upstream fails", P.BEFORE_CREDITED, journey=f"{PAID} {AGAIN}", runs=2),
-    row("pays first, upstream fails", P.AFTER_CREDITED, journey=f"{PAID} {AGAIN}", runs=2),
-    row("redeems", P.AFTER_CLAIMED, journey=f"{PAID} {AGAIN} {AGAIN}", runs=2, first="502"),
-    row("redeems", once(P.BEFORE_CLAIMED, P.COMMITTING), journey=f"{PAID} {AGAIN}", runs=2, first="502"),
+    row("pays first, upstream fails", P.BEFORE_CREDITED, journey=OWED, runs=2),
+    row("pays first, upstream fails", P.AFTER_CREDITED, journey=OWED, runs=2),
+    row("redeems", P.AFTER_CLAIMED, journey=OWED_TWICE, runs=2, first="502"),
+    row("redeems", once(P.BEFORE_CLAIMED, P.COMMITTING), journey=OWED, runs=2, first="502"),
     # Settling is refused, or its outcome is not known in time.
     row("refused", P.BEFORE_RELEASED, journey=NEVER_SENT, runs=2),
     row("refused", P.AFTER_RELEASED, journey=f"claimed verified settling released {PAID}", runs=2),
@@ -123,20 +127,20 @@ ROWS = (
     row("later", P.BEFORE_CREDITED, journey=FOUND, runs=2, first="503"),
     row("later", P.AFTER_CREDITED, journey=FOUND, runs=2, first="503"),
     # The client has left.
-    row("leaves", P.AFTER_SETTLED, journey=f"{PAID} {AGAIN}", runs=2),
-    row("leaves", P.AFTER_CREDITED, journey=f"{PAID} {AGAIN}", runs=2),
+    row("leaves", P.AFTER_SETTLED, journey=OWED, runs=2),
+    row("leaves", P.AFTER_CREDITED, journey=OWED, runs=2),
     # Under an Idempotency-Key.
-    row("keeps", P.BODY_PIECE, journey=f"{PAID} {AGAIN}", runs=2, first="head"),
-    row("keeps", P.BEFORE_KEPT, journey=f"{PAID} {AGAIN}", runs=2, first="answer"),
-    row("keeps", once(P.BEFORE_KEPT, P.COMMITTING), journey=f"{PAID} {AGAIN}", runs=2, first="answer"),
+    row("keeps", P.BODY_PIECE, journey=OWED, runs=2, first="head"),
+    row("keeps", P.BEFORE_KEPT, journey=OWED, runs=2, first="answer"),
+    row("keeps", once(P.BEFORE_KEPT, P.COMMITTING), journey=OWED, runs=2, first="answer"),
     row("keeps", P.AFTER_KEPT, journey=PAID, first="answer"),
     # Money that is owed back is sent back once.
-    row("is refunded", P.BEFORE_REFUNDING, journey=f"{PAID} {AGAIN}", runs=2),
+    row("is refunded", P.BEFORE_REFUNDING, journey=OWED, runs=2),
     row("is refunded", P.AFTER_REFUNDING, journey=REFUNDED, last="402"),
-    row("is refunded", once(P.AFTER_REFUNDING, P.LEASED), journey=REFUNDED, first="any", last="402"),
-    row("is refunded", once(P.AFTER_REFUNDING, P.SENT), journey=REFUNDED, first="any", last="402"),
-    row("is refunded", P.BEFORE_REFUNDED, journey=REFUNDED, first="any", last="402"),
-    row("is refunded", P.AFTER_REFUNDED, journey=REFUNDED, first="any", last="402"),
+    row("is refunded", once(P.AFTER_REFUNDING, P.LEASED), journey=REFUNDED, **UNHEARD),
+    row("is refunded", once(P.AFTER_REFUNDING, P.SENT), journey=REFUNDED, **UNHEARD),
+    row("is refunded", P.BEFORE_REFUNDED, journey=REFUNDED, **UNHEARD),
+    row("is refunded", P.AFTER_REFUNDED, journey=REFUNDED, **UNHEARD),
 )  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """A house whose gateway dies at a named point and is started again, and buyers who come back."""
 
+import asyncio
 import re
 import threading
 import time
@@ -50,10 +51,8 @@ class Upstream:
         self.is_shut.clear()
 
     async def __call__(self, seen, reader, writer) -> bool:
-        import asyncio
-
         self.served[seen.target] = self.served.get(seen.target, 0) + 1
-        while seen.target.split("?")[0] in self.is_shut:
+        while seen.target.split("?")[0] in self.is_shut:  # noqa: ASYNC110 - as below
             await asyncio.sleep(COMES_BACK_S / 4)
         if self.fails:
             writer.write(FAILURE)
@@ -96,14 +95,17 @@ class Buyer:
     house: "House"
     path: str
     fields: tuple[str, ...] = ()
-    key: bytes = field(default_factory=lambda: fresh_key("payer"))
+    key: bytes = b""
+    """Of a payer who has bought before; else it is a new one with a full purse."""
     credential: Credential | None = None
     companions: list["Buyer"] = field(default_factory=list)
     """Others who buy in the same test."""
 
     def __post_init__(self) -> None:
-        demo = self.house.chain.demo
-        self.house.chain.run(demo.mint(address(self.key), PURSE_MINOR))
+        if not self.key:
+            self.key = fresh_key("payer")
+            demo = self.house.chain.demo
+            self.house.chain.run(demo.mint(address(self.key), PURSE_MINOR))
         # Its own query tells its runs of the upstream from everybody else's.
         self.target = f"/api/{self.path}?payer={self.account[-8:]}"
         self.house.paid.key = self.key
@@ -122,9 +124,13 @@ class Buyer:
         """How often the upstream has done this call."""
         return self.house.upstream.served.get(self.target.removeprefix("/api"), 0)
 
-    def send(self) -> RawClient:
+    def send(self, port: int = 0) -> RawClient:
+        client = RawClient(port or self.house.port)
+        self.ask(client)
+        return client
+
+    def ask(self, client: RawClient) -> None:
         assert self.credential is not None
-        client = RawClient(self.house.port)
         lines = [
             f"GET {self.target} HTTP/1.1",
             "Host: x",
@@ -134,7 +140,6 @@ class Buyer:
             "",
         ]
         client.send("\r\n".join(lines).encode())
-        return client
 
     def companion(self, path: str) -> "Buyer":
         """Return another buyer of the same test."""
@@ -165,10 +170,10 @@ class Buyer:
             client.close()
         return seen
 
-    def presents(self) -> Seen:
+    def presents(self, port: int = 0) -> Seen:
         """Present the payment, once."""
         try:
-            client = self.send()
+            client = self.send(port)
         except ConnectionError:
             return Seen()
         return self.read(client)
@@ -288,12 +293,12 @@ class House:
 
 
 @contextmanager
-def house(folder: Path, place: Place, more: str = "", routes: str = ROUTES) -> Iterator[House]:
+def house(folder: Path, place: Place, timeouts: str = "connect_s: 5") -> Iterator[House]:
     """Build everything but the gateway."""
     with ExitStack() as stack:
-        options = {"routes": routes, "place": place, "timeouts": "connect_s: 5"}
-        limits = "limits: {unpaid_per_minute: 0}"
-        paid = stack.enter_context(paid_parts(folder, more=f"{limits}\n{more}", **options))
+        more = "limits: {unpaid_per_minute: 0}"
+        parts = paid_parts(folder, routes=ROUTES, place=place, timeouts=timeouts, more=more)
+        paid = stack.enter_context(parts)
         upstream = Upstream()
         paid.upstream._respond = upstream
         launcher = stack.enter_context(launching(folder))

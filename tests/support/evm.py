@@ -88,7 +88,8 @@ class FaultyNode:
     target: str
     faults: dict[str, str] = field(default_factory=dict)
     """hang, 500, garbage, no-result, reset (before forwarding), lost (after), or `error: text`;
-    swallow: answered as if it had been sent on."""
+    swallow: answered as if it had been sent on; twice: sent on again, as by a balancer that had no
+    answer the first time."""
     calls: list[str] = field(default_factory=list)
     url: str = ""
     lies: dict[str, Callable[[Any], Any]] = field(default_factory=dict)
@@ -111,12 +112,10 @@ class FaultyNode:
         if fault and fault.startswith("error: "):
             error = {"code": -32000, "message": fault.removeprefix("error: ")}
             return web.json_response({"jsonrpc": "2.0", "id": 1, "error": error})
+        if fault == "twice":
+            await self._ask(body)
         if fault != "reset":
-            async with (
-                aiohttp.ClientSession() as session,
-                session.post(self.target, data=body) as response,
-            ):
-                answer = await response.read()
+            answer = await self._ask(body)
         if method in self.lies:
             members = json.loads(answer)
             members["result"] = self.lies[method](members["result"])
@@ -125,6 +124,13 @@ class FaultyNode:
             request.transport.abort()
             return web.Response()
         return web.Response(body=answer, content_type="application/json")
+
+    async def _ask(self, body: bytes) -> bytes:
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(self.target, data=body) as response,
+        ):
+            return await response.read()
 
 
 @asynccontextmanager

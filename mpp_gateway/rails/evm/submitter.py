@@ -168,21 +168,33 @@ class Submitter:
         offer = (await self.gas.market(now_s)).fees
         highest = max((row.nonce for row in rows if row.state != FREE), default=-1)
         left = 0
+        failure: RpcFailed | RpcRefused | None = None
         for row in rows:
             if row.proof_id in self._running and row.state != FREE:
                 continue
-            found = await self._find_receipt(row)
-            if found is not None:
-                await self._submissions.finish(row.nonce, DONE)
-            elif row.nonce < mined_below:
-                if await self._is_lost(row):
-                    await self._submissions.finish(row.nonce, LOST)
-                else:
-                    left += 1
-            elif row.state != FREE or row.nonce < highest:
-                left += 1
-                await self._push(row, offer, now_s)
+            try:
+                if await self._is_over(row, mined_below):
+                    continue
+            except (RpcFailed, RpcRefused) as error:
+                # One question without an answer must not keep the other nonces waiting.
+                failure = error
+            else:
+                if row.nonce >= mined_below and (row.state != FREE or row.nonce < highest):
+                    await self._push(row, offer, now_s)
+            left += row.state != FREE or row.nonce < highest
+        if failure is not None:
+            raise failure
         return left
+
+    async def _is_over(self, row: Submission, mined_below: int) -> bool:
+        """Tell whether the row's nonce is in a block for certain, and write that down."""
+        if await self._find_receipt(row) is not None:
+            await self._submissions.finish(row.nonce, DONE)
+            return True
+        if row.nonce < mined_below and await self._is_lost(row):
+            await self._submissions.finish(row.nonce, LOST)
+            return True
+        return False
 
     async def close(self) -> None:
         """Stop following transactions; `maintain` finds them again after the next start."""
@@ -201,6 +213,8 @@ class Submitter:
                 return prepared
             sent = await self._send(prepared.sent[-1])
             reach(FailPoint.SENT)
+            if sent is Sent.STALE and not await self._is_taken(prepared.nonce):
+                sent = Sent.MAYBE
             if sent in (Sent.YES, Sent.MAYBE) or not prepared.is_fresh:
                 return await self._follow(prepared, sent, now_s, deadline)
             try:
@@ -316,6 +330,17 @@ class Submitter:
         with contextlib.suppress(StoreUnavailable):
             await self._submissions.finish(submission.nonce, DONE)
         return Submitted(Fate.MINED, tx_hash=receipt.tx_hash, receipt=receipt)
+
+    async def _is_taken(self, nonce: int) -> bool:
+        """Tell whether the chain, or its pool, has a transaction of the nonce.
+
+        Given up on the word of one answer, a nonce that is free would be a gap for good, and every
+        later payment would wait behind it.
+        """
+        try:
+            return nonce < await self._chain.transaction_count(self.address, "pending")
+        except (RpcFailed, RpcRefused):
+            return False
 
     async def _is_lost(self, row: Submission) -> bool:
         """Tell whether the row's nonce was certainly used by a transaction that is not ours.
