@@ -242,7 +242,7 @@ def _fail(exchange: Exchange, problem: Problem, clock: Clock) -> Machine[Answer]
     if status < SERVER_ERROR:  # the client's own doing, such as an upload that takes too long
         refused = event(events.RequestRefused, exchange, clock.now_s, slug=slug, status=status)
         yield from emit(refused)
-    else:
+    elif not isinstance(problem, UpstreamFailed):  # that it answered has been told
         yield from emit(event(events.UpstreamFailed, exchange, clock.now_s, slug=slug))
     yield from release(exchange, clock, problem.slug)
     if exchange.turn is not None:

@@ -683,11 +683,13 @@ def _second_worker(b: Bench, tmp_path):
 
     from mpp_gateway.ledger.database import Database
     from mpp_gateway.ledger.sqlite import SqliteDriver
-    from mpp_gateway.rails.evm.submissions import SUBMISSIONS_SCHEMA
+    from mpp_gateway.rails.evm.submissions import ONCE_SCHEMA, SUBMISSIONS_SCHEMA
 
     @asynccontextmanager
     async def opened():
-        database = Database(SqliteDriver(tmp_path / "gateway.db"), (SUBMISSIONS_SCHEMA,))
+        database = Database(
+            SqliteDriver(tmp_path / "gateway.db"), (SUBMISSIONS_SCHEMA, ONCE_SCHEMA)
+        )
         database.open()
         client = ChainClient(b.node.url, b.settings.token, b.settings.rpc_s)
         settler = OwnKeySettler(b.settings, client, Inspector(client), database, GAS_KEY)

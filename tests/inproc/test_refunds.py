@@ -143,7 +143,7 @@ def test_a_refund_that_was_paid_and_not_noted_is_not_paid_again(tmp_path):
         refunding(gateway.send(gateway.buy("/api/first"), "/api/first"))
         paid_back(gateway)
         gateway.stop()
-        gateway.place.write("UPDATE exchanges SET state = 'refunding', refund = ''")
+        gateway.place.write("UPDATE exchanges SET state = 'refunding', refund = '', asked_s = 1")
         gateway.start()
         paid_back(gateway)
         assert len(refunds(gateway)) == 1
