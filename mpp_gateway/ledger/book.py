@@ -44,6 +44,9 @@ LEFT_OPEN = {
 """What becomes of an exchange whose process is gone: only the rail knows about a settlement."""
 
 
+REOPENING = frozenset({(State.RELEASED, State.CLAIMED), (State.CREDITED, State.SETTLED)})
+"""The moves that open an exchange for another attempt."""
+
 PAID = frozenset({State.SETTLED, State.CREDITED})
 """Where the money is with the seller: what went there after a balance was read is not in it."""
 

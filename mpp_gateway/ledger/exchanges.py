@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from mpp_gateway.ledger.book import (
     LEFT_OPEN,
     PAID,
+    REOPENING,
     TRANSITIONS,
     Claim,
     Claimed,
@@ -306,10 +307,6 @@ class _Change:
     due_s: int | None = None
 
 
-# The moves that open an exchange for another attempt.
-_REOPENING = {(State.RELEASED, State.CLAIMED), (State.CREDITED, State.SETTLED)}
-
-
 def _move(db: Connection, turn: Turn, change: _Change, now_s: int) -> bool:
     if change.after not in TRANSITIONS[change.before]:
         raise IllegalTransition(f"{turn.exchange_id}: {change.before} -> {change.after}")
@@ -321,7 +318,7 @@ def _move(db: Connection, turn: Turn, change: _Change, now_s: int) -> bool:
         (
             change.after,
             now_s,
-            int((change.before, change.after) in _REOPENING),
+            int((change.before, change.after) in REOPENING),
             int(change.after in LEFT_OPEN),
             change.due_s,
             change.reference,

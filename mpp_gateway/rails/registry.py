@@ -1,15 +1,19 @@
 """From the settings of a method to its rail; a kind's code is imported only when configured."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import Any
 
 from mpp_gateway.ledger.database import Database
-from mpp_gateway.rails.base import Rail
+from mpp_gateway.ledger.reading import Reading
+from mpp_gateway.rails.base import Rail, Sent
 from mpp_gateway.rails.payment_scheme import PaymentScheme
 
 KINDS = {"evm": "mpp_gateway.rails.evm.opening"}
 """Module of each kind; it has `open_rail(name, method, *, scheme, database, settle_s)`."""
+
+RECORDS = ("mpp_gateway.rails.evm.submissions",)
+"""Modules with tables of their own in the store; each has `sent_for(reading, proof_id)`."""
 
 type RailBuilder = Callable[..., Rail]
 
@@ -20,3 +24,10 @@ def build(
     """Return the rail `name` as its settings say; connects to nothing."""
     builder: RailBuilder = import_module(KINDS[method.kind]).open_rail
     return builder(name, method, scheme=scheme, database=database, settle_s=settle_s)
+
+
+def transactions_for(reading: Reading, proof_id: str) -> Iterator[Sent]:
+    """Yield what was written down to be sent for a proof, of whatever rail, the oldest first."""
+    for module in RECORDS:
+        sent_for: Callable[[Reading, str], Iterator[Sent]] = import_module(module).sent_for
+        yield from sent_for(reading, proof_id)
