@@ -1,0 +1,79 @@
+"""What a payment network says by itself about money that came in, to hold the books against."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class NoStatement(Exception):
+    """This rail cannot look at its network; the text says what it lacks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Booked:
+    """A payment as the ledger has it. `payee` is empty where the ledger does not say."""
+
+    proof_id: str
+    payee: str
+    amount_minor: int
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A payment by proof, as the network shows it."""
+
+    proof_id: str
+    payee: str
+    amount_minor: int
+    is_ours: bool
+    """Whether the payee is one of ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What the network has under one reference."""
+
+    reference: str
+    place: int | None
+    """Where it stands (a block, a line); None where there is nothing."""
+    payments: tuple[Shown, ...] = ()
+    others: int = 0
+    """Other money that came to us there, by no proof."""
+    why: str = ""
+    """Why nothing was paid there, in words."""
+
+
+class Statement(Protocol):
+    """The account of one rail, as its network keeps it; moves nothing.
+
+    Errors of every question: `errors.RailUnavailable`, `rails.base.RailMisconfigured`.
+    """
+
+    async def newest(self) -> int:
+        """Return the last place that is certain by now."""
+        ...
+
+    async def place_at(self, unix_s: int) -> int:
+        """Return a place before which nothing happened at `unix_s` or later."""
+        ...
+
+    async def under(self, reference: str) -> Entry:
+        """Return what stands under a reference."""
+        ...
+
+    def shows(self, shown: Shown, booked: Booked) -> bool:
+        """Tell whether this is the payment of the books: proof, payee and amount."""
+        ...
+
+    def incoming(
+        self, payees: frozenset[str], first: int, last: int
+    ) -> AsyncIterator[tuple[int, tuple[str, ...]]]:
+        """Yield, place by place, how far it is searched and what has money for us in it.
+
+        Ours are the payees of the configuration and `payees`, as the ledger names them.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Release connections."""
+        ...
