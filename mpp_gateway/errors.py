@@ -152,6 +152,12 @@ class NotReady(GatewayProblem):
     slug, title, status = "not-ready", "Not ready", 503
 
 
+class UpstreamFailed(GatewayProblem):
+    """The upstream answered with a server error, after the call was paid for."""
+
+    slug, title, status = "upstream-failed", "Upstream failed", 502
+
+
 class UpstreamTimedOut(GatewayProblem):
     """The upstream did not answer in the time given to it."""
 

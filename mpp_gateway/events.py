@@ -98,6 +98,17 @@ class PaymentCredited(Event):
     """The money moved and the call was not delivered: the same credential is good once more."""
 
 
+class RefundOwed(Event):
+    """The money moved, the call was not delivered, and the rail is asked to give it back."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PaymentRefunded(Event):
+    """The buyer has its money back."""
+
+    reference: str
+
+
 class PaymentUnknown(Event):
     """Money may have moved; only the rail can tell."""
 

@@ -67,6 +67,7 @@ def show(options: argparse.Namespace) -> int:
             tuple(transactions_for(books, record.proof_id)),
             inquiry.kept(books, record.exchange_id),
             int(time.time()),
+            config.credit_s,
         )
     assets = views.Assets(config)
     if _wants_json(options):

@@ -28,7 +28,7 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 TOTALS: Mapping[str, tuple[State, ...]] = {
     "received": (State.SETTLED,),
-    "owed to buyers": (State.CREDITED,),
+    "owed to buyers": (State.CREDITED, State.REFUNDING),
     "given back": (State.REFUNDED,),
     "under way": (State.CLAIMED, State.VERIFIED, State.SETTLING),
     "unknown": (State.UNKNOWN,),
@@ -77,6 +77,7 @@ class Story:
     sent: tuple[Sent, ...]
     kept: KeptNote | None
     now_s: int
+    credit_s: int
 
 
 def totals(found: Iterable[Balance]) -> dict[Purse, dict[str, int]]:
@@ -169,8 +170,10 @@ def record_json(record: Record, assets: Assets) -> dict[str, Any]:
         "attempt": record.attempt,
         **_money_json(record.amount_minor, record.asset, assets),
         "account": record.account,
+        "payee": record.payee or None,
         "proof_id": record.proof_id,
         "reference": record.reference,
+        "refund": record.refund,
         "challenge_id": record.challenge_id,
         "scope": record.scope,
         **_times_json("created", record.created_s),
@@ -189,9 +192,11 @@ def story_text(story: Story, assets: Assets) -> str:
         ("state", f"{record.state} (attempt {record.attempt})"),
         ("amount", f"{amount} {assets.name(record.asset)}"),
         ("rail", record.rail),
-        ("account", record.account),
+        ("payer", record.account),
+        ("payee", record.payee or "-"),
         ("proof", record.proof_id),
         ("reference", record.reference or "-"),
+        *([("refund", record.refund)] if record.refund else []),
         ("challenge", record.challenge_id or "-"),
         ("scope", record.scope),
         ("began", _iso(record.created_s) or "-"),
@@ -214,7 +219,9 @@ def story_text(story: Story, assets: Assets) -> str:
     if story.sent:
         sent = [(sent.reference, _iso(sent.at_s) or "-", sent.detail) for sent in story.sent]
         parts += ["", _table(("transaction", "signed", "with"), sent)]
-    return "\n".join([*parts, "", f"{styled('next', 'bold')}  {next_step(record, story.now_s)}"])
+    return "\n".join(
+        [*parts, "", f"{styled('next', 'bold')}  {next_step(record, story.now_s, story.credit_s)}"]
+    )
 
 
 def story_json(story: Story, assets: Assets) -> dict[str, Any]:
@@ -234,7 +241,7 @@ def story_json(story: Story, assets: Assets) -> dict[str, Any]:
             for sent in story.sent
         ],
         "kept_answer": answer,
-        "next": next_step(story.record, story.now_s),
+        "next": next_step(story.record, story.now_s, story.credit_s),
     }
 
 
@@ -283,8 +290,9 @@ def audit_json(found: Audit, assets: Assets) -> dict[str, Any]:
 
 RECORD_NAMES = (
     "id", "tenant", "rail", "asset", "symbol", "decimals", "state", "attempt", "amount_minor",
-    "amount", "account", "proof_id", "reference", "challenge_id", "scope", "created_at",
-    "created_s", "updated_at", "updated_s", "valid_until_at", "valid_until_s", "due_at", "due_s",
+    "amount", "account", "payee", "proof_id", "reference", "refund", "challenge_id", "scope",
+    "created_at", "created_s", "updated_at", "updated_s", "valid_until_at", "valid_until_s",
+    "due_at", "due_s",
 )  # fmt: skip
 MOVE_NAMES = (
     "seq", "exchange_id", "attempt", "from", "to", "amount_minor", "at", "at_s", "detail",

@@ -53,6 +53,8 @@ REMEDIES: Mapping[str, str] = {
     "settlement-unknown": "Wait for `Retry-After` and present the same credential again; do not"
     " pay again.",
     "not-ready": "Wait for `Retry-After`, where there is one, and repeat.",
+    "upstream-failed": "Read `payment`: with `credited` present the same credential again, with"
+    " `refunding` the money comes back.",
     "upstream-timed-out": "Repeat with the same credential.",
 }
 """By slug: what the client does about it."""
@@ -68,7 +70,8 @@ Every refusal and failure of the gateway is an `application/problem+json` docume
 - `title` and `status` belong to the type. `detail` is for people and may change.
 - `hint`, where there is one, says how to go on.
 - `payment`, on an upstream's failure, is `released` or `credited`: the same credential may be
-  presented again, for the same request. See [How the money moves](../concepts/money.md).
+  presented again, for the same request; `credited` until `creditedUntil`. `refunding`: the money
+  is sent back. See [How the money moves](../concepts/money.md).
 - A 402 carries a fresh challenge for every way to pay; no other status carries any.
 - A payment that cannot be checked at the moment is answered with 503 `rail-unavailable`; so is a
   call for which every offer is withheld, for instance because the gas key is empty

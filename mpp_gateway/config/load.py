@@ -89,6 +89,7 @@ def load_text(text: str, filename: str, environ: Mapping[str, str]) -> GatewayCo
         limits=Limits(**root.limits.model_dump()),
         idempotency=Idempotency(**root.idempotency.model_dump()),
         challenge_ttl_s=root.challenge_ttl_s,
+        credit_s=root.credit_s,
         categories=root.categories,
         docs_llms_url=root.docs_llms_url,
         warnings=_sorted([*warnings, *about_services, *_about_gas(context, services)]),

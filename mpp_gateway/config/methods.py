@@ -22,6 +22,8 @@ from mpp_gateway.config.values import (
     read_address,
     wrong,
 )
+from mpp_gateway.crypto.addresses import parse_address
+from mpp_gateway.crypto.secp256k1 import address_of
 from mpp_gateway.protocol.money import DECIMALS_MAX, Asset, parse_minor
 
 METHOD_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}\Z")
@@ -138,6 +140,14 @@ class EvmMethod(Strict):
         """The most that a unit of gas may cost us; None where nothing limits it."""
         gwei = self.submit.max_fee_gwei or USUAL_MAX_FEE_GWEI.get(self.chain_id)
         return None if gwei is None else parse_minor(gwei, GWEI_DECIMALS)
+
+    def can_refund(self, recipient: str | None) -> bool:
+        """Tell whether what `recipient` (None: the method's own) got can be sent back from here."""
+        key = self.submit.private_key
+        if key is None:
+            return False
+        holder = address_of(bytes.fromhex(key.get_secret_value().removeprefix("0x")))
+        return holder == parse_address(recipient or self.recipient)
 
     def recipient_from(self, text: str) -> str:
         """Return another recipient for this method; ValueError says what is expected instead."""

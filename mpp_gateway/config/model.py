@@ -134,6 +134,7 @@ class Route:
     free: bool
     prices: tuple[Price, ...] = ()
     settle: Literal["on_success", "before"] = "on_success"
+    on_failure: Literal["credit", "refund"] = "credit"
     digest: bool = False
     title: str | None = None
     description: str | None = None
@@ -201,6 +202,7 @@ class GatewayConfig:
     limits: Limits = Limits()
     idempotency: Idempotency = Idempotency()
     challenge_ttl_s: int = 300
+    credit_s: int = 2_592_000
     categories: tuple[str, ...] = ()
     docs_llms_url: str | None = None
     warnings: tuple[Mistake, ...] = ()

@@ -16,7 +16,7 @@ from mpp_gateway.config.report import check, show
 from mpp_gateway.config.settings import RouteSettings, ServiceSettings
 
 PRICE_KEYS = ("charge", "units", "offers")
-PAID_KEYS = (*PRICE_KEYS, "methods", "recipient", "settle", "digest", "charge_on")
+PAID_KEYS = (*PRICE_KEYS, "methods", "recipient", "settle", "on_failure", "digest", "charge_on")
 """Keys without effect on a free route."""
 BODILESS_METHODS = frozenset({"GET", "HEAD"})
 
@@ -54,6 +54,7 @@ def resolve_route(
         free=is_free,
         prices=prices,
         settle=settings.settle or "on_success",
+        on_failure=settings.on_failure or "credit",
         digest=bool(settings.digest),
         title=settings.title or _known_title(facts.preset, bare),
         description=settings.description,
@@ -65,6 +66,7 @@ def resolve_route(
         injected=fields_for(facts.service, settings, facts.preset),
     )
     _check_deadlines(context, route, path)
+    _check_refund(context, route, path)
     return route
 
 
@@ -126,6 +128,20 @@ def _check_deadlines(context: Context, route: Route, path: Path) -> None:
         document.add(
             where, f"{sum_of} is {total_s:g} and must be less than challenge_ttl_s, {ttl_s}"
         )
+
+
+def _check_refund(context: Context, route: Route, path: Path) -> None:
+    """Refuse to promise a refund that could not be made."""
+    if route.on_failure != "refund":
+        return
+    for price in route.prices:
+        method = context.methods[price.method_name]
+        if method is not None and not method.can_refund(price.recipient):
+            message = (
+                f"`refund` needs a method whose `submit.private_key` is the key of the recipient;"
+                f" with `{price.method_name}` leave it at `credit`"
+            )
+            context.document.add((*path, "on_failure"), message)
 
 
 def _known_title(preset: Preset | None, route: Route) -> str | None:

@@ -221,6 +221,12 @@ class RouteSettings(Strict):
         description="`on_success` (default): the buyer pays when the upstream answers 2xx."
         " `before`: pays first; for routes with effects that cannot be taken back.",
     )
+    on_failure: Literal["credit", "refund"] | None = Field(
+        default=None,
+        description="What the buyer of a call has, that was paid for and not delivered. `credit`"
+        " (default): the same credential buys it until `credit_s` have passed. `refund`: its money"
+        " is sent back, for gas; needs `submit.private_key` to be the key of the `recipient`.",
+    )
     digest: Flag | None = Field(
         default=None,
         description="`true` binds the request body to the payment; it is then read first.",
@@ -361,6 +367,11 @@ class RootSettings(Strict):
     )
     challenge_ttl_s: Annotated[Count, Field(ge=30, le=86_400)] = Field(
         default=300, description="Seconds for which a challenge can be paid."
+    )
+    credit_s: Annotated[Count, Field(ge=60, le=3_153_600_000)] = Field(
+        default=2_592_000,
+        description="Seconds for which a call that was paid for and not delivered may be asked for"
+        " again with the same credential; 30 days.",
     )
     categories: Names = Field(default=(), description="For the discovery documents.")
     docs_llms_url: Url | None = Field(default=None, description="Documentation for agents.")

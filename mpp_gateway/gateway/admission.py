@@ -290,18 +290,28 @@ def _claim(admission: Admission) -> Generator[Effect, Reply]:
             exchange.paid, exchange.receipt = True, claimed.receipt
         case Claim.DELIVERED if exchange.is_kept:
             admission.earlier = yield from idempotency.recall(exchange, claimed, admission.clock)
-        case Claim.SPENT | Claim.EXPIRED | Claim.DELIVERED:
-            raise admission.only_earlier or InvalidChallenge("This payment has been used.")
+        case nothing:
+            raise _why_not(nothing, admission.only_earlier)
+
+
+def _why_not(claim: Claim, only_earlier: Problem | None) -> Problem:
+    """Return what to say of a proof that buys nothing, or nothing now."""
+    match claim:
+        case Claim.LAPSED:
+            return PaymentExpired("The time to ask for this paid call again is over.")
+        case Claim.REFUNDED:
+            return InvalidChallenge("This payment was given back; it buys nothing more.")
         case Claim.UNKNOWN:
-            raise SettlementUnknown(
+            return SettlementUnknown(
                 "An earlier use of this payment is not settled yet; do not pay again.",
                 retry_after_s=settlement.UNKNOWN_RETRY_S,
             )
         case Claim.IN_PROGRESS:
-            raise PaymentInProgress(
+            return PaymentInProgress(
                 "A request with this payment is under way; do not pay again.",
                 retry_after_s=IN_PROGRESS_RETRY_S,
             )
+    return only_earlier or InvalidChallenge("This payment has been used.")
 
 
 def _claimed(admission: Admission, presented: Presented) -> Machine[Claimed]:
@@ -312,11 +322,13 @@ def _claimed(admission: Admission, presented: Presented) -> Machine[Claimed]:
         rail=presented.rail,
         asset=presented.offer.amount.asset.code,
         account=presented.account,
+        payee=presented.payee,
         amount_minor=presented.amount_minor,
         scope=admission.exchange.binding.scope,
         valid_until_s=presented.valid_until_s,
         # A claim that nobody ends keeps until its proof is dead: then it can move no money.
         due_s=max(presented.valid_until_s, admission.exchange.answered_by_s(admission.clock.now_s)),
+        credit_s=admission.exchange.snapshot.config.credit_s,
         challenge_id=presented.challenge_id,
         only_earlier=admission.only_earlier is not None and admission.found is None,
     )
@@ -330,8 +342,9 @@ def _resolve(
     """Ask the rail what became of an unknown settlement; the buyer is never asked to pay twice."""
     # The same nonce can be signed twice, with different ends. Only after the last of them is an
     # unused one certain to stay unused.
-    last = replace(presented, valid_until_s=max(presented.valid_until_s, claimed.valid_until_s))
-    outcome = yield from perform(admission.clock, LookUp(last))
+    last_s = max(presented.valid_until_s, claimed.valid_until_s)
+    payment = replace(presented.record, valid_until_s=last_s)
+    outcome = yield from perform(admission.clock, LookUp(presented.rail, payment))
     turn = Turn(claimed.exchange_id, claimed.attempt)
     if outcome.state is Settlement.SETTLED:
         yield from move(
@@ -361,7 +374,7 @@ def _find_paid(admission: Admission, presented: Presented) -> Generator[Effect, 
     Somebody may have submitted it (a facilitator sees it before we settle) while its call failed or
     its gateway was down. Without this question the buyer's price would have no owner.
     """
-    seen: Outcome = yield from perform(admission.clock, LookUp(presented))
+    seen: Outcome = yield from perform(admission.clock, LookUp(presented.rail, presented.record))
     if seen.state is Settlement.SETTLED:
         admission.found = seen
     elif seen.may_be_paid:

@@ -31,7 +31,7 @@ from mpp_gateway.gateway.steps import (
     Verify,
 )
 from mpp_gateway.ledger.answers import Answers, KeptAnswer
-from mpp_gateway.ledger.book import State
+from mpp_gateway.ledger.book import PaymentRecord, State
 from mpp_gateway.ledger.exchanges import Exchanges
 from mpp_gateway.ledger.sql import StoreUnavailable
 from mpp_gateway.limits.buckets import TokenBuckets
@@ -65,6 +65,7 @@ class Executor:
         clock: Callable[[], int] = wall_clock,
         *,
         buckets: TokenBuckets,
+        ask_soon: Callable[[], None] = lambda: None,
     ) -> None:
         self.clock = clock
         self._reporter = reporter
@@ -72,6 +73,7 @@ class Executor:
         self._exchanges = exchanges
         self._answers = answers
         self._rails = rails
+        self._ask_soon = ask_soon
         self._settling: set[asyncio.Future[Outcome]] = set()
         self._late: set[asyncio.Task[None]] = set()
         self._running = 0
@@ -145,26 +147,33 @@ class Executor:
             case Hold(turn, spendable_minor, seen_seq):
                 return await self._exchanges.hold(turn, spendable_minor, seen_seq, now_s)
             case Move():
-                return await self._exchanges.move(
-                    effect.turn,
-                    effect.before,
-                    effect.after,
-                    now_s,
-                    reference=effect.reference,
-                    receipt=effect.receipt,
-                    detail=effect.detail,
-                    due_s=effect.due_s,
-                )
+                return await self._move(effect, now_s)
             case RenewTurn(turn, due_s):
                 return await self._exchanges.renew(turn, due_s)
             case Settle():
                 return await self._settle(effect, now_s)
             case FindAnswer() | KeepAnswer() | ForgetPending():
                 return await self._kept(effect, now_s)
-            case LookUp(presented):
-                return await self._look_up(presented.rail, effect, now_s)
+            case LookUp(rail, payment):
+                return await self._look_up(rail, payment, now_s)
             case _:
                 raise TypeError(f"no such effect: {effect!r}")
+
+    async def _move(self, effect: Move, now_s: int) -> bool:
+        moved = await self._exchanges.move(
+            effect.turn,
+            effect.before,
+            effect.after,
+            now_s,
+            reference=effect.reference,
+            receipt=effect.receipt,
+            detail=effect.detail,
+            due_s=effect.due_s,
+            amount_minor=effect.amount_minor,
+        )
+        if moved and effect.after is State.REFUNDING:
+            self._ask_soon()
+        return moved
 
     async def _kept(
         self, effect: FindAnswer | KeepAnswer | ForgetPending, now_s: int
@@ -243,9 +252,9 @@ class Executor:
         except StoreUnavailable:
             log.exception("a late settlement of %s was not recorded", effect.turn.exchange_id)
 
-    async def _look_up(self, name: str, effect: LookUp, now_s: int) -> Outcome:
+    async def _look_up(self, name: str, payment: PaymentRecord, now_s: int) -> Outcome:
         try:
-            return await self._rails[name].look_up(effect.presented, now_s)
+            return await self._rails[name].look_up(payment, now_s)
         except Problem:
             return Outcome(Settlement.UNKNOWN)
 

@@ -42,9 +42,10 @@ def move(
     receipt: Headers | None = None,
     detail: str = "",
     due_s: int | None = None,
+    amount_minor: int | None = None,
 ) -> Machine[bool]:
     """Write down a move of the exchange; False if somebody else made it."""
-    effect = Move(turn, before, after, reference, receipt, detail, due_s)
+    effect = Move(turn, before, after, reference, receipt, detail, due_s, amount_minor)
     moved: bool = yield from perform(clock, effect)
     return moved
 

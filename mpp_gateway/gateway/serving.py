@@ -1,6 +1,7 @@
 """A configuration brought to life: store, rails, snapshot and executor, opened as one."""
 
 import asyncio
+import contextlib
 import logging
 import math
 import secrets
@@ -11,11 +12,12 @@ from dataclasses import dataclass, field
 from mpp_gateway.config.model import GatewayConfig
 from mpp_gateway.gateway.executor import Executor, wall_clock
 from mpp_gateway.gateway.reporting import Reporter
+from mpp_gateway.gateway.resolving import Resolver
 from mpp_gateway.gateway.slots import NO_MODULES, Slots
 from mpp_gateway.gateway.snapshot import Snapshot, compile_offers
 from mpp_gateway.ledger.answers import ANSWERS_SCHEMA, Answers
 from mpp_gateway.ledger.database import Database
-from mpp_gateway.ledger.exchanges import EXCHANGES_SCHEMA, Exchanges
+from mpp_gateway.ledger.exchanges import EXCHANGES_SCHEMA, QUESTIONS_SCHEMA, Exchanges
 from mpp_gateway.ledger.sql import Lease, StoreUnavailable
 from mpp_gateway.ledger.stores import driver_of
 from mpp_gateway.limits.buckets import TokenBuckets
@@ -23,7 +25,7 @@ from mpp_gateway.protocol.challenge import ChallengeKeys
 from mpp_gateway.protocol.problems import Problem
 from mpp_gateway.rails import registry
 from mpp_gateway.rails.base import Rail
-from mpp_gateway.rails.evm.submissions import SUBMISSIONS_SCHEMA
+from mpp_gateway.rails.evm.submissions import ONCE_SCHEMA, SUBMISSIONS_SCHEMA
 from mpp_gateway.rails.payment_scheme import PaymentScheme
 from mpp_gateway.routing.table import RouteTable
 
@@ -31,7 +33,13 @@ log = logging.getLogger(__name__)
 
 MAINTENANCE_S = 15
 
-MIGRATIONS = (EXCHANGES_SCHEMA, SUBMISSIONS_SCHEMA, ANSWERS_SCHEMA)
+MIGRATIONS = (
+    EXCHANGES_SCHEMA,
+    SUBMISSIONS_SCHEMA,
+    ANSWERS_SCHEMA,
+    QUESTIONS_SCHEMA,
+    ONCE_SCHEMA,
+)
 """The schema of the store, one entry a version, forward only: never edit one that was released."""
 
 
@@ -74,7 +82,7 @@ class Serving:
     lease: Lease
     problems: dict[str, str]
     """Why a rail could not be looked after, by the rail's name; see `unready`."""
-    upkeep: asyncio.Task[None]
+    upkeep: tuple[asyncio.Task[None], ...]
     books: OpenBooks = field(default_factory=OpenBooks)
 
     @property
@@ -90,8 +98,9 @@ class Serving:
 
     async def close(self) -> None:
         """Finish what money is under way, then let go of everything."""
-        self.upkeep.cancel()
-        await asyncio.gather(self.upkeep, return_exceptions=True)
+        for task in self.upkeep:
+            task.cancel()
+        await asyncio.gather(*self.upkeep, return_exceptions=True)
         await self.executor.close()
         for rail in self.rails.values():
             await rail.close()
@@ -146,8 +155,14 @@ async def open_serving(
         opened.pop_all()  # it is all open: from here on `Serving.close` sees to it
     buckets = TokenBuckets(config.limits.unpaid_per_minute)
     answers = Answers(database, config.idempotency.total_bytes)
-    executor = Executor(exchanges, answers, rails, reporter, clock, buckets=buckets)
-    upkeep = asyncio.ensure_future(_keep(exchanges, answers, lease, rails, problems, clock))
+    resolver = Resolver(exchanges, rails, reporter, clock)
+    executor = Executor(
+        exchanges, answers, rails, reporter, clock, buckets=buckets, ask_soon=resolver.wanted.set
+    )
+    upkeep = (
+        asyncio.ensure_future(_keep(exchanges, answers, lease, rails, problems, clock)),
+        asyncio.ensure_future(_ask(resolver)),
+    )
     return Serving(config, snapshot, executor, exchanges, rails, database, lease, problems, upkeep)
 
 
@@ -170,6 +185,17 @@ async def _keep(
                 # One rail that fails in a new way must not end the care for all the others.
                 log.error("%s could not be looked after: %r", rail.name, error)
                 problems[rail.name] = str(error) or type(error).__name__
+
+
+async def _ask(resolver: Resolver) -> None:
+    """Ask at once what an earlier process has left open, then now and then, and when wanted."""
+    while True:
+        (error,) = await asyncio.gather(resolver.round(), return_exceptions=True)
+        if isinstance(error, Exception):
+            log.error("open questions could not be asked: %r", error)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(MAINTENANCE_S):
+                await resolver.wanted.wait()
 
 
 async def _recover(exchanges: Exchanges, lease: Lease, now_s: int) -> None:

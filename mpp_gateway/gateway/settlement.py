@@ -7,6 +7,7 @@ from mpp_gateway.errors import (
     GatewayFault,
     PaymentInProgress,
     SettlementUnknown,
+    UpstreamFailed,
     UpstreamRefused,
 )
 from mpp_gateway.gateway import idempotency
@@ -18,6 +19,7 @@ from mpp_gateway.gateway.steps import Deliver, GiveBackTokens, MarkDelivered, Re
 from mpp_gateway.ledger.book import State
 from mpp_gateway.protocol.messages import Answer, Headers
 from mpp_gateway.protocol.problems import PaymentRequired, Problem, VerificationFailed
+from mpp_gateway.protocol.timestamps import format_rfc3339
 from mpp_gateway.rails.base import Outcome, Settlement
 from mpp_gateway.upstream.hygiene import response_headers
 from mpp_gateway.upstream.redirects import rewrite_location
@@ -65,6 +67,7 @@ def settle(exchange: Exchange, clock: Clock, found: Outcome | None = None) -> Ma
                 receipt=outcome.headers,
                 detail=f"change {outcome.change_minor}" if outcome.change_minor else "",
                 due_s=exchange.answered_by_s(clock.now_s),
+                amount_minor=presented.amount_minor - outcome.change_minor,
             )
             if not (yield from _recorded(settled)):
                 # A restart took the exchange over, or the store is gone: whoever looks at it next
@@ -111,13 +114,15 @@ GIVEN_UP: dict[State, tuple[State, type[events.Event]]] = {
 
 
 def release(exchange: Exchange, clock: Clock, detail: str) -> Machine[None]:
-    """Give up a proof that was claimed and not used; money that moved becomes a credit.
+    """Give up a proof that was claimed and not used; money that moved is owed to the buyer.
 
     Raises nothing: what cannot be written down now stays as it is, for `finish` or the sweeper.
     """
     if exchange.turn is None or exchange.state not in GIVEN_UP:
         return
     after, kind = GIVEN_UP[exchange.state]
+    if exchange.state is State.SETTLED and exchange.route.on_failure == "refund":
+        after, kind = State.REFUNDING, events.RefundOwed
     moving = move(exchange.turn, exchange.state, after, clock, detail=detail)
     if (yield from _recorded(moving)):
         exchange.state = after
@@ -133,6 +138,8 @@ def refused(exchange: Exchange, problem: Problem, clock: Clock) -> Machine[Answe
 
 
 def _refused(exchange: Exchange, problem: Problem, clock: Clock) -> Machine[Answer]:
+    if exchange.state in OWED:
+        _say_where_the_money_is(exchange, problem, clock.now_s)
     answer, stated = refusal(exchange, problem, clock.now_s)
     if isinstance(stated, PaymentRequired):
         yield from emit(event(events.PaymentRequired, exchange, clock.now_s))
@@ -174,8 +181,12 @@ def _deliver(
     if exchange.turn is None:
         return rewritten
     if not exchange.route.is_delivered(status):
+        if exchange.state is State.SETTLED and status >= SERVER_ERROR:
+            # Nobody learns from its body what became of the money.
+            failed = UpstreamFailed(f"The upstream answered {status}.")
+            return (yield from _fail(exchange, failed, clock))
         yield from release(exchange, clock, f"upstream answered {status}")
-        return rewritten
+        return Deliver(rewritten.status, (*rewritten.headers, _outcome(exchange, clock.now_s)))
     if exchange.settles_at_end and exchange.state is State.VERIFIED:
         return Deliver(rewritten.status, _private(rewritten.headers))
     try:
@@ -223,14 +234,45 @@ def _fail(exchange: Exchange, problem: Problem, clock: Clock) -> Machine[Answer]
     else:
         yield from emit(event(events.UpstreamFailed, exchange, clock.now_s, slug=slug))
     yield from release(exchange, clock, problem.slug)
-    if exchange.state in {State.RELEASED, State.CREDITED} and exchange.turn is not None:
-        problem.extra = {**problem.extra, "payment": exchange.state.value}
-        problem.hint = (
-            "Nothing was charged; the same credential may be presented again."
-            if exchange.state is State.RELEASED
-            else "You have paid; present the same credential again for the same request."
-        )
+    if exchange.turn is not None:
+        _say_where_the_money_is(exchange, problem, clock.now_s)
     return problem_answer(problem)
+
+
+HINTS: dict[State, str] = {
+    State.RELEASED: "Nothing was charged; the same credential may be presented again.",
+    State.CREDITED: "You have paid; present the same credential again for the same request.",
+    State.REFUNDING: "You have paid and are given the money back; a new try is a new payment.",
+    # The store did not take the note; its sweep makes a credit of it.
+    State.SETTLED: "You have paid; present the same credential again, in some minutes.",
+}
+OWED = frozenset({State.CREDITED, State.REFUNDING})
+
+
+def _say_where_the_money_is(exchange: Exchange, problem: Problem, now_s: int) -> None:
+    if exchange.state not in HINTS:
+        return
+    more = {"payment": exchange.state.value}
+    if exchange.state is State.CREDITED:
+        more["creditedUntil"] = format_rfc3339(_credited_until_s(exchange, now_s))
+    problem.extra = {**problem.extra, **more}
+    problem.hint = HINTS[exchange.state]
+
+
+def _credited_until_s(exchange: Exchange, now_s: int) -> int:
+    return now_s + exchange.snapshot.config.credit_s
+
+
+OUTCOME_FIELD = "Payment-Outcome"
+
+
+def _outcome(exchange: Exchange, now_s: int) -> tuple[str, str]:
+    """Return the field that says, on the upstream's own answer, what became of the money."""
+    state = exchange.state.value if exchange.state else ""
+    if exchange.state is State.CREDITED:
+        # A Date of RFC 9651, in unix seconds.
+        return OUTCOME_FIELD, f"{state};until=@{_credited_until_s(exchange, now_s)}"
+    return OUTCOME_FIELD, state
 
 
 def finish(

@@ -5,7 +5,7 @@ from typing import Any
 
 from mpp_gateway.events import Event
 from mpp_gateway.ledger.answers import KeptAnswer
-from mpp_gateway.ledger.book import ClaimRequest, State, Turn
+from mpp_gateway.ledger.book import ClaimRequest, PaymentRecord, State, Turn
 from mpp_gateway.protocol.messages import Answer, Headers
 from mpp_gateway.rails.base import Presented
 
@@ -111,6 +111,8 @@ class Move:
     detail: str = ""
     due_s: int | None = None
     """When we are done with it, or gone; None leaves what was said before."""
+    amount_minor: int | None = None
+    """What was used of what was held; None for all of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +148,8 @@ class Settle:
 class LookUp:
     """Ask the rail what became of an earlier attempt. Result: `rails.base.Outcome`."""
 
-    presented: Presented
+    rail: str
+    payment: PaymentRecord
 
 
 @dataclass(frozen=True, slots=True)

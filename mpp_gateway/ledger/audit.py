@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import Any
 
 from mpp_gateway.ledger.book import LEFT_OPEN, PAID, REOPENING, TRANSITIONS, State
-from mpp_gateway.ledger.inquiry import Balance, Purse
+from mpp_gateway.ledger.inquiry import Balance, Purse, place_of
 from mpp_gateway.ledger.reading import Reading, StoreDamaged
 
 FAULTS_MAX = 1_000
@@ -107,8 +107,7 @@ def audit(reading: Reading, tick: Tick = lambda _: None) -> Audit:
             done.exchanges += 1
             done.lines += len(lines)
             _add(told, row.purse, row.state, 1, row.amount)
-            for line in lines:
-                _follow(moved, row.purse, line)
+            _follow(moved, row.purse, lines)
             tick(done.exchanges)
         for seq, exchange_id in reading.rows(_ORPHANS):
             done.lines += 1
@@ -124,7 +123,6 @@ def faults_of(row: Row, lines: Iterable[Line]) -> Iterator[str]:
     state, attempt, seq, paid_seq = "", 1, 0, 0
     first = last = None
     for line in lines:
-        first, last = first or line, line
         if line.seq <= seq:
             yield f"line {line.seq} stands behind line {seq}"
         if line.before != state:
@@ -136,8 +134,9 @@ def faults_of(row: Row, lines: Iterable[Line]) -> Iterator[str]:
         if line.attempt != attempt:
             yield f"line {line.seq} is of attempt {line.attempt}, it should be of {attempt}"
             attempt = line.attempt
-        if line.amount != row.amount:
-            yield f"line {line.seq} moves {line.amount!r}, the exchange is for {row.amount!r}"
+        if last is not None and not _may_follow(last, line):
+            yield f"line {line.seq} is about {line.amount!r}, line {last.seq} about {last.amount!r}"
+        first, last = first or line, line
         state, seq = line.after, line.seq
         paid_seq = seq if state in PAID else paid_seq
     if first is None or last is None:
@@ -149,6 +148,8 @@ def faults_of(row: Row, lines: Iterable[Line]) -> Iterator[str]:
 def _row_faults(row: Row, first: Line, last: Line, paid_seq: int) -> Iterator[str]:
     if not _AMOUNT.fullmatch(row.amount):
         yield f"{row.amount!r} is no amount"
+    if row.amount != last.amount:
+        yield f"the table says {row.amount!r}, the journal says {last.amount!r}"
     if row.state != last.after:
         yield f"the table says {row.state}, the journal says {last.after}"
     if row.attempt != last.attempt:
@@ -164,6 +165,15 @@ def _row_faults(row: Row, first: Line, last: Line, paid_seq: int) -> Iterator[st
         yield f"a process is said to be at it, which {row.state} does not need"
     if not is_held and row.state in LEFT_OPEN and row.state != State.SETTLED:
         yield f"no process is said to be at it: {row.state} would stay for ever"
+
+
+def _may_follow(last: Line, line: Line) -> bool:
+    """Tell whether the amounts agree: less may settle than was held; nothing else changes."""
+    if line.amount == last.amount:
+        return True
+    is_settled = (line.before, line.after) == (State.SETTLING, State.SETTLED)
+    are_amounts = _AMOUNT.fullmatch(line.amount) and _AMOUNT.fullmatch(last.amount)
+    return bool(is_settled and are_amounts) and int(line.amount) < int(last.amount)
 
 
 def _is_legal(line: Line) -> bool:
@@ -197,15 +207,18 @@ def _add(sums: _Sums, purse: Purse, state: str, count: int, amount: Any) -> None
     found[1] += count * minor
 
 
-def _follow(sums: _Sums, purse: Purse, line: Line) -> None:
-    """Move the money of one line, as `book.balances` does."""
-    _add(sums, purse, line.after, 1, line.amount)
-    if line.before:
-        _add(sums, purse, line.before, -1, line.amount)
+def _follow(sums: _Sums, purse: Purse, lines: list[Line]) -> None:
+    """Move the money of one exchange from line to line, as `book.balances` does."""
+    amount = "0"
+    for line in lines:
+        _add(sums, purse, line.after, 1, line.amount)
+        if line.before:
+            _add(sums, purse, line.before, -1, amount)
+        amount = line.amount
 
 
 def _compare(done: Audit, told: _Sums, moved: _Sums) -> None:
-    for purse, state in sorted({*told, *moved}, key=str):
+    for purse, state in sorted({*told, *moved}, key=place_of):
         by_table, by_journal = told[purse, state], moved[purse, state]
         if by_table != by_journal:
             done.note(

@@ -10,13 +10,15 @@ from dataclasses import dataclass, replace
 
 
 class State(enum.StrEnum):
-    """Where one exchange stands (architecture 4.3)."""
+    """Where one exchange stands (architecture 4.3, ADR 0007)."""
 
     CLAIMED = "claimed"
     VERIFIED = "verified"
     SETTLING = "settling"
     SETTLED = "settled"
     RELEASED = "released"
+    REFUNDING = "refunding"
+    """Owed back to the buyer: the rail is asked until it says that it was paid back."""
     REFUNDED = "refunded"
     CREDITED = "credited"
     UNKNOWN = "unknown"
@@ -27,11 +29,12 @@ TRANSITIONS: dict[State, frozenset[State]] = {
     State.VERIFIED: frozenset({State.SETTLING, State.RELEASED}),
     State.SETTLING: frozenset({State.SETTLED, State.RELEASED, State.UNKNOWN}),
     State.UNKNOWN: frozenset({State.CREDITED, State.RELEASED}),
-    State.SETTLED: frozenset({State.CREDITED, State.REFUNDED}),
+    State.SETTLED: frozenset({State.CREDITED, State.REFUNDING}),
     # Only a released or a credited exchange may be opened again, by the same credential for the
     # same route: a released one starts over, a credited one is already paid.
     State.RELEASED: frozenset({State.CLAIMED}),
     State.CREDITED: frozenset({State.SETTLED}),
+    State.REFUNDING: frozenset({State.REFUNDED}),
     State.REFUNDED: frozenset(),
 }
 
@@ -47,7 +50,7 @@ LEFT_OPEN = {
 REOPENING = frozenset({(State.RELEASED, State.CLAIMED), (State.CREDITED, State.SETTLED)})
 """The moves that open an exchange for another attempt."""
 
-PAID = frozenset({State.SETTLED, State.CREDITED})
+PAID = frozenset({State.SETTLED, State.CREDITED, State.REFUNDING})
 """Where the money is with the seller: what went there after a balance was read is not in it."""
 
 
@@ -63,6 +66,10 @@ class Claim(enum.Enum):
     EXPIRED = "expired"
     """Too late to pay, and no use of it is on record: only the rail knows whether money moved."""
     SPENT = "spent"
+    LAPSED = "lapsed"
+    """A credit that nobody asked for in the time that was stated."""
+    REFUNDED = "refunded"
+    """Given back, or about to be: it buys nothing more."""
     DELIVERED = "delivered"
     """Spent too: on this very request, whose answer was handed over."""
 
@@ -95,6 +102,37 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
+class PaymentRecord:
+    """A payment as the books have it: enough for its rail to find it again, or to give it back.
+
+    It holds nothing that could move the payer's money. `account` and `payee` are the canonical
+    names of who pays and who is paid.
+    """
+
+    proof_id: str
+    account: str
+    payee: str
+    amount_minor: int
+    valid_until_s: int
+    challenge_id: str | None = None
+    reference: str = ""
+    """What the rail called the payment when it was settled; empty before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What only the rail can tell: what became of a settlement, or whether a refund is paid."""
+
+    turn: Turn
+    rail: str
+    asset: str
+    state: State
+    """UNKNOWN or REFUNDING."""
+    payment: PaymentRecord
+    updated_s: int
+
+
+@dataclass(frozen=True, slots=True)
 class ClaimRequest:
     """What a claim writes down: one proof, for one scope, of one payer."""
 
@@ -103,11 +141,14 @@ class ClaimRequest:
     rail: str
     asset: str
     account: str
+    payee: str
     amount_minor: int
     scope: str
     valid_until_s: int
     due_s: int
     """When the process that claims is done with the call, or gone."""
+    credit_s: int
+    """For how long a paid call that was not delivered may be asked for again."""
     challenge_id: str | None = None
     """An id is used once: a second proof for the same challenge is refused."""
     only_earlier: bool = False
@@ -118,9 +159,16 @@ class IllegalTransition(Exception):
     """The caller asked for a move that the state table does not have: a fault, never a race."""
 
 
+class OverPosted(Exception):
+    """The caller wants to post more than was held: a fault, at the buyer's cost."""
+
+
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One move in the journal: `amount_minor` of the exchange went from one state to another."""
+    """One move in the journal: the exchange went from one state to another.
+
+    `amount_minor` is what it is about from here on: less than before where less was used than held.
+    """
 
     seq: int
     exchange_id: str
@@ -145,6 +193,8 @@ class Entry:
     receipt: tuple[tuple[str, str], ...] = ()
     paid_seq: int = 0
     """The journal's line that last brought its money to the seller."""
+    amount_minor: int = 0
+    updated_s: int = 0
 
 
 def standing(lines: Iterable[Line]) -> dict[str, State]:
@@ -155,10 +205,12 @@ def standing(lines: Iterable[Line]) -> dict[str, State]:
 def balances(lines: Iterable[Line]) -> dict[State, int]:
     """Return how much money is in which state, from the journal alone, in minor units."""
     found: dict[State, int] = defaultdict(int)
+    last: dict[str, int] = {}
     for line in lines:
         found[line.after] += line.amount_minor
         if line.before is not None:
-            found[line.before] -= line.amount_minor
+            found[line.before] -= last.get(line.exchange_id, 0)
+        last[line.exchange_id] = line.amount_minor
     return {state: minor for state, minor in found.items() if minor}
 
 
@@ -171,7 +223,7 @@ class Book:
         self._owner = owner
         self._seq = 0
 
-    def claim(self, request: ClaimRequest) -> Claimed:
+    def claim(self, request: ClaimRequest, now_s: int) -> Claimed:
         """Bind the proof to one exchange, or say what became of it."""
         found = next((e for e in self.entries.values() if _same_proof(e, request)), None)
         if found is None:
@@ -179,15 +231,17 @@ class Book:
                 return Claimed(Claim.EXPIRED, "")
             if self._is_taken(request):
                 return Claimed(Claim.SPENT, "")
-            return self._begin(request)
-        return self._claim_again(found, request)
+            return self._begin(request, now_s)
+        return self._claim_again(found, request, now_s)
 
-    def _claim_again(self, entry: Entry, request: ClaimRequest) -> Claimed:
+    def _claim_again(self, entry: Entry, request: ClaimRequest, now_s: int) -> Claimed:
         key = entry.request.exchange_id
         last_s = max(entry.valid_until_s, request.valid_until_s)
-        if entry.request.scope != request.scope or entry.state is State.REFUNDED:
+        if entry.request.scope != request.scope:
             return Claimed(Claim.SPENT, key)
         match entry.state:
+            case State.REFUNDING | State.REFUNDED:
+                return Claimed(Claim.REFUNDED, key)
             case State.SETTLED if entry.due_s is None:
                 return Claimed(Claim.DELIVERED, key, entry.attempt, entry.reference, entry.receipt)
             case State.RELEASED if self._is_taken(request, key):
@@ -196,11 +250,13 @@ class Book:
                 return Claimed(Claim.EXPIRED, key)
             case State.RELEASED:
                 again = replace(entry.request, challenge_id=request.challenge_id)
-                self._reopen(replace(entry, request=again), State.CLAIMED, request.due_s)
+                self._reopen(replace(entry, request=again), State.CLAIMED, request.due_s, now_s)
                 self.entries[key] = replace(self.entries[key], valid_until_s=last_s)
                 return Claimed(Claim.FRESH, key, entry.attempt + 1, seq=self._seq)
+            case State.CREDITED if entry.updated_s + request.credit_s <= now_s:
+                return Claimed(Claim.LAPSED, key)
             case State.CREDITED:
-                self._reopen(entry, State.SETTLED, request.due_s)
+                self._reopen(entry, State.SETTLED, request.due_s, now_s)
                 return Claimed(
                     Claim.CREDITED, key, entry.attempt + 1, entry.reference, entry.receipt
                 )
@@ -213,9 +269,9 @@ class Book:
         entry = self.entries.get(turn.exchange_id)
         if entry is None:
             return False
-        price_minor = entry.request.amount_minor
+        price_minor = entry.amount_minor
         others_minor = sum(
-            other.request.amount_minor
+            other.amount_minor
             for key, other in self.entries.items()
             if key != turn.exchange_id
             and other.request.account == entry.request.account
@@ -224,17 +280,19 @@ class Book:
         spendable = price_minor if spendable_minor is None else spendable_minor
         if others_minor + price_minor > spendable:
             return False
-        return self.move(turn, State.CLAIMED, State.VERIFIED)
+        return self.move(turn, State.CLAIMED, State.VERIFIED, now_s)
 
     def move(
         self,
         turn: Turn,
         before: State,
         after: State,
+        now_s: int,
         *,
         reference: str | None = None,
         receipt: tuple[tuple[str, str], ...] | None = None,
         due_s: int | None = None,
+        amount_minor: int | None = None,
     ) -> bool:
         """Move from `before` to `after`; False if it is not `turn`'s move."""
         if after not in TRANSITIONS[before]:
@@ -242,6 +300,8 @@ class Book:
         entry = self.entries.get(turn.exchange_id)
         if entry is None or (entry.attempt, entry.state) != (turn.attempt, before):
             return False
+        if amount_minor is not None and amount_minor > entry.amount_minor:
+            raise OverPosted(turn.exchange_id)
         kept_s = entry.due_s if due_s is None else due_s
         self.entries[turn.exchange_id] = replace(
             entry,
@@ -249,6 +309,8 @@ class Book:
             due_s=kept_s if after in LEFT_OPEN else None,
             reference=entry.reference if reference is None else reference,
             receipt=entry.receipt if receipt is None else receipt,
+            amount_minor=entry.amount_minor if amount_minor is None else amount_minor,
+            updated_s=now_s,
         )
         self._write(turn.exchange_id, before, after)
         return True
@@ -261,13 +323,13 @@ class Book:
         """Note that what `turn` has paid for was handed over."""
         return self._set_due(turn, None)
 
-    def recover(self, is_gone: Callable[[str], bool]) -> int:
+    def recover(self, is_gone: Callable[[str], bool], now_s: int) -> int:
         """Take up what processes have left of which `is_gone` says that they are."""
-        return self._take_up(lambda entry: entry.due_s is not None and is_gone(entry.owner))
+        return self._take_up(lambda entry: entry.due_s is not None and is_gone(entry.owner), now_s)
 
     def sweep(self, now_s: int) -> int:
         """Take up what its process should have been done with."""
-        return self._take_up(lambda entry: entry.due_s is not None and entry.due_s < now_s)
+        return self._take_up(lambda entry: entry.due_s is not None and entry.due_s < now_s, now_s)
 
     def purge(self, now_s: int) -> int:
         """Forget releases whose proofs can move no money any more."""
@@ -280,17 +342,27 @@ class Book:
         self.lines = [line for line in self.lines if line.exchange_id not in dead]
         return len(dead)
 
-    def _begin(self, request: ClaimRequest) -> Claimed:
+    def _begin(self, request: ClaimRequest, now_s: int) -> Claimed:
         self.entries[request.exchange_id] = Entry(
-            request, self._owner, due_s=request.due_s, valid_until_s=request.valid_until_s
+            request,
+            self._owner,
+            due_s=request.due_s,
+            valid_until_s=request.valid_until_s,
+            amount_minor=request.amount_minor,
+            updated_s=now_s,
         )
         self._write(request.exchange_id, None, State.CLAIMED)
         return Claimed(Claim.FRESH, request.exchange_id, seq=self._seq)
 
-    def _reopen(self, entry: Entry, after: State, due_s: int) -> None:
+    def _reopen(self, entry: Entry, after: State, due_s: int, now_s: int) -> None:
         key = entry.request.exchange_id
         self.entries[key] = replace(
-            entry, state=after, attempt=entry.attempt + 1, due_s=due_s, owner=self._owner
+            entry,
+            state=after,
+            attempt=entry.attempt + 1,
+            due_s=due_s,
+            owner=self._owner,
+            updated_s=now_s,
         )
         self._write(key, entry.state, after)
 
@@ -301,11 +373,11 @@ class Book:
         self.entries[turn.exchange_id] = replace(entry, due_s=due_s)
         return True
 
-    def _take_up(self, is_left: Callable[[Entry], bool]) -> int:
+    def _take_up(self, is_left: Callable[[Entry], bool], now_s: int) -> int:
         left = [entry for _, entry in sorted(self.entries.items()) if is_left(entry)]
         for entry in left:
             turn = Turn(entry.request.exchange_id, entry.attempt)
-            self.move(turn, entry.state, LEFT_OPEN[entry.state])
+            self.move(turn, entry.state, LEFT_OPEN[entry.state], now_s)
         return len(left)
 
     def _is_taken(self, request: ClaimRequest, but_for: str | None = None) -> bool:
@@ -318,7 +390,7 @@ class Book:
     def _write(self, key: str, before: State | None, after: State) -> None:
         self._seq += 1
         entry = self.entries[key]
-        minor = entry.request.amount_minor
+        minor = entry.amount_minor
         self.lines.append(Line(self._seq, key, entry.attempt, before, after, minor))
         if after in PAID:
             self.entries[key] = replace(entry, paid_seq=self._seq)

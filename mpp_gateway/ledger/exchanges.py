@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from mpp_gateway.ledger.book import (
     LEFT_OPEN,
@@ -13,6 +14,9 @@ from mpp_gateway.ledger.book import (
     Claimed,
     ClaimRequest,
     IllegalTransition,
+    OverPosted,
+    PaymentRecord,
+    Question,
     State,
     Turn,
 )
@@ -64,6 +68,18 @@ CREATE INDEX journal_exchange ON journal (exchange_id)
 """`owner` names the lock under which the row's process serves (`ledger.lock`). `due_s` is when that
 process must be done with the row, by its own deadlines; NULL while nobody is at it."""
 
+QUESTIONS_SCHEMA = """
+ALTER TABLE exchanges ADD COLUMN payee TEXT NOT NULL DEFAULT '';
+ALTER TABLE exchanges ADD COLUMN refund TEXT NOT NULL DEFAULT '';
+DROP INDEX exchanges_paid;
+CREATE INDEX exchanges_paid ON exchanges (account, updated_seq)
+    WHERE state IN ('settled', 'credited', 'refunding');
+CREATE INDEX exchanges_asked ON exchanges (rail, updated_s, id)
+    WHERE state IN ('unknown', 'refunding')
+"""
+"""What is asked of a rail with no request at hand: who was paid, which questions are open, and
+what the rail calls a refund that it made."""
+
 BATCH_ROWS = 500
 """How much of the books one turn of the writer may take up or forget: payments wait meanwhile."""
 
@@ -109,13 +125,18 @@ class Exchanges:
         receipt: tuple[tuple[str, str], ...] | None = None,
         detail: str = "",
         due_s: int | None = None,
+        amount_minor: int | None = None,
+        refund: str | None = None,
     ) -> bool:
         """Move from `before` to `after` and write the journal; False if it is not `turn`'s move.
 
         `due_s` is when we are done with it, or gone; None leaves the time that was given before.
-        Errors: `IllegalTransition` for a pair that the table lacks, `StoreUnavailable`.
+        `amount_minor` is what was used of what was held, None for all of it; `refund` is what the
+        rail calls the payment that gave it back.
+        Errors: `IllegalTransition` for a pair that the table lacks, `OverPosted` for an amount
+        above what was held, `StoreUnavailable`.
         """
-        change = _Change(before, after, reference, receipt, detail, due_s)
+        change = _Change(before, after, reference, receipt, detail, due_s, amount_minor, refund)
         return await self._database.write(lambda db: _move(db, turn, change, now_s))
 
     async def state(self, exchange_id: str) -> State | None:
@@ -142,6 +163,10 @@ class Exchanges:
     async def mark_delivered(self, turn: Turn) -> bool:
         """Note that the answer which `turn` paid for was handed over; False if it is not its."""
         return await self._database.write(lambda db: _set_due(db, turn, None))
+
+    async def questions(self, rail: str, after: tuple[int, str], limit: int) -> list[Question]:
+        """Return what `rail` must be asked, the oldest first, from after that (time, id) on."""
+        return await self._database.read(lambda db: _questions(db, rail, after, limit))
 
     async def store_id(self, fresh: str) -> str:
         """Return the id of this very store: `fresh` if it has none yet, else what it was given.
@@ -172,18 +197,26 @@ def _claim(db: Connection, request: ClaimRequest, owner: str, now_s: int) -> Cla
         seq = _journal(db, request.exchange_id, "", State.CLAIMED, now_s, "")
         return Claimed(Claim.FRESH, request.exchange_id, seq=seq)
     row = db.execute(
-        "SELECT id, state, scope, attempt, reference, receipt, valid_until_s, due_s FROM exchanges"
-        " WHERE proof_id = ?",
+        "SELECT id, state, scope, attempt, reference, receipt, valid_until_s, due_s, updated_s"
+        " FROM exchanges WHERE proof_id = ?",
         (request.proof_id,),
     ).fetchone()
     if row is None:
         return Claimed(Claim.EXPIRED if request.only_earlier else Claim.SPENT, "")
-    exchange_id, state, scope, attempt, reference, receipt, valid_until_s, due_s = row
+    return _claim_again(db, request, row, owner, now_s)
+
+
+def _claim_again(
+    db: Connection, request: ClaimRequest, row: tuple[Any, ...], owner: str, now_s: int
+) -> Claimed:
+    exchange_id, state, scope, attempt, reference, receipt, valid_until_s, due_s, updated_s = row
     turn = Turn(exchange_id, attempt)
     last_s = max(valid_until_s, request.valid_until_s)
     headers = tuple((name, value) for name, value in json.loads(receipt))
-    if scope != request.scope or state == State.REFUNDED:
+    if scope != request.scope:
         return Claimed(Claim.SPENT, exchange_id)
+    if state in (State.REFUNDING, State.REFUNDED):
+        return Claimed(Claim.REFUNDED, exchange_id)
     if state == State.SETTLED and due_s is None:
         return Claimed(Claim.DELIVERED, exchange_id, attempt, reference, headers)
     if state == State.RELEASED:
@@ -193,11 +226,13 @@ def _claim(db: Connection, request: ClaimRequest, owner: str, now_s: int) -> Cla
             return Claimed(Claim.EXPIRED, exchange_id)
         # The challenge it was shown with first may be somebody else's by now.
         db.execute(
-            "UPDATE exchanges SET valid_until_s = ?, challenge_id = ? WHERE id = ?",
-            (last_s, request.challenge_id, exchange_id),
+            "UPDATE exchanges SET valid_until_s = ?, challenge_id = ?, payee = ? WHERE id = ?",
+            (last_s, request.challenge_id, request.payee, exchange_id),
         )
         _reopen(db, turn, State.RELEASED, State.CLAIMED, request, owner, now_s)
         return Claimed(Claim.FRESH, exchange_id, attempt + 1, seq=_last_seq(db))
+    if state == State.CREDITED and updated_s + request.credit_s <= now_s:
+        return Claimed(Claim.LAPSED, exchange_id)
     if state == State.CREDITED:
         # The credit is spent by this very move: of ten parallel copies one gets the call.
         _reopen(db, turn, State.CREDITED, State.SETTLED, request, owner, now_s)
@@ -224,15 +259,16 @@ def _reopen(
 def _insert(db: Connection, request: ClaimRequest, owner: str, now_s: int) -> bool:
     # Atomic for the proof and for its challenge: there is no moment between a look and the claim.
     inserted = db.execute(
-        "INSERT INTO exchanges (id, proof_id, rail, asset, account, amount_minor, scope, state,"
-        " challenge_id, valid_until_s, owner, due_s, created_s, updated_s)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+        "INSERT INTO exchanges (id, proof_id, rail, asset, account, payee, amount_minor, scope,"
+        " state, challenge_id, valid_until_s, owner, due_s, created_s, updated_s)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
         (
             request.exchange_id,
             request.proof_id,
             request.rail,
             request.asset,
             request.account,
+            request.payee,
             str(request.amount_minor),
             request.scope,
             State.CLAIMED,
@@ -269,7 +305,7 @@ SELECT amount_minor FROM exchanges
 UNION ALL
 SELECT amount_minor FROM exchanges
  WHERE account = :account AND updated_seq > :seen_seq AND id <> :id
- AND state IN ('settled', 'credited')
+ AND state IN ('settled', 'credited', 'refunding')
 """
 """A proof that is out of date moves no money any more. Counted for ever, one settlement that stayed
 unknown would lock its payer out."""
@@ -305,15 +341,20 @@ class _Change:
     receipt: tuple[tuple[str, str], ...] | None = None
     detail: str = ""
     due_s: int | None = None
+    amount_minor: int | None = None
+    refund: str | None = None
 
 
 def _move(db: Connection, turn: Turn, change: _Change, now_s: int) -> bool:
     if change.after not in TRANSITIONS[change.before]:
         raise IllegalTransition(f"{turn.exchange_id}: {change.before} -> {change.after}")
+    if change.amount_minor is not None:
+        _check_posted(db, turn, change.before, change.amount_minor)
     moved = db.execute(
         "UPDATE exchanges SET state = ?, updated_s = ?, attempt = attempt + ?,"
         " due_s = CASE WHEN ? = 1 THEN coalesce(?, due_s) END,"
-        " reference = coalesce(?, reference), receipt = coalesce(?, receipt)"
+        " reference = coalesce(?, reference), receipt = coalesce(?, receipt),"
+        " amount_minor = coalesce(?, amount_minor), refund = coalesce(?, refund)"
         " WHERE id = ? AND attempt = ? AND state = ?",
         (
             change.after,
@@ -323,6 +364,8 @@ def _move(db: Connection, turn: Turn, change: _Change, now_s: int) -> bool:
             change.due_s,
             change.reference,
             None if change.receipt is None else json.dumps(change.receipt),
+            None if change.amount_minor is None else str(change.amount_minor),
+            change.refund,
             turn.exchange_id,
             turn.attempt,
             change.before,
@@ -331,6 +374,16 @@ def _move(db: Connection, turn: Turn, change: _Change, now_s: int) -> bool:
     if moved:
         _journal(db, turn.exchange_id, change.before, change.after, now_s, change.detail)
     return bool(moved)
+
+
+def _check_posted(db: Connection, turn: Turn, before: State, amount_minor: int) -> None:
+    row = db.execute(
+        "SELECT amount_minor FROM exchanges WHERE id = ? AND attempt = ? AND state = ?",
+        (turn.exchange_id, turn.attempt, before),
+    ).fetchone()
+    # More than was held is money that the buyer never agreed to.
+    if row is not None and amount_minor > int(row[0]):
+        raise OverPosted(turn.exchange_id)
 
 
 def _journal(
@@ -370,6 +423,31 @@ def _recover(db: Connection, is_gone: IsGone, now_s: int) -> int:
             ).fetchall()
             found += _take_up(db, rows, now_s, "left open by a process that is gone")
     return found
+
+
+def _questions(db: Connection, rail: str, after: tuple[int, str], limit: int) -> list[Question]:
+    rows = db.execute(
+        "SELECT id, attempt, asset, state, updated_s, proof_id, account, payee, amount_minor,"
+        " valid_until_s, challenge_id, reference FROM exchanges"
+        " WHERE rail = ? AND state IN ('unknown', 'refunding') AND (updated_s, id) > (?, ?)"
+        " ORDER BY updated_s, id LIMIT ?",
+        (rail, *after, limit),
+    )
+    return [_question(rail, *row) for row in rows]
+
+
+def _question(
+    rail: str,
+    exchange_id: str,
+    attempt: int,
+    asset: str,
+    state: str,
+    updated_s: int,
+    *record: Any,
+) -> Question:
+    proof_id, account, payee, amount_minor, *rest = record
+    payment = PaymentRecord(proof_id, account, payee, int(amount_minor), *rest)
+    return Question(Turn(exchange_id, attempt), rail, asset, State(state), payment, updated_s)
 
 
 def _store_id(db: Connection, fresh: str) -> str:

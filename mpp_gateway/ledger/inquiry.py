@@ -23,11 +23,15 @@ class Record:
     rail: str
     asset: str
     account: str
+    payee: str
+    """Empty where the exchange is older than the column."""
     amount_minor: int
     scope: str
     state: str
     attempt: int
     reference: str
+    refund: str
+    """What the rail calls the payment that gave it back; empty without one."""
     receipt: tuple[tuple[str, str], ...]
     challenge_id: str | None
     valid_until_s: int
@@ -83,9 +87,10 @@ class KeptNote:
 
 
 _COLUMNS = (
-    "id, proof_id, tenant, rail, asset, account, amount_minor, scope, state, attempt, reference,"
-    " receipt, challenge_id, valid_until_s, due_s, created_s, updated_s"
+    "id, proof_id, tenant, rail, asset, account, payee, amount_minor, scope, state, attempt,"
+    " reference, refund, receipt, challenge_id, valid_until_s, due_s, created_s, updated_s"
 )
+_NAMES = ("id", "proof_id", "reference", "refund")
 _ORDER = tuple(str(state) for state in State)
 _MOVES = "seq, exchange_id, attempt, from_state, to_state, amount_minor, at_s, detail"
 
@@ -104,14 +109,15 @@ def balances(reading: Reading, *, by_account: bool = False) -> Iterator[Balance]
         place = Purse(tenant, rail, asset, *account), state
         counted, minor = found.get(place, (0, 0))
         found[place] = counted + count, minor + count * _minor(amount_minor)
-    for (purse, state), (count, minor) in sorted(found.items(), key=_place_of):
-        yield Balance(purse, state, count, minor)
+    for purse, state in sorted(found, key=place_of):
+        yield Balance(purse, state, *found[purse, state])
 
 
-def _place_of(item: tuple[tuple[Purse, str], object]) -> tuple[object, ...]:
-    (purse, state), _ = item
+def place_of(sum_of: tuple[Purse, str]) -> tuple[object, ...]:
+    """Return where a sum stands among others: by purse, then by state in the order of a payment."""
+    purse, state = sum_of
     place = _ORDER.index(state) if state in _ORDER else len(_ORDER)
-    return purse.tenant, purse.rail, purse.asset, purse.account, place
+    return purse.tenant, purse.rail, purse.asset, purse.account, place, state
 
 
 def newest(
@@ -155,15 +161,15 @@ def find(reading: Reading, name: str) -> list[Record]:
 
     An exact name goes before a beginning. Several come back where it is not clear which is meant.
     """
-    for where in ("id = ?", "proof_id = ?", "reference = ?"):
-        if found := _where(reading, where, name):
+    if not name:
+        return []  # what has no reference yet has an empty one
+    for column in _NAMES:
+        if found := _where(reading, f"{column} = ?", name):
             return found
     if len(name) < PREFIX_MIN:
         return []
-    begins = " OR ".join(
-        f"substr({column}, 1, ?) = ?" for column in ("id", "proof_id", "reference")
-    )
-    return _where(reading, begins, *(len(name), name) * 3)
+    begins = " OR ".join(f"substr({column}, 1, ?) = ?" for column in _NAMES)
+    return _where(reading, begins, *(len(name), name) * len(_NAMES))
 
 
 def kept(reading: Reading, exchange_id: str) -> KeptNote | None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from mpp_gateway.ledger.book import PaymentRecord
 from mpp_gateway.protocol.messages import Headers, RequestHead
 from mpp_gateway.protocol.money import Amount
 
@@ -16,6 +17,7 @@ class Capabilities:
     settles_at: Literal["before", "headers", "end"]
     can_verify_without_moving_money: bool
     gives_change: bool = False
+    can_refund: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +57,25 @@ class Presented:
     """Canonical id of the proof. One proof pays one exchange, ever (architecture 4.2)."""
     account: str
     """Canonical id of the purse that pays, for instance `eip155:8453/erc20:0x…/0x…`."""
+    payee: str
+    """Canonical id of the purse that is paid, in the form of `account`."""
     amount_minor: int
     valid_until_s: int
     """Unix time after which the rail can no longer settle this proof."""
     challenge_id: str | None = None
     evidence: Any = field(default=None, repr=False)
+
+    @property
+    def record(self) -> PaymentRecord:
+        """What is written down of it."""
+        return PaymentRecord(
+            self.proof_id,
+            self.account,
+            self.payee,
+            self.amount_minor,
+            self.valid_until_s,
+            self.challenge_id,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +165,16 @@ class Rail(Protocol):
         """Move the money. Never raises for an outcome it cannot know: that is UNKNOWN."""
         ...
 
-    async def look_up(self, presented: Presented, now_s: int) -> Outcome:
+    async def look_up(self, record: PaymentRecord, now_s: int) -> Outcome:
         """Ask the rail what became of an earlier attempt; moves nothing."""
+        ...
+
+    async def refund(self, record: PaymentRecord, now_s: int) -> Outcome:
+        """Give a settled payment back, all of it; called only where `capabilities.can_refund`.
+
+        Called until it is SETTLED, also after a crash: however often, it pays back once. REFUSED is
+        nothing sent and worth another try; UNKNOWN may have been sent.
+        """
         ...
 
     @property

@@ -170,7 +170,7 @@ def test_a_lost_or_pending_answer_is_unknown_until_the_chain_can_be_asked(tmp_pa
         b.node.faults["*"] = "500"
         assert (await b.settle(presented)).state is UNKNOWN
         b.node.faults.clear()
-        seen = await b.rail.look_up(presented, now())
+        seen = await b.rail.look_up(presented.record, now())
         assert seen.state is SETTLED
         assert seen.headers[0][0] == "Payment-Receipt"
 
@@ -183,7 +183,7 @@ def test_without_a_node_a_lost_or_pending_answer_stays_unknown(tmp_path, fault):
         presented = b.presented()
         f.fault = fault
         assert (await b.settle(presented)).state is UNKNOWN
-        assert (await b.rail.look_up(presented, now())).state is UNKNOWN
+        assert (await b.rail.look_up(presented.record, now())).state is UNKNOWN
 
     with_a_facilitator(story, tmp_path, with_node=False)
 

@@ -8,11 +8,11 @@ import pytest
 from mpp_gateway.demo.chain import TIP_WEI
 from mpp_gateway.errors import RailUnavailable
 from mpp_gateway.rails.base import Settlement
-from mpp_gateway.rails.evm import submitter
+from mpp_gateway.rails.evm import gas, submitter
 from mpp_gateway.rails.evm.chain import ChainClient
 from mpp_gateway.rails.evm.inspection import Inspector
+from mpp_gateway.rails.evm.own_key import OwnKeySettler
 from mpp_gateway.rails.evm.seller import EvmRail
-from mpp_gateway.rails.evm.submitter import OwnKeySettler
 from tests.support.evm import (
     GAS_KEY,
     PRICE,
@@ -74,7 +74,7 @@ def test_above_the_ceiling_a_payment_is_refused_before_it_is_claimed_or_sent(tmp
         document = refused(problem, "rail-unavailable", 503)
         assert "costs too much" in document["detail"]
         assert "nothing was charged" in document["detail"]
-        assert problem[1]["retry-after"] == str(submitter.DEAR_RETRY_S)
+        assert problem[1]["retry-after"] == str(gas.DEAR_RETRY_S)
         assert gateway.node.calls.count("eth_sendRawTransaction") == 0
         gateway.untouched()
 

@@ -14,8 +14,8 @@ from mpp_gateway.rails.base import Settlement
 from mpp_gateway.rails.evm import abi, submitter
 from mpp_gateway.rails.evm.chain import ChainClient, RpcFailed
 from mpp_gateway.rails.evm.inspection import Inspector
+from mpp_gateway.rails.evm.own_key import OwnKeySettler
 from mpp_gateway.rails.evm.seller import EvmRail, RailMisconfigured
-from mpp_gateway.rails.evm.submitter import OwnKeySettler
 from tests.support.evm import (
     BINDING,
     GAS_KEY,
@@ -248,7 +248,7 @@ def test_a_broadcast_whose_answer_never_comes_is_followed_to_its_block(tmp_path,
         assert outcome.state is UNKNOWN
         await nothing_moved(b)
         await b.rail.maintain(now())
-        seen = await b.rail.look_up(presented, now())
+        seen = await b.rail.look_up(presented.record, now())
         assert seen.state is SETTLED
         assert await b.balances() == (PURSE_MINOR - PRICE, PRICE)
 
@@ -266,7 +266,7 @@ def test_a_lost_reply_on_a_blind_node_is_unknown_and_then_found(tmp_path):
         b.node.faults.clear()
         b.allow()
 
-        seen = await b.rail.look_up(presented, now())
+        seen = await b.rail.look_up(presented.record, now())
 
         assert (seen.state, seen.reference) == (SETTLED, outcome.reference)
         assert Receipt.parse(seen.headers[0][1]).reference == outcome.reference
@@ -366,7 +366,7 @@ def test_a_gap_left_by_a_crash_is_sent_again_at_the_next_start(tmp_path):
             later = await restarted.settle(b.presented(b"\2" * 16), PRICE, now())
             assert later.state is SETTLED
             assert await restarted.maintain(now()) == 0
-            assert (await restarted.look_up(presented, now())).state is SETTLED
+            assert (await restarted.look_up(presented.record, now())).state is SETTLED
         assert await b.submissions() == [(0, "done"), (1, "done")]
 
     on_a_chain(story, tmp_path)
@@ -450,7 +450,7 @@ def test_a_caller_that_goes_away_does_not_stop_what_was_begun(tmp_path):
             return await b.submissions() == [(0, "done")]
 
         await until(is_done, "the end of the settlement")
-        assert (await b.rail.look_up(presented, now())).state is SETTLED
+        assert (await b.rail.look_up(presented.record, now())).state is SETTLED
 
     on_a_chain(story, tmp_path)
 
@@ -507,10 +507,10 @@ def test_a_stuck_transaction_is_offered_again_for_more_under_its_nonce(tmp_path,
 def test_an_authorization_that_dies_unused_is_refused_by_the_chains_clock(tmp_path):
     async def story(b: Bench) -> None:
         presented = b.presented()
-        assert (await b.rail.look_up(presented, now())).state is UNKNOWN
+        assert (await b.rail.look_up(presented.record, now())).state is UNKNOWN
         ended = presented.valid_until_s
         await b.chain.run(lambda node: (setattr(node, "_clock", lambda: ended), node.mine_empty()))
-        assert (await b.rail.look_up(presented, now())).state is REFUSED
+        assert (await b.rail.look_up(presented.record, now())).state is REFUSED
 
     on_a_chain(story, tmp_path)
 
@@ -520,7 +520,7 @@ def test_a_look_up_of_a_nonce_spent_on_the_payer_himself_is_refused(tmp_path):
         presented = b.presented()
         await b.chain.fund_gas(address(STRANGER))
         await submit(b.chain, _to_himself(b, presented), STRANGER)
-        outcome = await b.rail.look_up(presented, now())
+        outcome = await b.rail.look_up(presented.record, now())
         assert outcome.state is REFUSED
         assert (await b.settle(presented)).state is REFUSED
         await nothing_moved(b)
@@ -535,7 +535,7 @@ def test_a_look_up_that_cannot_ask_is_unknown(tmp_path, fault):
         assert (await b.settle(presented)).state is SETTLED
         b.node.faults["eth_getLogs"] = fault
         b.allow(1)
-        assert (await b.rail.look_up(presented, now())).state is UNKNOWN
+        assert (await b.rail.look_up(presented.record, now())).state is UNKNOWN
 
     on_a_chain(story, tmp_path)
 

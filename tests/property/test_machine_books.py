@@ -32,6 +32,7 @@ from mpp_gateway.ledger.book import (
     Claimed,
     ClaimRequest,
     IllegalTransition,
+    OverPosted,
     State,
     Turn,
     balances,
@@ -39,11 +40,11 @@ from mpp_gateway.ledger.book import (
 )
 from mpp_gateway.ledger.book import Line as BookLine
 from mpp_gateway.ledger.database import Database
-from mpp_gateway.ledger.exchanges import EXCHANGES_SCHEMA, Exchanges
+from mpp_gateway.ledger.exchanges import EXCHANGES_SCHEMA, QUESTIONS_SCHEMA, Exchanges
 from mpp_gateway.ledger.sqlite import SqliteDriver
 
 PRICE = 10
-NOW_S, DUE_S, VALID_S = 1_000, 2_000, 3_000
+NOW_S, DUE_S, VALID_S, CREDIT_S = 1_000, 2_000, 3_000, 5_000
 OWNER = "lock"
 REOPENING = {(State.RELEASED, State.CLAIMED), (State.CREDITED, State.SETTLED)}
 MOVES = [(b, a) for b in State for a in sorted(TRANSITIONS[b]) if (b, a) not in REOPENING]
@@ -56,7 +57,8 @@ RARE = [
 WAYS = [
     (State.SETTLING, State.SETTLED),
     (State.SETTLING, State.SETTLED, State.CREDITED),
-    (State.SETTLING, State.SETTLED, State.REFUNDED),
+    (State.SETTLING, State.SETTLED, State.REFUNDING),
+    (State.SETTLING, State.SETTLED, State.REFUNDING, State.REFUNDED),
     (State.RELEASED,),
     (),
     *RARE,
@@ -78,7 +80,7 @@ class Books(RuleBasedStateMachine):
         super().__init__()
         self.folder = tempfile.TemporaryDirectory()
         self.loop = asyncio.new_event_loop()
-        self.database = Database(self.driver(), (EXCHANGES_SCHEMA,))
+        self.database = Database(self.driver(), (EXCHANGES_SCHEMA, QUESTIONS_SCHEMA))
         self.database.open()
         self.store = Exchanges(self.database, OWNER)
         self.book = Book(OWNER)
@@ -95,8 +97,8 @@ class Books(RuleBasedStateMachine):
         """Assert that store and book say the same, or fail in the same way; return what."""
         try:
             said = expected()
-        except IllegalTransition:
-            with pytest.raises(IllegalTransition):
+        except (IllegalTransition, OverPosted) as error:
+            with pytest.raises(type(error)):
                 self.ask(asked)
             return None
         found = self.ask(asked)
@@ -118,8 +120,9 @@ class Books(RuleBasedStateMachine):
         challenge=st.integers(0, 4) | st.none(),
         scope=st.sampled_from("xxxy"),
         only_earlier=st.sampled_from([False, False, False, True]),
+        now_s=st.sampled_from([NOW_S, NOW_S, NOW_S + CREDIT_S]),
     )
-    def claim(self, proof, challenge, scope, only_earlier):
+    def claim(self, proof, challenge, scope, only_earlier, now_s=NOW_S):
         self.claims += 1
         request = ClaimRequest(
             exchange_id=f"x{self.claims}",
@@ -127,14 +130,16 @@ class Books(RuleBasedStateMachine):
             rail="evm",
             asset="usd",
             account="ab"[proof % 2],
+            payee="till",
             amount_minor=PRICE + proof,
             scope=scope,
             valid_until_s=VALID_S + proof % 5,
             due_s=DUE_S + proof % 5,
+            credit_s=CREDIT_S,
             challenge_id=None if challenge is None else f"c{challenge}",
             only_earlier=only_earlier,
         )
-        said = self.both(self.store.claim(request, NOW_S), lambda: self.book.claim(request))
+        said = self.both(self.store.claim(request, now_s), lambda: self.book.claim(request, now_s))
         if said.claim not in (Claim.FRESH, Claim.CREDITED):
             return multiple()
         return Turn(said.exchange_id, said.attempt)
@@ -148,14 +153,14 @@ class Books(RuleBasedStateMachine):
             lambda: self.book.hold(turn, spendable, self.book.lines[seen].seq, NOW_S),
         )
 
-    @rule(turn=turns, move=st.sampled_from(MOVES))
-    def move(self, turn, move):
-        changes = {"due_s": DUE_S + 9, "reference": "0x1", "receipt": RECEIPT}
+    @rule(turn=turns, move=st.sampled_from(MOVES), used=st.none() | st.integers(0, PRICE + 9))
+    def move(self, turn, move, used=None):
+        changes = {"due_s": DUE_S + 9, "reference": "0x1", "receipt": RECEIPT, "amount_minor": used}
         moved = self.both(
             self.store.move(turn, *move, NOW_S, **changes),
-            lambda: self.book.move(turn, *move, **changes),
+            lambda: self.book.move(turn, *move, NOW_S, **changes),
         )
-        if moved and move == (State.SETTLED, State.REFUNDED):
+        if moved and move == (State.SETTLED, State.REFUNDING):
             self.served[turn.exchange_id] -= 1
 
     @rule(turn=turns)
@@ -166,7 +171,7 @@ class Books(RuleBasedStateMachine):
 
     @rule(turn=turns, move=st.sampled_from(ILLEGAL))
     def move_as_nobody_may(self, turn, move):
-        self.both(self.store.move(turn, *move, NOW_S), lambda: self.book.move(turn, *move))
+        self.both(self.store.move(turn, *move, NOW_S), lambda: self.book.move(turn, *move, NOW_S))
 
     @rule(turn=turns)
     def deliver(self, turn):
@@ -190,7 +195,7 @@ class Books(RuleBasedStateMachine):
     def crash(self, is_gone):
         self.both(
             self.store.recover(lambda _, owner: is_gone and owner == OWNER, NOW_S),
-            lambda: self.book.recover(lambda owner: is_gone and owner == OWNER),
+            lambda: self.book.recover(lambda owner: is_gone and owner == OWNER, NOW_S),
         )
 
     @rule(now_s=st.sampled_from([DUE_S, DUE_S + 3, DUE_S + 100]))
@@ -226,15 +231,24 @@ class Books(RuleBasedStateMachine):
         assert standing(lines) == {key: e.state for key, e in self.book.entries.items()}
         held: Counter[State] = Counter()
         for entry in self.book.entries.values():
-            held[entry.state] += entry.request.amount_minor
-        assert balances(lines) == held
+            held[entry.state] += entry.amount_minor
+        assert balances(lines) == {state: minor for state, minor in held.items() if minor}
 
     @invariant()
     def what_buyers_paid_is_settled_refunded_or_credited(self):
         """And no payment leaves the seller's side but by a refund."""
         paid = {line.exchange_id for line in self.book.lines if line.after in PAID}
         at = {key: e.state for key, e in self.book.entries.items()}
-        assert {at[key] for key in paid} <= {State.SETTLED, State.REFUNDED, State.CREDITED}
+        assert {at[key] for key in paid} <= {*PAID, State.REFUNDED}
+
+    @invariant()
+    def every_open_question_can_be_asked(self):
+        asked = self.ask(self.store.questions("evm", (0, ""), 100))
+        assert {(q.turn, q.state, q.payment.proof_id, q.payment.amount_minor) for q in asked} == {
+            (Turn(key, e.attempt), e.state, e.request.proof_id, e.amount_minor)
+            for key, e in self.book.entries.items()
+            if e.state in (State.UNKNOWN, State.REFUNDING)
+        }
 
     def read(self, query):
         return self.ask(self.database.read(lambda db: db.execute(query).fetchall()))

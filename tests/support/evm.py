@@ -27,11 +27,11 @@ from mpp_gateway.rails.base import Binding, Offer, Presented
 from mpp_gateway.rails.evm.chain import ChainClient
 from mpp_gateway.rails.evm.facilitator import FacilitatorSettler
 from mpp_gateway.rails.evm.inspection import Inspector
+from mpp_gateway.rails.evm.own_key import OwnKeySettler
 from mpp_gateway.rails.evm.payer import Purse, pay
 from mpp_gateway.rails.evm.request import EvmSettings, Settler
 from mpp_gateway.rails.evm.seller import EvmRail
 from mpp_gateway.rails.evm.submissions import SUBMISSIONS_SCHEMA
-from mpp_gateway.rails.evm.submitter import OwnKeySettler
 from mpp_gateway.rails.payment_scheme import PaymentScheme
 
 PAYER = keccak256(b"test payer")

@@ -19,6 +19,8 @@ PRICE = 10_000
 RAIL = "evm"
 ASSET = "eip155:84532/erc20:0x036cbd53842c5426634e7929541ec2318f3dcf7e"
 PAYER = "0x00000000000000000000000000000000000000aa"
+PAYEE = "0x00000000000000000000000000000000000000bb"
+CREDIT_S = 86_400
 PATHS: dict[State, tuple[State, ...]] = {
     State.CLAIMED: (),
     State.VERIFIED: (State.VERIFIED,),
@@ -27,7 +29,14 @@ PATHS: dict[State, tuple[State, ...]] = {
     State.UNKNOWN: (State.VERIFIED, State.SETTLING, State.UNKNOWN),
     State.RELEASED: (State.RELEASED,),
     State.CREDITED: (State.VERIFIED, State.SETTLING, State.SETTLED, State.CREDITED),
-    State.REFUNDED: (State.VERIFIED, State.SETTLING, State.SETTLED, State.REFUNDED),
+    State.REFUNDING: (State.VERIFIED, State.SETTLING, State.SETTLED, State.REFUNDING),
+    State.REFUNDED: (
+        State.VERIFIED,
+        State.SETTLING,
+        State.SETTLED,
+        State.REFUNDING,
+        State.REFUNDED,
+    ),
 }
 
 
@@ -66,7 +75,9 @@ class Keeper:
             "rail": RAIL,
             "asset": ASSET,
             "account": f"{ASSET}/{PAYER}",
+            "payee": f"{ASSET}/{PAYEE}",
             "amount_minor": PRICE,
+            "credit_s": CREDIT_S,
             "scope": "scope",
             "valid_until_s": VALID_S,
             "due_s": VALID_S,

@@ -82,6 +82,11 @@ class Switches:
             raise self.fault
         return self.attempt
 
+    refunds_from: bytes | None = None
+
+    async def refund(self, *_: object) -> Attempt:
+        return Attempt(Settlement.REFUSED)
+
     async def maintain(self, now_s: int) -> int:
         return 0
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from mpp_gateway.ledger.book import PaymentRecord
 from mpp_gateway.protocol.messages import Headers, RequestHead
 from mpp_gateway.protocol.money import Amount
 from mpp_gateway.protocol.problems import MalformedCredential, VerificationFailed
@@ -83,7 +84,7 @@ class ToyRail:
         (offer,) = offers
         proof = keys[0].removeprefix("Bearer ")
         return Presented(
-            self.name, offer, proof, f"purse-of-{proof}", offer.amount.minor, FOREVER_S
+            self.name, offer, proof, f"purse-of-{proof}", "till", offer.amount.minor, FOREVER_S
         )
 
     async def ready(self, now_s: int) -> None:
@@ -119,7 +120,7 @@ class ToyRail:
             change_minor=presented.amount_minor - amount_minor,
         )
 
-    async def look_up(self, presented: Presented, now_s: int) -> Outcome:
+    async def look_up(self, record: PaymentRecord, now_s: int) -> Outcome:
         return Outcome(self.look_up_as, headers=(("Payment-Receipt", RECEIPT),))
 
     @property

@@ -30,6 +30,7 @@ STATUSES = {
     "upstream-refused": 502,
     "upstream-switched-protocols": 502,
     "upstream-timed-out": 504,
+    "upstream-failed": 502,
     "upstream-tls-failed": 502,
 }
 

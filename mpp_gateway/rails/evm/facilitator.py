@@ -139,6 +139,15 @@ class FacilitatorSettler:
         return self._session
 
     @property
+    def refunds_from(self) -> bytes | None:
+        """None: what a facilitator has settled it cannot take back."""
+        return None
+
+    async def refund(self, *_: object) -> Attempt:
+        """Refuse: see `refunds_from`."""
+        return Attempt(Settlement.REFUSED, detail="a facilitator makes no refunds")
+
+    @property
     def withheld_for(self) -> str:
         """Nothing: the facilitator's gas is its own concern."""
         return ""

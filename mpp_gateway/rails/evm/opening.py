@@ -66,7 +66,7 @@ def _settler(
     if submit.private_key is None or chain is None or inspector is None:
         raise ValueError(f"{settings.chain_id}: a gas key needs rpc_url")
     # Imported here: signing transactions costs a second of start-up, and only this needs it.
-    from mpp_gateway.rails.evm.submitter import OwnKeySettler  # noqa: PLC0415
+    from mpp_gateway.rails.evm.own_key import OwnKeySettler  # noqa: PLC0415
 
     key = bytes.fromhex(submit.private_key.get_secret_value().removeprefix("0x"))
     return OwnKeySettler(settings, chain, inspector, database, key)

@@ -77,8 +77,18 @@ class PaymentKey:
 
     @property
     def account(self) -> str:
-        """The purse that pays, as one name for all its payments (after CAIP-10 and CAIP-19)."""
-        return f"eip155:{self.chain_id}/erc20:0x{self.token.hex()}/0x{self.sender.hex()}"
+        """The purse that pays, as one name for all its payments."""
+        return purse(self.chain_id, self.token, self.sender)
+
+
+def purse(chain_id: int, token: bytes, holder: bytes) -> str:
+    """Return the name of what `holder` has of a token, in lower case (after CAIP-10, CAIP-19)."""
+    return f"eip155:{chain_id}/erc20:0x{token.hex()}/0x{holder.hex()}"
+
+
+def holder(purse: str) -> bytes:
+    """Return whose purse it is; raises ValueError for what is none."""
+    return parse_address(purse.rpartition("/")[2])
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +129,15 @@ class Settler(Protocol):
 
     async def settle(self, payment: Payment, now_s: int) -> Attempt:
         """Try to settle; what cannot be known is `Settlement.UNKNOWN`, never an exception."""
+        ...
+
+    @property
+    def refunds_from(self) -> bytes | None:
+        """Whose money it can send back, by address; None: nobody's."""
+        ...
+
+    async def refund(self, proof_id: str, payer: bytes, amount_minor: int, now_s: int) -> Attempt:
+        """Send money back, once for each `proof_id` however often it is asked to."""
         ...
 
     async def maintain(self, now_s: int) -> int:

@@ -3,6 +3,7 @@
 from mpp_gateway.crypto.addresses import checksum
 from mpp_gateway.crypto.secp256k1 import SignatureError, recover_address
 from mpp_gateway.errors import RailUnavailable, SettlementUnknown
+from mpp_gateway.ledger.book import PaymentRecord
 from mpp_gateway.protocol import eip3009
 from mpp_gateway.protocol.credential import Credential
 from mpp_gateway.protocol.eip3009 import Authorization
@@ -39,6 +40,8 @@ from mpp_gateway.rails.evm.request import (
     Settler,
     Terms,
     build_offer,
+    holder,
+    purse,
 )
 from mpp_gateway.rails.payment_scheme import PaymentScheme
 
@@ -50,7 +53,6 @@ class EvmRail:
     """One token on one chain, paid by EIP-3009 authorizations; see `rails.base.Rail`."""
 
     kind = METHOD
-    capabilities = Capabilities(settles_at="headers", can_verify_without_moving_money=True)
 
     def __init__(
         self,
@@ -66,6 +68,11 @@ class EvmRail:
         self._settler = settler
         self._chain = chain
         self._inspector = None if chain is None else Inspector(chain)
+        self.capabilities = Capabilities(
+            settles_at="headers",
+            can_verify_without_moving_money=True,
+            can_refund=settler.refunds_from is not None,
+        )
 
     def offer(self, price: Amount, recipient: str | None, description: str | None) -> Offer:
         """Return the offer of a call at `price`; see `request.build_offer`."""
@@ -104,6 +111,7 @@ class EvmRail:
             offer=offer,
             proof_id=str(key),
             account=key.account,
+            payee=purse(key.chain_id, key.token, signed.recipient),
             amount_minor=offer.amount.minor,
             valid_until_s=signed.valid_before,
             challenge_id=credential.challenge.id,
@@ -149,7 +157,7 @@ class EvmRail:
         return Verified(balance)
 
     async def _found_paid(self, presented: Presented, now_s: int) -> Outcome | None:
-        seen = await self.look_up(presented, now_s)
+        seen = await self.look_up(presented.record, now_s)
         if seen.may_be_paid:
             # Mined a moment ago, or a node that answers only half of the questions: a refusal here
             # would ask an honest buyer to pay a second time.
@@ -167,18 +175,26 @@ class EvmRail:
         attempt = await self._settler.settle(self._payment(presented), now_s)
         return self._outcome(attempt, presented.challenge_id, now_s)
 
-    async def look_up(self, presented: Presented, now_s: int) -> Outcome:
-        """Ask the chain what became of the payment; needs the proof id and the offer only.
+    async def look_up(self, record: PaymentRecord, now_s: int) -> Outcome:
+        """Ask the chain what became of the payment.
 
         Without a node of its own this rail cannot know: then it is UNKNOWN for good.
         """
         if self._inspector is None:
             return Outcome(State.UNKNOWN, detail="no rpc_url: the chain cannot be asked")
-        key = PaymentKey.parse(presented.proof_id)
-        recipient = Terms.read(presented.offer.request).recipient
-        transfer = Transfer(key.token, key.sender, recipient, presented.amount_minor)
-        attempt = await self._inspector.trace(key, transfer, presented.valid_until_s)
-        return self._outcome(attempt, presented.challenge_id, now_s)
+        key = PaymentKey.parse(record.proof_id)
+        transfer = Transfer(key.token, key.sender, holder(record.payee), record.amount_minor)
+        attempt = await self._inspector.trace(key, transfer, record.valid_until_s)
+        return self._outcome(attempt, record.challenge_id, now_s)
+
+    async def refund(self, record: PaymentRecord, now_s: int) -> Outcome:
+        """Send the money back from the account that got it; see `rails.base.Rail.refund`."""
+        if holder(record.payee) != self._settler.refunds_from:
+            return Outcome(State.REFUSED, detail="the payee's key is not configured")
+        attempt = await self._settler.refund(
+            record.proof_id, holder(record.account), record.amount_minor, now_s
+        )
+        return Outcome(attempt.state, attempt.reference, detail=attempt.detail)
 
     async def self_check(self) -> None:
         """Compare the configuration with the chain, at start.

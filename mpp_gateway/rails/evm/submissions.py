@@ -45,6 +45,13 @@ CREATE INDEX broadcasts_nonce ON broadcasts (chain_id, sender, nonce)
 # ourselves takes the place of what must not be sent any more. lost: somebody else used the nonce.
 OPEN, DONE, FREE, FILLING, LOST = "open", "done", "free", "filling", "lost"
 
+ONCE = "refund:"
+"""Begins the name of a call that no contract keeps from happening twice: the store has to."""
+FOREVER_S = 2**40
+ONCE_SCHEMA = """
+CREATE INDEX submissions_once ON submissions (proof_id) WHERE proof_id LIKE 'refund:%'
+"""
+
 
 # By indexes that leave out what is done: every settlement asks these, in the only writer, and a key
 # that has sold a million calls has a million rows.
@@ -106,6 +113,11 @@ class Submission:
     is_fresh: bool = False
     """True if this call leased the nonce: nothing of it was ever sent."""
 
+    @property
+    def is_once(self) -> bool:
+        """Whether only the store sees to it that the call happens once."""
+        return self.proof_id.startswith(ONCE)
+
 
 type Sign = Callable[[int], Signed]
 
@@ -118,17 +130,25 @@ class Submissions:
         self._key = (chain_id, "0x" + sender.hex())
 
     async def lease(
-        self, proof_id: str, valid_until_s: int, floor: int, sign: Sign, now_s: int
+        self,
+        proof_id: str,
+        valid_until_s: int,
+        floor: int,
+        sign: Sign,
+        now_s: int,
+        *,
+        passed: int | None = None,
     ) -> Submission:
-        """Return the proof's open submission, or sign one under the next nonce and store it.
+        """Return the proof's submission, or sign one under the next nonce and store it.
 
         `floor` is the chain's own count for the key. `sign` runs inside the transaction, so no
-        nonce is ever taken by a transaction that a crash could forget.
+        nonce is ever taken by a transaction that a crash could forget. `passed` is the nonce of an
+        earlier submission that is known to have done nothing.
         """
 
         def work(db: Connection) -> Submission:
-            found = _find_open(db, self._key, proof_id)
-            if found is not None:
+            found = _find(db, self._key, proof_id)
+            if found is not None and found.nonce != passed:
                 return found
             nonce = _next_nonce(db, self._key, floor)
             signed = sign(nonce)
@@ -193,9 +213,12 @@ class Submissions:
 
         return await self._database.write(work)
 
-    async def find_open(self, proof_id: str) -> Submission | None:
-        """Return the submission under way for a proof, or None."""
-        return await self._database.read(lambda db: _find_open(db, self._key, proof_id))
+    async def find(self, proof_id: str) -> Submission | None:
+        """Return the submission under way for a proof, or None.
+
+        Of a call that must happen once (`ONCE`) the last that is in a block counts too.
+        """
+        return await self._database.read(lambda db: _find(db, self._key, proof_id))
 
     async def unfinished(self) -> tuple[Submission, ...]:
         """Return every nonce that still needs a block, in order, and the free ones among them."""
@@ -216,22 +239,36 @@ class Submissions:
 _SENT_FOR = (
     "SELECT s.nonce, s.state, b.tx_hash, b.max_fee_wei, b.at_s FROM submissions s JOIN broadcasts b"
     " ON b.chain_id = s.chain_id AND b.sender = s.sender AND b.nonce = s.nonce"
-    " WHERE s.proof_id = ? ORDER BY b.seq"
+    " WHERE s.proof_id = ? OR s.proof_id = ? ORDER BY b.seq"
 )
 
 
 def sent_for(reading: Reading, proof_id: str) -> Iterator[Sent]:
-    """Yield the transactions of a proof, and of what took their nonce's place, the oldest first."""
-    for nonce, state, tx_hash, max_fee_wei, at_s in reading.rows(_SENT_FOR, (proof_id,)):
+    """Yield the transactions of a proof and of its refund, and of what took their nonces' places.
+
+    The oldest come first.
+    """
+    for nonce, state, tx_hash, max_fee_wei, at_s in reading.rows(
+        _SENT_FOR, (proof_id, ONCE + proof_id)
+    ):
         yield Sent(tx_hash, at_s, f"nonce {nonce}, {state}, at most {max_fee_wei} wei for gas")
 
 
-def _find_open(db: Connection, key: tuple[int, str], proof_id: str) -> Submission | None:
-    row = db.execute(
-        "SELECT nonce, proof_id, state, valid_until_s FROM submissions"
-        " WHERE chain_id = ? AND sender = ? AND proof_id = ? AND state = ?",
-        (*key, proof_id, OPEN),
-    ).fetchone()
+_OPEN_ONE = (
+    "SELECT nonce, proof_id, state, valid_until_s FROM submissions"
+    " WHERE chain_id = ? AND sender = ? AND proof_id = ? AND state = 'open'"
+)
+_LAST_ONE = (
+    "SELECT nonce, proof_id, state, valid_until_s FROM submissions"
+    " WHERE chain_id = ? AND sender = ? AND proof_id = ? AND proof_id LIKE 'refund:%'"
+    " AND state IN ('open', 'done') ORDER BY nonce DESC LIMIT 1"
+)
+
+
+def _find(db: Connection, key: tuple[int, str], proof_id: str) -> Submission | None:
+    # Without the finished ones a refund that was paid and not written down is paid again.
+    query = _LAST_ONE if proof_id.startswith(ONCE) else _OPEN_ONE
+    row = db.execute(query, (*key, proof_id)).fetchone()
     return None if row is None else _submission(db, key, row)
 
 

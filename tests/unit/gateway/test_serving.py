@@ -127,7 +127,7 @@ def test_care_for_the_rails_outlives_a_rail_that_fails_in_a_new_way(tmp_path, mo
             await until(lambda error=error: found.problems.get("evm") == str(error), "noticed")
             rail.error = None
             await until(lambda: not found.problems, "mended")
-        assert not found.upkeep.done()
+        assert not any(task.done() for task in found.upkeep)
         await found.close()
 
     monkeypatch.setattr(serving, "MAINTENANCE_S", 0)

@@ -74,6 +74,18 @@ def test_books_in_which_everything_was_opened_again_are_sound(place):
     assert audited(place).faults == []
 
 
+def test_less_may_settle_than_was_held(place):
+    with Keeper(place) as keeper:
+        turn = keeper.sell("x1", State.SETTLING)
+        settled = keeper.exchanges.move(
+            turn, State.SETTLING, State.SETTLED, NOW_S, amount_minor=PRICE - 1
+        )
+        assert keeper.run(settled)
+    found = audited(place)
+    assert found.faults == []
+    assert [(b.state, b.amount_minor) for b in found.balances] == [("settled", PRICE - 1)]
+
+
 def test_what_the_gateway_forgot_is_not_missed(place):
     with Keeper(place) as keeper:
         keeper.sell("x1", State.RELEASED)
@@ -90,7 +102,7 @@ ATTACKS = {
     ),
     "an amount changed in the table": (
         "UPDATE exchanges SET amount_minor = '1' WHERE id = 'settled'",
-        r"settled: line \d+ moves '10000', the exchange is for '1'",
+        r"settled: the table says '1', the journal says '10000'",
     ),
     "an amount that is none": (
         "UPDATE exchanges SET amount_minor = '-5' WHERE id = 'settled'",
@@ -101,7 +113,14 @@ ATTACKS = {
             "UPDATE journal SET amount_minor = '99999' WHERE exchange_id = 'settled'"
             " AND to_state = 'settled'"
         ),
-        r"settled: line \d+ moves '99999', the exchange is for '10000'",
+        r"settled: line \d+ is about '99999', line \d+ about '10000'",
+    ),
+    "an amount lowered in a line": (
+        (
+            "UPDATE journal SET amount_minor = '1' WHERE exchange_id = 'credited'"
+            " AND to_state = 'credited'"
+        ),
+        r"credited: line \d+ is about '1', line \d+ about '10000'",
     ),
     "an attempt changed in the table": (
         "UPDATE exchanges SET attempt = 2 WHERE id = 'credited'",

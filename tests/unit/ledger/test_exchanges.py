@@ -15,6 +15,8 @@ from mpp_gateway.ledger.book import (
     Claimed,
     ClaimRequest,
     IllegalTransition,
+    OverPosted,
+    PaymentRecord,
     State,
     Turn,
 )
@@ -23,6 +25,7 @@ from mpp_gateway.ledger.exchanges import (
     BATCH_ROWS,
     EXCHANGES_SCHEMA,
     HELD_BY_OTHERS,
+    QUESTIONS_SCHEMA,
     Exchanges,
     _hold,
 )
@@ -32,6 +35,7 @@ from tests.support.stores import Place, SqlitePlace
 NOW_S = 1_000
 VALID_S = 2_000
 DUE_S = 1_500
+CREDIT_S = 10_000
 LOCK = "lock"
 RECEIPT = (("Payment-Receipt", "r"),)
 
@@ -40,7 +44,8 @@ LEGAL = {
     "verified": {"settling", "released"},
     "settling": {"settled", "released", "unknown"},
     "unknown": {"credited", "released"},
-    "settled": {"credited", "refunded"},
+    "settled": {"credited", "refunding"},
+    "refunding": {"refunded"},
     "released": {"claimed"},
     "credited": {"settled"},
     "refunded": set(),
@@ -55,7 +60,14 @@ PATHS: dict[State, tuple[State, ...]] = {
     State.UNKNOWN: (State.VERIFIED, State.SETTLING, State.UNKNOWN),
     State.RELEASED: (State.RELEASED,),
     State.CREDITED: (State.VERIFIED, State.SETTLING, State.SETTLED, State.CREDITED),
-    State.REFUNDED: (State.VERIFIED, State.SETTLING, State.SETTLED, State.REFUNDED),
+    State.REFUNDING: (State.VERIFIED, State.SETTLING, State.SETTLED, State.REFUNDING),
+    State.REFUNDED: (
+        State.VERIFIED,
+        State.SETTLING,
+        State.SETTLED,
+        State.REFUNDING,
+        State.REFUNDED,
+    ),
 }
 
 
@@ -66,10 +78,12 @@ def claim_of(proof: str, number: int = 1, **changes) -> ClaimRequest:
         rail="evm",
         asset="usd",
         account="purse",
+        payee="till",
         amount_minor=10,
         scope="scope",
         valid_until_s=VALID_S,
         due_s=DUE_S,
+        credit_s=CREDIT_S,
         challenge_id=f"challenge of {proof}",
     )
     return replace(request, **changes)
@@ -82,7 +96,7 @@ class Books:
         self.place = place
         self.lock = lock
         self.loop = asyncio.new_event_loop()
-        self.database = Database(place.driver(), (EXCHANGES_SCHEMA,))
+        self.database = Database(place.driver(), (EXCHANGES_SCHEMA, QUESTIONS_SCHEMA))
         self.database.open()
         self.exchanges = Exchanges(self.database, lock)
 
@@ -220,7 +234,8 @@ def test_a_move_from_a_state_that_it_is_not_in_is_nobodys(books, state):
         (State.SETTLING, Claim.IN_PROGRESS),
         (State.UNKNOWN, Claim.UNKNOWN),
         (State.SETTLED, Claim.IN_PROGRESS),
-        (State.REFUNDED, Claim.SPENT),
+        (State.REFUNDING, Claim.REFUNDED),
+        (State.REFUNDED, Claim.REFUNDED),
         (State.RELEASED, Claim.FRESH),
         (State.CREDITED, Claim.CREDITED),
     ],
@@ -232,6 +247,48 @@ def test_what_a_proof_is_worth_when_it_is_shown_again(books, state, claim):
     if claim is Claim.CREDITED:
         assert (again.receipt, again.reference) == (RECEIPT, "0xtx")
         assert books.claim("p", 3).claim is Claim.IN_PROGRESS
+
+
+def test_a_credit_can_be_redeemed_until_the_time_that_was_stated(books):
+    books.at(State.CREDITED)
+    assert books.claim("p", 2, NOW_S + CREDIT_S).claim is Claim.LAPSED
+    assert books.state() is State.CREDITED, "the seller owes it still"
+    assert books.claim("p", 3, NOW_S + CREDIT_S - 1).claim is Claim.CREDITED
+
+
+def test_no_more_is_posted_than_was_held(books):
+    turn = books.at(State.SETTLING)
+    with pytest.raises(OverPosted):
+        books.move(turn, State.SETTLING, State.SETTLED, amount_minor=11)
+    assert books.state() is State.SETTLING
+    assert books.move(turn, State.SETTLING, State.SETTLED, amount_minor=7)
+    lines = books.ask(books.database.read(lambda db: db.execute(JOURNAL).fetchall()))
+    assert [int(minor) for *_, minor in lines] == [10, 10, 10, 7]
+
+
+JOURNAL = "SELECT to_state, amount_minor FROM journal ORDER BY seq"
+
+
+def test_what_is_posted_is_what_the_next_move_is_about(books):
+    """With the amount of the hold, a refund would give back more than was taken."""
+    turn = books.at(State.SETTLING)
+    books.move(turn, State.SETTLING, State.SETTLED, amount_minor=7, reference="0xtx")
+    assert books.move(turn, State.SETTLED, State.REFUNDING)
+    (question,) = books.ask(books.exchanges.questions("evm", (0, ""), 9))
+    expected = PaymentRecord("p", "purse", "till", 7, VALID_S, "challenge of p", "0xtx")
+    assert (question.turn, question.state) == (turn, State.REFUNDING)
+    assert question.payment == expected
+
+
+def test_open_questions_come_in_pages_and_by_rail(books):
+    for number in range(1, 6):
+        books.at(State.UNKNOWN, f"p{number}", number)
+    first = books.ask(books.exchanges.questions("evm", (0, ""), 3))
+    rest = books.ask(
+        books.exchanges.questions("evm", (first[-1].updated_s, first[-1].turn.exchange_id), 3)
+    )
+    assert [q.turn.exchange_id for q in (*first, *rest)] == ["x1", "x2", "x3", "x4", "x5"]
+    assert books.ask(books.exchanges.questions("toy", (0, ""), 3)) == []
 
 
 def test_a_proof_whose_answer_was_handed_over_is_spent_and_shows_its_receipt(books):
@@ -256,7 +313,8 @@ def test_an_expired_challenge_opens_nothing_anew(books, state):
     kept = {
         State.RELEASED: Claim.EXPIRED,
         State.SETTLED: Claim.IN_PROGRESS,
-        State.REFUNDED: Claim.SPENT,
+        State.REFUNDING: Claim.REFUNDED,
+        State.REFUNDED: Claim.REFUNDED,
     }
     if state in kept:
         assert again is kept[state]
@@ -504,7 +562,7 @@ def test_only_a_release_whose_proof_is_dead_is_forgotten(books, state):
     assert books.purge(10**9) == int(state is State.RELEASED)
     assert left(books) == ((0, 0) if state is State.RELEASED else before)
     if state in (State.SETTLED, State.REFUNDED):
-        assert books.claim("p", 2).claim in (Claim.SPENT, Claim.IN_PROGRESS)
+        assert books.claim("p", 2).claim in (Claim.REFUNDED, Claim.IN_PROGRESS)
 
 
 def test_a_purge_lets_payments_in_between_its_batches(books):

@@ -10,7 +10,7 @@ import pytest
 from mpp_gateway.ledger import postgres as postgres_store
 from mpp_gateway.ledger.book import Claim, State, Turn
 from mpp_gateway.ledger.database import Database
-from mpp_gateway.ledger.exchanges import EXCHANGES_SCHEMA, Exchanges
+from mpp_gateway.ledger.exchanges import EXCHANGES_SCHEMA, QUESTIONS_SCHEMA, Exchanges
 from mpp_gateway.ledger.postgres import WRITER_LOCK, PostgresDriver
 from mpp_gateway.ledger.sql import StoreTooNew, StoreUnavailable
 from tests.support.postgres import serving
@@ -41,7 +41,7 @@ class Process:
 
     def __init__(self, url: str, name: str) -> None:
         self.driver = PostgresDriver(url)
-        self.database = Database(self.driver, (EXCHANGES_SCHEMA,))
+        self.database = Database(self.driver, (EXCHANGES_SCHEMA, QUESTIONS_SCHEMA))
         self.database.open()
         self.lease = self.driver.lease(name)
         self.exchanges = Exchanges(self.database, self.lease.owner)

@@ -74,7 +74,7 @@ def test_a_reader_cannot_write(place):
         keeper.sell("x1")
         with (
             reading(store_of(place), SCHEMA) as books,
-            pytest.raises(StoreUnavailable, match="read-?only"),
+            pytest.raises(StoreUnavailable, match=r"read-?only"),
         ):
             list(books.rows(writing))
         assert len(place.rows("SELECT * FROM journal")) == 4
