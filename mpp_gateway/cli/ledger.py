@@ -25,7 +25,7 @@ def balances(options: argparse.Namespace) -> int:
     with opened(config) as books:
         found = list(inquiry.balances(books, by_account=options.by == "account"))
     assets = views.Assets(config)
-    if _wants_json(options):
+    if wants_json(options):
         emit_json(views.balances_json(found, assets))
     else:
         print(views.balances_text(found, assets))
@@ -46,7 +46,7 @@ def exchanges(options: argparse.Namespace) -> int:
             )
         )
     assets = views.Assets(config)
-    if _wants_json(options):
+    if wants_json(options):
         emit_json({"exchanges": [views.record_json(record, assets) for record in found]})
     else:
         print(views.exchanges_text(found, assets))
@@ -70,7 +70,7 @@ def show(options: argparse.Namespace) -> int:
             config.credit_s,
         )
     assets = views.Assets(config)
-    if _wants_json(options):
+    if wants_json(options):
         emit_json(views.story_json(story, assets))
     else:
         print(views.story_text(story, assets))
@@ -83,7 +83,7 @@ def verify(options: argparse.Namespace) -> int:
     with opened(config) as books, progress("exchanges checked") as tick:
         found = audit.audit(books, tick)
     assets = views.Assets(config)
-    if _wants_json(options):
+    if wants_json(options):
         emit_json(views.audit_json(found, assets))
     else:
         print(views.audit_text(found, assets))
@@ -124,7 +124,8 @@ def opened(config: GatewayConfig) -> Iterator[Reading]:
         raise CommandFailed(str(error), CANNOT_START) from None
 
 
-def _wants_json(options: argparse.Namespace) -> bool:
+def wants_json(options: argparse.Namespace) -> bool:
+    """Whether the result is for a program: where nobody looks, or where it is asked for."""
     return options.json or not for_people()
 
 

@@ -3,8 +3,10 @@
 import argparse
 import re
 import time
+from collections.abc import Coroutine
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from mpp_gateway.cli import ledger
 from mpp_gateway.cli.grammar import Verbs, add_verb, config_argument, json_argument
@@ -37,6 +39,7 @@ def declare(verbs: Verbs) -> None:
     _exchanges(below)
     _show(below)
     _verify(below)
+    _reconcile(below)
     _export(below)
 
 
@@ -114,6 +117,30 @@ def _verify(verbs: Verbs) -> None:
     _ends(verb, ledger.verify)
 
 
+def _reconcile(verbs: Verbs) -> None:
+    verb = add_verb(
+        verbs,
+        "reconcile",
+        "compare the books with the payment networks",
+        "Looks for every payment of the books on its chain, and for every payment by proof to an"
+        "\naddress of yours in the books. Exits with 0 if all that could be compared agrees, with"
+        "\n1 on a difference, with 7 if a network could not be asked. A method without `rpc_url`"
+        "\ncannot be compared and is named. Transfers by no proof are counted, and no fault."
+        "\nThe addresses must be the gateway's own: what another store sold to them is extra.",
+        "--config gateway.yaml",
+        "--from-block 21000000",
+        group=GROUP,
+    )
+    verb.add_argument(
+        "--from-block",
+        type=_block,
+        metavar="N",
+        help="search for unknown payments from this block on (default: an hour before the first"
+        " exchange)",
+    )
+    _ends(verb, reconcile)
+
+
 def _export(verbs: Verbs) -> None:
     verb = add_verb(
         verbs,
@@ -141,6 +168,14 @@ def _export(verbs: Verbs) -> None:
     verb.set_defaults(run=ledger.export)
 
 
+def reconcile(options: argparse.Namespace) -> Coroutine[Any, Any, int]:
+    """Compare the books with the payment networks."""
+    # Heavy: it speaks to nodes.
+    from mpp_gateway.cli.ledger_reconcile import compare  # noqa: PLC0415
+
+    return compare(options)
+
+
 def _ends(verb: argparse.ArgumentParser, run: object) -> None:
     config_argument(verb)
     json_argument(verb)
@@ -150,6 +185,12 @@ def _ends(verb: argparse.ArgumentParser, run: object) -> None:
 def _count(text: str) -> int:
     if not re.fullmatch(r"[1-9][0-9]{0,8}", text):
         raise argparse.ArgumentTypeError(f"{text!r} is no number of exchanges (1 or more)")
+    return int(text)
+
+
+def _block(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,18}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of a block")
     return int(text)
 
 

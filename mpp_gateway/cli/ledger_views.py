@@ -110,7 +110,7 @@ def balances_text(found: list[Balance], assets: Assets) -> str:
     for purse, sums in totals(found).items():
         where = f"{purse.tenant} " * several + f"{purse.rail} {assets.name(purse.asset)}"
         shown = [(name, assets.amount(minor, purse.asset)) for name, minor in sums.items()]
-        parts.append(f"\n{styled(plain(where), 'bold')}\n{_pairs(shown)}")
+        parts.append(f"\n{styled(plain(where), 'bold')}\n{pairs_text(shown)}")
     return "\n".join(parts)
 
 
@@ -215,7 +215,7 @@ def story_text(story: Story, assets: Assets) -> str:
         )
         for move in story.moves
     ]
-    parts = [_pairs(pairs), "", _table(("line", "at", "move", "attempt", "because"), moves)]
+    parts = [pairs_text(pairs), "", _table(("line", "at", "move", "attempt", "because"), moves)]
     if story.sent:
         sent = [(sent.reference, _iso(sent.at_s) or "-", sent.detail) for sent in story.sent]
         parts += ["", _table(("transaction", "signed", "with"), sent)]
@@ -388,7 +388,8 @@ def _cell(text: str, width: int) -> str:
     return plain(text)[:width]
 
 
-def _pairs(pairs: Iterable[tuple[str, str]]) -> str:
+def pairs_text(pairs: Iterable[tuple[str, str]]) -> str:
+    """Return names and values below each other."""
     shown = [(plain(name), plain(value)) for name, value in pairs]
     width = max(len(name) for name, _ in shown)
     return "\n".join(f"  {name.ljust(width)}  {value}" for name, value in shown)

@@ -14,7 +14,17 @@ class Booked:
     """A payment as the ledger has it. `payee` is empty where the ledger does not say."""
 
     proof_id: str
+    account: str
     payee: str
+    amount_minor: int
+
+
+@dataclass(frozen=True, slots=True)
+class Transferred:
+    """Money that went from one purse to another by no proof, as the network shows it."""
+
+    source: str
+    target: str
     amount_minor: int
 
 
@@ -37,6 +47,7 @@ class Entry:
     place: int | None
     """Where it stands (a block, a line); None where there is nothing."""
     payments: tuple[Shown, ...] = ()
+    transfers: tuple[Transferred, ...] = ()
     others: int = 0
     """Other money that came to us there, by no proof."""
     why: str = ""
@@ -65,13 +76,16 @@ class Statement(Protocol):
         """Tell whether this is the payment of the books: proof, payee and amount."""
         ...
 
-    def incoming(
-        self, payees: frozenset[str], first: int, last: int
-    ) -> AsyncIterator[tuple[int, tuple[str, ...]]]:
-        """Yield, place by place, how far it is searched and what has money for us in it.
+    def given_back(self, entry: Entry, booked: Booked) -> int:
+        """Return how many transfers of an entry give this very payment back, or one like it."""
+        ...
 
-        Ours are the payees of the configuration and `payees`, as the ledger names them.
-        """
+    def watch(self, payees: frozenset[str]) -> None:
+        """Count these among ours too, beside those of the configuration, from here on."""
+        ...
+
+    def incoming(self, first: int, last: int) -> AsyncIterator[tuple[int, tuple[str, ...]]]:
+        """Yield how far it is searched by now, and the references with money for us in that."""
         ...
 
     async def close(self) -> None:

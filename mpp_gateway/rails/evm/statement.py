@@ -3,18 +3,16 @@
 import re
 from collections.abc import AsyncIterator, Iterable
 
-from mpp_gateway.crypto.addresses import parse_address
 from mpp_gateway.errors import RailUnavailable
 from mpp_gateway.rails.base import RailMisconfigured
 from mpp_gateway.rails.evm import abi
-from mpp_gateway.rails.evm.abi import Log, Transfer
+from mpp_gateway.rails.evm.abi import Log
 from mpp_gateway.rails.evm.chain import ChainClient, RpcFailed, RpcRefused
 from mpp_gateway.rails.evm.inspection import LOG_WINDOWS
-from mpp_gateway.rails.evm.request import PaymentKey
-from mpp_gateway.rails.statement import Booked, Entry, Shown
+from mpp_gateway.rails.evm.request import PaymentKey, holder, purse
+from mpp_gateway.rails.statement import Booked, Entry, Shown, Transferred
 
 _HASH = re.compile(r"0x[0-9a-fA-F]{64}")
-_ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}\Z")
 
 
 class EvmStatement:
@@ -76,22 +74,27 @@ class EvmStatement:
             return Entry(reference, None, why="the transaction is in no block")
         if not receipt.succeeded:
             return Entry(reference, receipt.block_number, why="the transaction failed")
-        payments, others = self._read(receipt.logs)
-        return Entry(reference, receipt.block_number, payments, others)
+        return self._entry(reference, receipt.block_number, receipt.logs)
 
     def shows(self, shown: Shown, booked: Booked) -> bool:
         """Tell whether this is the payment of the books. See `rails.statement.Statement`."""
         if (shown.proof_id, shown.amount_minor) != (booked.proof_id, booked.amount_minor):
             return False
-        payee = _address_in(booked.payee)
+        payee = _holder(booked.payee)
         # A record from before payees were written down: whoever of ours it is.
-        return shown.is_ours if payee is None else parse_address(shown.payee) == payee
+        return shown.is_ours if payee is None else holder(shown.payee) == payee
 
-    async def incoming(
-        self, payees: frozenset[str], first: int, last: int
-    ) -> AsyncIterator[tuple[int, tuple[str, ...]]]:
+    def given_back(self, entry: Entry, booked: Booked) -> int:
+        """Return how many transfers give this payment back. See `rails.statement.Statement`."""
+        back = Transferred(booked.payee, booked.account, booked.amount_minor)
+        return entry.transfers.count(back)
+
+    def watch(self, payees: frozenset[str]) -> None:
+        """Count these among ours too, as the ledger names them."""
+        self._payees |= {found for payee in payees if (found := _holder(payee))}
+
+    async def incoming(self, first: int, last: int) -> AsyncIterator[tuple[int, tuple[str, ...]]]:
         """Yield the transactions that moved the token to us, a window of blocks at a time."""
-        self._payees |= {found for payee in payees if (found := _address_in(payee))}
         to_us = ["0x" + abi.address_word(payee).hex() for payee in sorted(self._payees)]
         topics: list[str | list[str] | None] = ["0x" + abi.TRANSFER_TOPIC.hex(), None, to_us]
         while first <= last:
@@ -111,25 +114,28 @@ class EvmStatement:
         """Release connections."""
         await self._chain.close()
 
-    def _read(self, logs: tuple[Log, ...]) -> tuple[tuple[Shown, ...], int]:
-        payments, others = [], 0
-        for transfer, nonce in abi.transfers(logs, self._token):
-            is_ours = transfer.recipient in self._payees
+    def _entry(self, reference: str, number: int, logs: tuple[Log, ...]) -> Entry:
+        payments, transfers, others = [], [], 0
+        for moved, nonce in abi.transfers(logs, self._token):
+            is_ours = moved.recipient in self._payees
+            source, target = self._purse(moved.sender), self._purse(moved.recipient)
             if nonce is None:
+                transfers.append(Transferred(source, target, moved.value))
                 others += is_ours
                 continue
-            key = PaymentKey(self._chain_id, self._token, transfer.sender, nonce)
-            payments.append(Shown(str(key), _text(transfer), transfer.value, is_ours))
-        return tuple(payments), others
+            key = PaymentKey(self._chain_id, self._token, moved.sender, nonce)
+            payments.append(Shown(str(key), target, moved.value, is_ours))
+        return Entry(reference, number, tuple(payments), tuple(transfers), others)
+
+    def _purse(self, address: bytes) -> str:
+        return purse(self._chain_id, self._token, address)
 
 
-def _text(transfer: Transfer) -> str:
-    return "0x" + transfer.recipient.hex()
-
-
-def _address_in(payee: str) -> bytes | None:
-    found = _ADDRESS.search(payee)
-    return parse_address(found[0].lower()) if found else None
+def _holder(payee: str) -> bytes | None:
+    try:
+        return holder(payee)
+    except ValueError:
+        return None  # from before payees were written down
 
 
 def _unavailable(error: Exception) -> RailUnavailable:
