@@ -74,9 +74,9 @@ class Resolver:
 
         # One question that breaks the rail's code must not end the care for all the others.
         found = await asyncio.gather(*(ask(q) for q in asked), return_exceptions=True)
-        for question, error in zip(asked, found, strict=True):
-            if isinstance(error, Exception):
-                log.error("%s could not be asked: %r", question.turn.exchange_id, error)
+        for question, answered in zip(asked, found, strict=True):
+            if isinstance(answered, Exception):
+                log.error("%s could not be asked: %r", question.turn.exchange_id, answered)
         return sum(answered is True for answered in found)
 
     async def _ask(self, question: Question) -> bool:

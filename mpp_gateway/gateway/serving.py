@@ -82,6 +82,7 @@ class Serving:
     lease: Lease
     problems: dict[str, str]
     """Why a rail could not be looked after, by the rail's name; see `unready`."""
+    resolver: Resolver
     upkeep: tuple[asyncio.Task[None], ...]
     books: OpenBooks = field(default_factory=OpenBooks)
 
@@ -163,7 +164,18 @@ async def open_serving(
         asyncio.ensure_future(_keep(exchanges, answers, lease, rails, problems, clock)),
         asyncio.ensure_future(_ask(resolver)),
     )
-    return Serving(config, snapshot, executor, exchanges, rails, database, lease, problems, upkeep)
+    return Serving(
+        config,
+        snapshot,
+        executor,
+        exchanges,
+        rails,
+        database,
+        lease,
+        problems,
+        resolver,
+        upkeep,
+    )
 
 
 async def _keep(

@@ -172,7 +172,7 @@ def test_a_credit_is_worth_a_call_whatever_the_key(version):
 
     with scene(respond) as play:
         asked = {"target": "/api/first", "method": "GET", "body": b""}
-        assert post(version, play, KEY, **asked).status == 500
+        assert post(version, play, KEY, **asked).status == 502
         assert play.ends_as("toy-1", "credited")
         assert post(version, play, KEY, **asked).body == b"hi"
         assert post(version, play, KEY, **asked).body == b"hi"

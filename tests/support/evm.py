@@ -31,7 +31,7 @@ from mpp_gateway.rails.evm.own_key import OwnKeySettler
 from mpp_gateway.rails.evm.payer import Purse, pay
 from mpp_gateway.rails.evm.request import EvmSettings, Settler
 from mpp_gateway.rails.evm.seller import EvmRail
-from mpp_gateway.rails.evm.submissions import SUBMISSIONS_SCHEMA
+from mpp_gateway.rails.evm.submissions import ONCE_SCHEMA, SUBMISSIONS_SCHEMA
 from mpp_gateway.rails.payment_scheme import PaymentScheme
 
 PAYER = keccak256(b"test payer")
@@ -73,13 +73,22 @@ async def until(condition, what: str) -> None:
     raise AssertionError(f"never happened: {what}")
 
 
+CANNED: dict[str, Callable[[], web.Response]] = {
+    "swallow": lambda: web.json_response({"jsonrpc": "2.0", "id": 1, "result": "0x" + "00" * 32}),
+    "500": lambda: web.Response(status=500, text="internal error"),
+    "garbage": lambda: web.Response(text="<html>not json</html>", content_type="text/html"),
+    "no-result": lambda: web.json_response({"jsonrpc": "2.0", "id": 1}),
+}
+
+
 @dataclass
 class FaultyNode:
     """JSON-RPC pass-through to a chain. `faults` maps a method to what goes wrong with it."""
 
     target: str
     faults: dict[str, str] = field(default_factory=dict)
-    """hang, 500, garbage, no-result, reset (before forwarding), lost (after), or `error: text`."""
+    """hang, 500, garbage, no-result, reset (before forwarding), lost (after), or `error: text`;
+    swallow: answered as if it had been sent on."""
     calls: list[str] = field(default_factory=list)
     url: str = ""
     lies: dict[str, Callable[[Any], Any]] = field(default_factory=dict)
@@ -94,12 +103,8 @@ class FaultyNode:
         fault = self.faults.get(method) or self.faults.get("*")
         if fault == "hang":
             await asyncio.Event().wait()
-        if fault == "500":
-            return web.Response(status=500, text="internal error")
-        if fault == "garbage":
-            return web.Response(text="<html>not json</html>", content_type="text/html")
-        if fault == "no-result":
-            return web.json_response({"jsonrpc": "2.0", "id": 1})
+        if fault in CANNED:
+            return CANNED[fault]()
         if fault and fault.startswith("held error: "):
             await self.released.wait()
             fault = fault.removeprefix("held ")
@@ -171,9 +176,10 @@ class Bench:
     def allow(self, seconds: int = PATIENCE_S) -> None:
         """Let a call or a settlement take no longer from here on; short while a fault is on."""
         settler: Any = self.settler
-        settler._settings = dataclasses.replace(
-            settler._settings, settle_s=seconds, facilitator_s=seconds
-        )
+        for holder in (settler, getattr(settler, "_submitter", settler)):
+            holder._settings = dataclasses.replace(
+                holder._settings, settle_s=seconds, facilitator_s=seconds
+            )
         askers: list[Any] = [settler]
         if self.rail._chain is not None:
             askers.append(self.rail._chain._provider)
@@ -186,6 +192,13 @@ class Bench:
         """Return what payer and payee hold."""
         payer = await self.chain.balance_of(address(PAYER))
         return payer, await self.chain.balance_of(PAYEE)
+
+    def again(self) -> EvmRail:
+        """Return the rail as another process has it, on the same store and node."""
+        settings = self.settings
+        client = ChainClient(self.node.url, settings.token, settings.rpc_s)
+        settler = OwnKeySettler(settings, client, Inspector(client), self.database, GAS_KEY)
+        return EvmRail("demo", settings, SCHEME, settler, client)
 
     async def offered_wei(self) -> list[int]:
         """Return the highest fee of every transaction that was ever signed, the newest last."""
@@ -237,7 +250,7 @@ async def bench(
         await chain.fund_gas(address(GAS_KEY))
         node = FaultyNode(chain.rpc_url)
         node.url = await stack.enter_async_context(served(node.serve))
-        database = Database(SqliteDriver(path), (SUBMISSIONS_SCHEMA,))
+        database = Database(SqliteDriver(path), (SUBMISSIONS_SCHEMA, ONCE_SCHEMA))
         database.open()
         stack.push_async_callback(database.close)
         yield await _assemble(stack, chain, node, database, facilitator, with_node, changes)

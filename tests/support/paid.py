@@ -385,11 +385,12 @@ def paid_parts(
     purse_minor: int = PURSE_MINOR,
     thread: ChainThread | None = None,
     place: Place | None = None,
+    pays_itself: bool = False,
 ) -> Iterator[Paid]:
     """Run everything but the gateway; `Paid.config` is the file that it would serve."""
     thread = thread or chain()
     key, gas_key = fresh_key("payer"), fresh_key("gas")
-    payee = address(fresh_key("payee"))
+    payee = address(gas_key if pays_itself else fresh_key("payee"))
     thread.run(thread.demo.mint(address(key), purse_minor))
     thread.run(thread.demo.fund_gas(address(gas_key)))
     node = FaultyNode(thread.demo.rpc_url)

@@ -24,6 +24,9 @@ class Place(Protocol):
     def rows(self, sql: str) -> list[dict[str, Any]]:
         """Look at it from outside, as it is on disk."""
 
+    def write(self, sql: str) -> None:
+        """Change it behind everybody's back."""
+
 
 @dataclass(frozen=True)
 class SqlitePlace:
@@ -41,6 +44,10 @@ class SqlitePlace:
             db.row_factory = sqlite3.Row
             return [dict(row) for row in db.execute(sql)]
 
+    def write(self, sql: str) -> None:
+        with closing(sqlite3.connect(self.path, timeout=5)) as db, db:
+            db.execute(sql)
+
 
 @dataclass(frozen=True)
 class PostgresPlace:
@@ -55,3 +62,9 @@ class PostgresPlace:
 
         with psycopg.connect(self.url, row_factory=psycopg.rows.dict_row) as db:
             return db.execute(sql).fetchall()
+
+    def write(self, sql: str) -> None:
+        import psycopg
+
+        with psycopg.connect(self.url) as db:
+            db.execute(sql)

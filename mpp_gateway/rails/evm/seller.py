@@ -182,6 +182,9 @@ class EvmRail:
         """
         if self._inspector is None:
             return Outcome(State.UNKNOWN, detail="no rpc_url: the chain cannot be asked")
+        if not record.payee:
+            # Written by a version that did not say. The buyer's credential does.
+            return Outcome(State.UNKNOWN, detail="the store does not say who was paid")
         key = PaymentKey.parse(record.proof_id)
         transfer = Transfer(key.token, key.sender, holder(record.payee), record.amount_minor)
         attempt = await self._inspector.trace(key, transfer, record.valid_until_s)
@@ -189,7 +192,7 @@ class EvmRail:
 
     async def refund(self, record: PaymentRecord, now_s: int) -> Outcome:
         """Send the money back from the account that got it; see `rails.base.Rail.refund`."""
-        if holder(record.payee) != self._settler.refunds_from:
+        if not record.payee or holder(record.payee) != self._settler.refunds_from:
             return Outcome(State.REFUSED, detail="the payee's key is not configured")
         attempt = await self._settler.refund(
             record.proof_id, holder(record.account), record.amount_minor, now_s

@@ -227,6 +227,7 @@ def test_a_route_that_is_neither_free_nor_priced_is_refused(build):
         "methods: [evm]",
         "recipient: '0x1111111111111111111111111111111111111111'",
         "settle: before",
+        "on_failure: refund",
         "digest: true",
         "charge_on: [404]",
     ],
@@ -249,6 +250,36 @@ def test_a_key_about_money_on_a_free_route_is_refused(build, more):
 )
 def test_keys_without_effect_together_are_refused(build, keys, expected):
     assert expected in build.mistake(build.routes(f'"GET /x": {{{keys}}}'))
+
+
+OWN_KEY = "0x" + "11" * 32
+OWN_ACCOUNT = "0x19E7E376E7C213B7E7e7e46cc70A5dD086DAff2A"
+OWN = f'rpc_url: https://rpc.example\n    submit: {{private_key: "{OWN_KEY}", max_fee_gwei: "1"}}'
+FACILITATED = "submit: {facilitator: https://facilitator.example}"
+
+
+@pytest.mark.parametrize(
+    ("recipient", "submit", "route", "may"),
+    [
+        (OWN_ACCOUNT, OWN, "", True),
+        ("0xabababababababababababababababababababab", OWN, "", False),
+        ("0xabababababababababababababababababababab", OWN, f", recipient: '{OWN_ACCOUNT}'", True),
+        (OWN_ACCOUNT, OWN, ", recipient: '0xabababababababababababababababababababab'", False),
+        (OWN_ACCOUNT, FACILITATED, "", False),
+    ],
+)
+def test_a_refund_is_promised_only_with_the_key_of_who_is_paid(
+    build, recipient, submit, route, may
+):
+    text = build.routes(f'"GET /x": {{charge: 1, on_failure: refund{route}}}')
+    text = text.replace("0xabababababababababababababababababababab", recipient, 1)
+    text = text.replace(FACILITATED, submit)
+    if may:
+        assert build.load(text).services["api"].routes[0].on_failure == "refund"
+    else:
+        message = build.mistake(text)
+        assert "is the key of the recipient" in message
+        assert OWN_KEY not in message
 
 
 def test_a_price_on_options_is_refused(build):

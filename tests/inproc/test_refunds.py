@@ -1,0 +1,264 @@
+"""Money that moved for nothing goes back where the route says so: once, whatever breaks."""
+
+import asyncio
+
+import pytest
+
+from mpp_gateway.ledger.book import PaymentRecord
+from mpp_gateway.rails.base import Settlement
+from mpp_gateway.rails.evm import submitter
+from mpp_gateway.rails.evm.submissions import ONCE
+from tests.support.evm import GAS_KEY, PAYER, address, bench, now
+from tests.support.paid import (
+    PRICE,
+    PURSE_MINOR,
+    Paid,
+    own_chain,
+    paid_gateway,
+    paid_parts,
+    refused,
+    wait_until,
+)
+
+ROUTES = """
+      "GET /paid": {charge: "0.01", on_failure: refund}
+      "GET /first": {charge: "0.01", settle: before, on_failure: refund}
+"""
+SHORT = "connect_s: 1, first_byte_s: 5, settle_s: 2"
+
+
+def selling(tmp_path, **options):
+    """A gateway whose payee is its own gas key."""
+    return paid_gateway(tmp_path, routes=ROUTES, pays_itself=True, **options)
+
+
+def refunding(answer) -> None:
+    problem = refused(answer, "upstream-failed", 502)
+    assert problem["payment"] == "refunding"
+    assert "payment-receipt" not in answer[1]
+    assert b"marked" not in answer[2]
+
+
+def paid_back(gateway: Paid) -> None:
+    wait_until(lambda: gateway.states() == {"refunded": 1}, "the refund is noted")
+    assert (gateway.purse(), gateway.balance()) == (PURSE_MINOR, 0)
+
+
+def refunds(gateway: Paid) -> list[dict]:
+    return [row for row in gateway.place.rows("SELECT * FROM submissions") if is_refund(row)]
+
+
+def is_refund(row: dict) -> bool:
+    return row["proof_id"].startswith(ONCE)
+
+
+def test_a_call_that_failed_after_it_was_paid_is_paid_back(tmp_path):
+    with selling(tmp_path) as gateway:
+        gateway.keeper.answers("500 Oops", body=b"marked")
+        credential = gateway.buy("/api/first")
+        refunding(gateway.send(credential, "/api/first"))
+        paid_back(gateway)
+        (row,) = gateway.rows()
+        assert row["refund"] != row["reference"]
+        assert gateway.chain.transaction(row["refund"])["status"] == "0x1"
+        assert gateway.journal()[-2:] == [("settled", "refunding"), ("refunding", "refunded")]
+
+
+def test_a_payment_that_was_given_back_buys_nothing_more(tmp_path):
+    with selling(tmp_path) as gateway:
+        gateway.keeper.answers("500 Oops")
+        credential = gateway.buy("/api/first")
+        refunding(gateway.send(credential, "/api/first"))
+        gateway.keeper.answers("200 OK", body=b"served")
+        for _ in range(2):
+            problem = refused(gateway.send(credential, "/api/first"), "invalid-challenge")
+            assert "given back" in problem["detail"]
+            paid_back(gateway)
+        assert gateway.hits == 1
+
+
+def test_a_call_that_was_not_paid_ahead_owes_nothing(tmp_path):
+    with selling(tmp_path) as gateway:
+        gateway.keeper.answers("500 Oops", body=b"its own words")
+        answer = gateway.send(gateway.buy())
+        assert (answer[0], answer[1]["payment-outcome"]) == (500, "released")
+        assert answer[2] == b"its own words"
+        assert (gateway.states(), gateway.purse()) == ({"released": 1}, PURSE_MINOR)
+        assert refunds(gateway) == []
+
+
+def test_a_client_error_keeps_the_words_of_the_upstream_and_names_the_refund(tmp_path):
+    with selling(tmp_path) as gateway:
+        gateway.keeper.answers("422 No", body=b"you forgot the city")
+        answer = gateway.send(gateway.buy("/api/first"), "/api/first")
+        assert (answer[0], answer[2]) == (422, b"you forgot the city")
+        assert answer[1]["payment-outcome"] == "refunding"
+        paid_back(gateway)
+
+
+@pytest.mark.parametrize("fault", ["500", "garbage", "lost"])
+def test_a_refund_that_the_node_does_not_take_is_owed_until_it_does(tmp_path, fault):
+    with selling(tmp_path, timeouts=SHORT) as gateway:
+        gateway.keeper.answers("500 Oops")
+        credential = gateway.buy("/api/first")
+
+        async def fail() -> None:
+            gateway.node.faults |= {"eth_sendRawTransaction": fault, "eth_estimateGas": fault}
+            gateway.keeper.before = None
+
+        gateway.keeper.before = fail
+        refunding(gateway.send(credential, "/api/first"))
+        asked = gateway.node.calls.count("eth_estimateGas")
+        gateway.proxy.call(gateway.proxy.runtime.serving.resolver.round)
+        assert gateway.node.calls.count("eth_estimateGas") >= asked
+        assert gateway.states() == {"refunding": 1}
+        gateway.node.faults.clear()
+        gateway.proxy.call(gateway.proxy.runtime.serving.resolver.round)
+        paid_back(gateway)
+        assert len(refunds(gateway)) == 1
+
+
+def test_a_refund_that_a_kill_cut_off_is_made_at_the_next_start(tmp_path):
+    with selling(tmp_path, timeouts=SHORT) as gateway:
+        gateway.keeper.answers("500 Oops")
+        credential = gateway.buy("/api/first")
+
+        async def fail() -> None:
+            gateway.node.faults["eth_estimateGas"] = "500"
+
+        gateway.keeper.before = fail
+        refunding(gateway.send(credential, "/api/first"))
+        gateway.stop()
+        assert gateway.states() == {"refunding": 1}
+        gateway.keeper.before = None
+        gateway.node.faults.clear()
+        gateway.start()
+        paid_back(gateway)
+
+
+def test_a_refund_that_was_paid_and_not_noted_is_not_paid_again(tmp_path):
+    """As after a kill between the block and the note: the store says that it is owed."""
+    with selling(tmp_path) as gateway:
+        gateway.keeper.answers("500 Oops")
+        refunding(gateway.send(gateway.buy("/api/first"), "/api/first"))
+        paid_back(gateway)
+        gateway.stop()
+        gateway.place.write("UPDATE exchanges SET state = 'refunding', refund = ''")
+        gateway.start()
+        paid_back(gateway)
+        assert len(refunds(gateway)) == 1
+        assert gateway.rows()[0]["refund"].startswith("0x")
+
+
+def test_two_processes_that_make_the_same_refund_pay_it_once(tmp_path):
+    async def main() -> None:
+        async with bench(tmp_path / "s.db", recipient=bytes.fromhex(address(GAS_KEY)[2:])) as b:
+            presented = b.presented()
+            assert (await b.settle(presented)).state is Settlement.SETTLED
+            record = presented.record
+            before = await b.chain.balance_of(address(PAYER))
+            others = [b.again() for _ in range(2)]
+            outcomes = await asyncio.gather(
+                *(rail.refund(record, now()) for rail in (b.rail, *others) for _ in range(3))
+            )
+            assert Settlement.SETTLED in {outcome.state for outcome in outcomes}
+            last = await b.rail.refund(record, now())
+            assert last.state is Settlement.SETTLED
+            assert await b.chain.balance_of(address(PAYER)) == before + record.amount_minor
+            assert await b.chain.balance_of(address(GAS_KEY)) == 0
+            for rail in others:
+                await rail.close()
+
+    asyncio.run(main())
+
+
+def test_a_refund_from_a_key_that_is_not_the_payees_is_refused(tmp_path):
+    async def main() -> None:
+        async with bench(tmp_path / "s.db") as b:
+            presented = b.presented()
+            assert (await b.settle(presented)).state is Settlement.SETTLED
+            outcome = await b.rail.refund(presented.record, now())
+            assert outcome.state is Settlement.REFUSED
+
+    asyncio.run(main())
+
+
+def test_a_refund_whose_nonce_somebody_else_used_is_sent_under_another_only_when_certain(
+    tmp_path, monkeypatch
+):
+    """The operator moves money with the same key. Believed lost too early it is paid twice."""
+
+    async def main() -> None:
+        async with bench(tmp_path / "s.db", recipient=bytes.fromhex(address(GAS_KEY)[2:])) as b:
+            presented = b.presented()
+            assert (await b.settle(presented)).state is Settlement.SETTLED
+            b.node.faults["eth_sendRawTransaction"] = "swallow"
+            b.allow(1)
+            first = await b.rail.refund(presented.record, now())
+            assert first.state is Settlement.UNKNOWN
+            b.node.faults.clear()
+            await b.chain.transfer(GAS_KEY, address(GAS_KEY), 1)  # uses the leased nonce
+            payer, _ = await b.balances()
+            await b.rail.maintain(now())
+            assert "lost" not in {state for _, state in await b.submissions()}
+            monkeypatch.setattr(submitter, "LOST_DEPTH", 0)
+            await b.rail.maintain(now())
+            assert "lost" in {state for _, state in await b.submissions()}
+            b.allow()
+            again = await b.rail.refund(presented.record, now())
+            assert again.state is Settlement.SETTLED
+            assert (await b.balances())[0] == payer + presented.amount_minor
+
+    asyncio.run(main())
+
+
+def test_a_gateway_restarted_without_the_payees_key_keeps_the_debt(tmp_path):
+    with paid_parts(tmp_path, routes=ROUTES, pays_itself=True, thread=None) as gateway:
+        gateway.start()
+        gateway.keeper.answers("500 Oops")
+
+        async def fail() -> None:
+            gateway.node.faults["eth_estimateGas"] = "500"
+
+        gateway.keeper.before = fail
+        refunding(gateway.send(gateway.buy("/api/first"), "/api/first"))
+        gateway.stop()
+        gateway.node.faults.clear()
+        gateway.keeper.before = None
+        other = "0x" + "77" * 32
+        key = gateway.config.split('private_key: "')[1].split('"')[0]
+        changed = gateway.config.replace(key, other).replace(", on_failure: refund", "")
+        gateway.start(changed)
+        gateway.proxy.call(gateway.proxy.runtime.serving.resolver.round)
+        assert gateway.states() == {"refunding": 1}
+        gateway.stop()
+        gateway.start()
+        paid_back(gateway)
+        gateway.stop()
+
+
+def test_what_is_unknown_is_resolved_with_no_buyer_at_hand(tmp_path):
+    """A buyer that never comes back must not leave the books open for ever."""
+    with own_chain() as thread, paid_gateway(tmp_path, thread=thread, timeouts=SHORT) as gateway:
+        gateway.keeper.answers("200 OK", body=b"served")
+        credential = gateway.buy()
+        gateway.node.faults |= {
+            "eth_sendRawTransaction": "lost",
+            "eth_getTransactionReceipt": "hang",
+        }
+        refused(gateway.send(credential), "settlement-unknown", 503)
+        gateway.node.faults.clear()
+        gateway.reaches(unknown=1)
+        resolver = gateway.proxy.runtime.serving.resolver
+        wait_until(
+            lambda: gateway.proxy.call(resolver.round) and gateway.states() == {"credited": 1},
+            "the resolver asks the chain",
+        )
+        hits = gateway.hits
+        assert gateway.send(credential)[::2] == (200, b"served")
+        assert (gateway.hits, gateway.balance()) == (hits + 1, PRICE)
+
+
+def test_a_record_says_nothing_that_could_move_the_payers_money():
+    fields = set(PaymentRecord.__dataclass_fields__)
+    assert not fields & {"signature", "evidence", "credential"}

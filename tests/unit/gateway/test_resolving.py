@@ -1,0 +1,143 @@
+"""Open questions are asked of the rails, and no question keeps another one waiting."""
+
+import asyncio
+import itertools
+from dataclasses import dataclass, field
+
+import pytest
+
+from mpp_gateway.errors import RailUnavailable
+from mpp_gateway.gateway.reporting import Reporter
+from mpp_gateway.gateway.resolving import QUESTIONS_MAX, Resolver
+from mpp_gateway.ledger.book import PaymentRecord, State, Turn
+from mpp_gateway.ledger.database import Database
+from mpp_gateway.ledger.exchanges import EXCHANGES_SCHEMA, QUESTIONS_SCHEMA, Exchanges
+from mpp_gateway.rails.base import Capabilities, Outcome, Settlement
+from tests.unit.ledger.test_exchanges import LOCK, NOW_S, PATHS, claim_of
+
+REFUNDS = Capabilities("headers", can_verify_without_moving_money=True, can_refund=True)
+SETTLED = Outcome(Settlement.SETTLED, "0xfound", (("Payment-Receipt", "r"),))
+
+
+@dataclass
+class Rail:
+    """Answers by proof; what is not in `answers` it does not know."""
+
+    answers: dict[str, Outcome | Exception] = field(default_factory=dict)
+    capabilities: Capabilities = REFUNDS
+    asked: list[str] = field(default_factory=list)
+    refunded: list[str] = field(default_factory=list)
+
+    async def look_up(self, record: PaymentRecord, now_s: int) -> Outcome:
+        self.asked.append(record.proof_id)
+        return self._answer(record)
+
+    async def refund(self, record: PaymentRecord, now_s: int) -> Outcome:
+        self.refunded.append(record.proof_id)
+        return self._answer(record)
+
+    def _answer(self, record: PaymentRecord) -> Outcome:
+        answer = self.answers.get(record.proof_id, Outcome(Settlement.UNKNOWN))
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+class Stage:
+    """A store with exchanges at chosen states, a resolver over it, and what it told."""
+
+    def __init__(self, database: Database, rail: Rail) -> None:
+        self.exchanges = Exchanges(database, LOCK)
+        self.rail = rail
+        self.told: list = []
+        self.resolver = Resolver(
+            self.exchanges, {"evm": rail}, Reporter(self.told.append), lambda: NOW_S + 1
+        )
+
+    async def at(self, state: State, *proofs: str) -> None:
+        for proof in proofs:
+            claimed = await self.exchanges.claim(claim_of(proof, exchange_id=f"x-{proof}"), NOW_S)
+            turn = Turn(claimed.exchange_id, claimed.attempt)
+            for before, after in itertools.pairwise((State.CLAIMED, *PATHS[state])):
+                assert await self.exchanges.move(turn, before, after, NOW_S, reference="0xpaid")
+
+    async def states(self, *proofs: str) -> list[State | None]:
+        return [await self.exchanges.state(f"x-{proof}") for proof in proofs]
+
+
+def stage(place, story, rail: Rail):
+    async def main() -> None:
+        database = Database(place.driver(), (EXCHANGES_SCHEMA, QUESTIONS_SCHEMA))
+        database.open()
+        try:
+            await story(Stage(database, rail))
+        finally:
+            await database.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("state", "answer", "after", "event"),
+    [
+        (State.UNKNOWN, SETTLED, State.CREDITED, "PaymentCredited"),
+        (State.UNKNOWN, Outcome(Settlement.REFUSED), State.RELEASED, "PaymentReleased"),
+        (State.UNKNOWN, Outcome(Settlement.UNKNOWN), State.UNKNOWN, None),
+        (State.UNKNOWN, RailUnavailable("no node"), State.UNKNOWN, None),
+        (State.UNKNOWN, RuntimeError("a fault of the rail's"), State.UNKNOWN, None),
+        (State.REFUNDING, SETTLED, State.REFUNDED, "PaymentRefunded"),
+        (State.REFUNDING, Outcome(Settlement.REFUSED), State.REFUNDING, None),
+        (State.REFUNDING, Outcome(Settlement.UNKNOWN), State.REFUNDING, None),
+        (State.REFUNDING, RuntimeError("a fault of the rail's"), State.REFUNDING, None),
+    ],
+    ids=str,
+)
+def test_an_open_question_ends_with_the_rails_answer_and_no_other(
+    place, state, answer, after, event
+):
+    async def story(s: Stage) -> None:
+        await s.at(state, "p", "q")
+        assert await s.resolver.round() == 1 + int(after is not state)
+        assert await s.states("p", "q") == [after, END[state]]
+        assert [type(told).__name__ for told in s.told if told.request_id == "x-p"] == (
+            [event] if event else []
+        )
+
+    stage(place, story, Rail({"p": answer, "q": SETTLED}))
+
+
+END = {State.UNKNOWN: State.CREDITED, State.REFUNDING: State.REFUNDED}
+
+
+def test_what_no_rail_can_answer_keeps_no_later_question_waiting(place):
+    proofs = [f"p{number:03}" for number in range(QUESTIONS_MAX + 5)]
+
+    async def story(s: Stage) -> None:
+        await s.at(State.UNKNOWN, *proofs)
+        await s.resolver.round()
+        assert s.rail.asked == proofs[:QUESTIONS_MAX]
+        await s.resolver.round()
+        assert s.rail.asked == proofs
+        await s.resolver.round()
+        assert s.rail.asked == [*proofs, *proofs[:QUESTIONS_MAX]]
+
+    stage(place, story, Rail())
+
+
+def test_a_debt_of_a_rail_that_makes_no_refunds_stays_a_debt(place):
+    async def story(s: Stage) -> None:
+        await s.at(State.REFUNDING, "p")
+        assert await s.resolver.round() == 0
+        assert (s.rail.refunded, await s.states("p")) == ([], [State.REFUNDING])
+
+    no = Capabilities("headers", can_verify_without_moving_money=True)
+    stage(place, story, Rail({"p": SETTLED}, capabilities=no))
+
+
+def test_of_two_that_are_told_at_once_one_writes_it_down(place):
+    async def story(s: Stage) -> None:
+        await s.at(State.UNKNOWN, "p")
+        both = [s.resolver, Resolver(s.exchanges, {"evm": s.rail}, Reporter(), lambda: NOW_S)]
+        assert sum(await asyncio.gather(*(one.round() for one in both))) == 1
+
+    stage(place, story, Rail({"p": SETTLED}))
