@@ -29,7 +29,8 @@ def declare(verbs: Verbs) -> None:
         "balances --config gateway.yaml",
         "exchanges --state credited",
         "show 3f2a9c",
-        "verify && mpp-gateway ledger reconcile",
+        "verify",
+        "reconcile",
         "export --format csv --output books.csv",
     )
     below = group.add_subparsers(

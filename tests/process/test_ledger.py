@@ -13,7 +13,8 @@ import pytest
 
 from mpp_gateway.cli.ledger_views import MOVE_NAMES, RECORD_NAMES
 from tests.support.command import Done, run, run_on_terminal
-from tests.support.paid import PRICE, Paid, fresh_key, paid_gateway
+from tests.support.evm import address
+from tests.support.paid import PRICE, Paid, fresh_key, paid_gateway, wait_until
 from tests.support.stores import PostgresPlace, SqlitePlace
 
 HASH = re.compile(r"0x[0-9a-f]{64}")
@@ -284,11 +285,15 @@ def test_two_exchanges_cannot_show_the_same_payment(paid):
 
 
 @pytest.mark.parametrize(
-    "changed", ["amount_minor = '5'", "payee = substr(payee, 1, length(payee) - 4) || 'abcd'"]
+    "statement",
+    [
+        "UPDATE exchanges SET amount_minor = '5'",
+        "UPDATE exchanges SET payee = substr(payee, 1, length(payee) - 4) || 'abcd'",
+    ],
 )
-def test_a_payment_of_another_amount_or_to_somebody_else_is_different(changed, paid):
+def test_a_payment_of_another_amount_or_to_somebody_else_is_different(statement, paid):
     reference = sell(paid)
-    change(paid, "UPDATE exchanges SET " + changed)
+    change(paid, statement)
 
     assert differences(paid) == [("different", reference)]
 
@@ -301,12 +306,34 @@ def test_a_refund_that_the_chain_does_not_show_is_told(paid):
     assert differences(paid) == [("refund", nowhere)]
 
 
+REFUNDED = """
+      "GET /first": {charge: "0.01", settle: before, on_failure: refund}
+"""
+
+
+def test_refunds_are_found_on_the_chain_and_one_transfer_gives_back_one_payment(tmp_path):
+    with paid_gateway(tmp_path, routes=REFUNDED, pays_itself=True) as paid:
+        paid.folder = tmp_path
+        paid.keeper.answers("500 Oops")
+        for number in (1, 2):
+            paid.send(paid.buy("/api/first"), "/api/first")
+            wait_until(lambda n=number: paid.states() == {"refunded": n}, "it is paid back")
+        first, second = (row["refund"] for row in paid.rows())
+
+        (rail,) = asked(paid, "reconcile")["compared"]
+        assert (rail["found"], rail["refunds_found"], rail["differences"]) == (2, 2, [])
+        shown = asked(paid, "show", first)
+        assert shown["refund"] in {sent["reference"] for sent in shown["transactions"]}
+        assert asked(paid, "verify")["sound"] is True
+
+        change(paid, "UPDATE exchanges SET refund = ? WHERE refund = ?", first, second)
+        assert differences(paid) == [("refund", first)]
+
+
 def test_money_that_came_by_no_proof_is_counted_and_no_fault(paid):
     sell(paid)
     key = fresh_key("friend")
     friend = paid.chain.demo
-    from tests.support.evm import address
-
     paid.chain.run(friend.mint(address(key), 5))
     paid.chain.run(friend.fund_gas(address(key)))
     paid.chain.run(friend.transfer(key, paid.payee, 5))
