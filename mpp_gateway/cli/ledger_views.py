@@ -21,8 +21,8 @@ from mpp_gateway.protocol.timestamps import format_rfc3339
 from mpp_gateway.rails.base import Sent
 
 WIDE = 100
-NARROW_CELL = 14
-SHORT_ID = 12
+NARROW = 12
+RAIL = 8
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """What makes a spreadsheet run a cell. Names of accounts and references come from strangers."""
 
@@ -147,11 +147,11 @@ def exchanges_text(found: list[Record], assets: Assets) -> str:
     is_wide = shutil.get_terminal_size().columns >= WIDE
     rows = [
         (
-            _cell(record.exchange_id, SHORT_ID),
+            _cell(record.exchange_id, NARROW),
             (_iso(record.created_s) or "-").replace("T", " ").removesuffix("Z"),
             plain(record.state),
             f"{assets.amount(record.amount_minor, record.asset)}",
-            _cell(record.rail, NARROW_CELL),
+            _cell(record.rail, RAIL),
             _ends(_owner(record.account, record.asset)),
             *([_ends(record.reference) or "-"] if is_wide else []),
         )
@@ -381,7 +381,7 @@ def _owner(account: str, asset: str) -> str:
 def _ends(text: str) -> str:
     """Return a long name as its two ends, as people compare them."""
     text = plain(text)
-    return text if len(text) <= NARROW_CELL else f"{text[:7]}…{text[-6:]}"
+    return text if len(text) <= NARROW else f"{text[:6]}…{text[-5:]}"
 
 
 def _cell(text: str, width: int) -> str:

@@ -109,8 +109,6 @@ def _reading_file(path: Path, schema: int) -> Iterator[Reading]:
 
 
 def _begin(path: Path, connection: sqlite3.Connection, schema: int) -> None:
-    # What a fault of the disk made of a text is shown as it is; refused, all the rest would be too.
-    connection.text_factory = lambda raw: raw.decode("utf-8", "backslashreplace")
     with _told():
         connection.execute("BEGIN")
         (found,) = connection.execute("PRAGMA user_version").fetchone()
@@ -177,6 +175,7 @@ def _told() -> Iterator[None]:
         yield
     except sqlite3.DatabaseError as error:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
+        is_garbled = "could not decode" in str(error).lower()  # what should be a text is none
+        if is_garbled or code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
             raise StoreDamaged(str(error)) from None
         raise StoreUnavailable(f"cannot read the store: {error}") from None

@@ -234,6 +234,15 @@ def test_a_password_is_in_no_error(postgres):
     assert failed.value.__cause__ is None
 
 
+def test_a_text_that_is_none_is_told_as_damage(tmp_path):
+    place = SqlitePlace(tmp_path / "store.db")
+    with Keeper(place) as keeper:
+        keeper.sell("x1")
+    place.write("UPDATE exchanges SET account = CAST(x'ff61' AS TEXT)")
+    with pytest.raises(StoreDamaged, match="decode"), reading(store_of(place), SCHEMA) as books:
+        list(inquiry.every(books))
+
+
 def test_a_damaged_page_is_told_as_damage(tmp_path):
     place = SqlitePlace(tmp_path / "store.db")
     with Keeper(place) as keeper:
