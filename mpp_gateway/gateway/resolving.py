@@ -65,7 +65,7 @@ class Resolver:
             return 0
         # One that the rail cannot answer must not keep the later ones from being asked.
         last = asked[-1] if len(asked) == QUESTIONS_MAX else None
-        self._next[name] = (last.updated_s, last.turn.exchange_id) if last else START
+        self._next[name] = (last.asked_s, last.turn.exchange_id) if last else START
         slots = asyncio.Semaphore(AT_ONCE)
 
         async def ask(question: Question) -> bool:

@@ -17,7 +17,8 @@ from mpp_gateway.gateway.slots import NO_MODULES, Slots
 from mpp_gateway.gateway.snapshot import Snapshot, compile_offers
 from mpp_gateway.ledger.answers import ANSWERS_SCHEMA, Answers
 from mpp_gateway.ledger.database import Database
-from mpp_gateway.ledger.exchanges import EXCHANGES_SCHEMA, QUESTIONS_SCHEMA, Exchanges
+from mpp_gateway.ledger.exchanges import Exchanges
+from mpp_gateway.ledger.schema import EXCHANGES_SCHEMA, QUESTIONS_SCHEMA
 from mpp_gateway.ledger.sql import Lease, StoreUnavailable
 from mpp_gateway.ledger.stores import driver_of
 from mpp_gateway.limits.buckets import TokenBuckets

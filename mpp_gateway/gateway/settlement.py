@@ -20,7 +20,7 @@ from mpp_gateway.ledger.book import State
 from mpp_gateway.protocol.messages import Answer, Headers
 from mpp_gateway.protocol.problems import PaymentRequired, Problem, VerificationFailed
 from mpp_gateway.protocol.timestamps import format_rfc3339
-from mpp_gateway.rails.base import Outcome, Settlement
+from mpp_gateway.rails.base import Outcome, Presented, Settlement
 from mpp_gateway.upstream.hygiene import response_headers
 from mpp_gateway.upstream.redirects import rewrite_location
 from mpp_gateway.upstream.rewriting import HookContext, RewrittenResponse, rewrite_response
@@ -67,7 +67,7 @@ def settle(exchange: Exchange, clock: Clock, found: Outcome | None = None) -> Ma
                 receipt=outcome.headers,
                 detail=f"change {outcome.change_minor}" if outcome.change_minor else "",
                 due_s=exchange.answered_by_s(clock.now_s),
-                amount_minor=presented.amount_minor - outcome.change_minor,
+                amount_minor=_used(presented, outcome),
             )
             if not (yield from _recorded(settled)):
                 # A restart took the exchange over, or the store is gone: whoever looks at it next
@@ -87,6 +87,12 @@ def settle(exchange: Exchange, clock: Clock, found: Outcome | None = None) -> Ma
             yield from _recorded(unknown)
             yield from emit(event(events.PaymentUnknown, exchange, clock.now_s))
             raise _unknown(exchange)
+
+
+def _used(presented: Presented, outcome: Outcome) -> int | None:
+    if not outcome.change_minor:
+        return None
+    return presented.amount_minor - outcome.change_minor
 
 
 def _recorded(moving: Machine[bool]) -> Machine[bool]:

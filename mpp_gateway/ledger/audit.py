@@ -7,12 +7,20 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
-from mpp_gateway.ledger.book import LEFT_OPEN, PAID, REOPENING, TRANSITIONS, State
+from mpp_gateway.ledger.book import LEFT_OPEN, TRANSITIONS, State
 from mpp_gateway.ledger.inquiry import Balance, Purse, place_of
 from mpp_gateway.ledger.reading import Reading, StoreDamaged
 
 FAULTS_MAX = 1_000
 """How many faults are told one by one; the others are counted."""
+REOPENING = frozenset({(State.RELEASED, State.CLAIMED), (State.CREDITED, State.SETTLED)})
+"""The moves that open an exchange for another attempt."""
+PAYING = frozenset({State.SETTLED, State.CREDITED})
+"""The moves to these bring the money to the seller, or back under its name."""
+HELD = frozenset({State.VERIFIED, State.SETTLING, State.UNKNOWN})
+ASKED = frozenset({State.UNKNOWN, State.REFUNDING})
+FORGOTTEN = frozenset({State.RELEASED})
+"""Which states are on the lists that the books keep of their rows."""
 _AMOUNT = re.compile(r"0|[1-9][0-9]*")
 
 type Tick = Callable[[int], None]
@@ -43,7 +51,10 @@ class Row:
     due_s: int | None
     created_s: int
     updated_s: int
-    paid_seq: int
+    held_until_s: int | None
+    asked_s: int | None
+    forget_s: int | None
+    paid_seq: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +90,7 @@ class Audit:
 
 _EVERY_LINE = (
     "SELECT e.id, e.tenant, e.rail, e.asset, e.amount_minor, e.state, e.attempt, e.due_s,"
-    " e.created_s, e.updated_s, e.updated_seq,"
+    " e.created_s, e.updated_s, e.held_until_s, e.asked_s, e.forget_s, e.paid_seq,"
     " j.seq, j.attempt, j.from_state, j.to_state, j.amount_minor, j.at_s"
     " FROM exchanges e LEFT JOIN journal j ON j.exchange_id = e.id ORDER BY e.id, j.seq"
 )
@@ -120,7 +131,7 @@ def audit(reading: Reading, tick: Tick = lambda _: None) -> Audit:
 
 def faults_of(row: Row, lines: Iterable[Line]) -> Iterator[str]:
     """Yield what is wrong with one exchange: its lines by themselves, then the row beside them."""
-    state, attempt, seq, paid_seq = "", 1, 0, 0
+    state, attempt, seq, paid_seq = "", 1, 0, None
     first = last = None
     for line in lines:
         if line.seq <= seq:
@@ -138,14 +149,17 @@ def faults_of(row: Row, lines: Iterable[Line]) -> Iterator[str]:
             yield f"line {line.seq} is about {line.amount!r}, line {last.seq} about {last.amount!r}"
         first, last = first or line, line
         state, seq = line.after, line.seq
-        paid_seq = seq if state in PAID else paid_seq
+        paid_seq = seq if state in PAYING else paid_seq
     if first is None or last is None:
         yield "no line of the journal is left"
         return
-    yield from _row_faults(row, first, last, paid_seq)
+    yield from _row_faults(row, first, last)
+    if row.paid_seq != (None if state == State.REFUNDED else paid_seq):
+        yield f"the table says that it was paid by line {row.paid_seq}, the journal says {paid_seq}"
+    yield from _list_faults(row)
 
 
-def _row_faults(row: Row, first: Line, last: Line, paid_seq: int) -> Iterator[str]:
+def _row_faults(row: Row, first: Line, last: Line) -> Iterator[str]:
     if not _AMOUNT.fullmatch(row.amount):
         yield f"{row.amount!r} is no amount"
     if row.amount != last.amount:
@@ -158,13 +172,28 @@ def _row_faults(row: Row, first: Line, last: Line, paid_seq: int) -> Iterator[st
         yield f"the table says that it began at {row.created_s}, the journal says {first.at_s}"
     if row.updated_s != last.at_s:
         yield f"the table says that it moved last at {row.updated_s}, the journal says {last.at_s}"
-    if row.paid_seq != paid_seq:
-        yield f"the table says that it was paid by line {row.paid_seq}, the journal says {paid_seq}"
     is_held = row.due_s is not None
     if is_held and row.state not in LEFT_OPEN:
         yield f"a process is said to be at it, which {row.state} does not need"
     if not is_held and row.state in LEFT_OPEN and row.state != State.SETTLED:
         yield f"no process is said to be at it: {row.state} would stay for ever"
+
+
+def _list_faults(row: Row) -> Iterator[str]:
+    """Yield where the row is on a wrong list: what nobody lists, nobody sees to.
+
+    A paid row among those to be forgotten would take its proof with it, which then buys again.
+    """
+    lists = (
+        (row.held_until_s, HELD, "as held"),
+        (row.asked_s, ASKED, "for the rail to be asked"),
+        (row.forget_s, FORGOTTEN, "to be forgotten"),
+    )
+    for value, states, what in lists:
+        if value is None and row.state in states:
+            yield f"it is not listed {what}"
+        if value is not None and row.state not in states:
+            yield f"it is listed {what}, which {row.state} must not be"
 
 
 def _may_follow(last: Line, line: Line) -> bool:
@@ -190,9 +219,9 @@ def _histories(reading: Reading) -> Iterator[tuple[Row, list[Line]]]:
         row: Row | None = None
         lines = []
         for exchange_id, tenant, rail, asset, *rest in group:
-            row = row or Row(exchange_id, Purse(tenant, rail, asset), *rest[:7])
-            if rest[7] is not None:
-                lines.append(Line(*rest[7:]))
+            row = row or Row(exchange_id, Purse(tenant, rail, asset), *rest[:10])
+            if rest[10] is not None:
+                lines.append(Line(*rest[10:]))
         assert row is not None
         yield row, lines
 

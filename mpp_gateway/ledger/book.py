@@ -47,9 +47,6 @@ LEFT_OPEN = {
 """What becomes of an exchange whose process is gone: only the rail knows about a settlement."""
 
 
-REOPENING = frozenset({(State.RELEASED, State.CLAIMED), (State.CREDITED, State.SETTLED)})
-"""The moves that open an exchange for another attempt."""
-
 PAID = frozenset({State.SETTLED, State.CREDITED, State.REFUNDING})
 """Where the money is with the seller: what went there after a balance was read is not in it."""
 
@@ -129,7 +126,8 @@ class Question:
     state: State
     """UNKNOWN or REFUNDING."""
     payment: PaymentRecord
-    updated_s: int
+    asked_s: int
+    """Since when, in unix seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -392,7 +390,7 @@ class Book:
         entry = self.entries[key]
         minor = entry.amount_minor
         self.lines.append(Line(self._seq, key, entry.attempt, before, after, minor))
-        if after in PAID:
+        if after in (State.SETTLED, State.CREDITED):
             self.entries[key] = replace(entry, paid_seq=self._seq)
 
 

@@ -1,14 +1,14 @@
 """The durable record of every paid exchange: who claimed which proof, and where the money is."""
 
+import enum
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from mpp_gateway.ledger.book import (
     LEFT_OPEN,
-    PAID,
-    REOPENING,
     TRANSITIONS,
     Claim,
     Claimed,
@@ -22,63 +22,6 @@ from mpp_gateway.ledger.book import (
 )
 from mpp_gateway.ledger.database import Database
 from mpp_gateway.ledger.sql import Connection
-
-EXCHANGES_SCHEMA = """
-CREATE TABLE exchanges (
-    id TEXT PRIMARY KEY,
-    proof_id TEXT NOT NULL UNIQUE,
-    tenant TEXT NOT NULL DEFAULT 'default',
-    rail TEXT NOT NULL,
-    asset TEXT NOT NULL,
-    account TEXT NOT NULL,
-    amount_minor TEXT NOT NULL,
-    scope TEXT NOT NULL,
-    state TEXT NOT NULL,
-    attempt INTEGER NOT NULL DEFAULT 1,
-    reference TEXT NOT NULL DEFAULT '',
-    receipt TEXT NOT NULL DEFAULT '[]',
-    challenge_id TEXT,
-    valid_until_s INTEGER NOT NULL,
-    owner TEXT NOT NULL,
-    due_s INTEGER,
-    created_s INTEGER NOT NULL,
-    updated_s INTEGER NOT NULL,
-    updated_seq INTEGER NOT NULL DEFAULT 0
-) STRICT;
-CREATE INDEX exchanges_holding ON exchanges (account, valid_until_s)
-    WHERE state IN ('verified', 'settling', 'unknown');
-CREATE INDEX exchanges_paid ON exchanges (account, updated_seq)
-    WHERE state IN ('settled', 'credited');
-CREATE INDEX exchanges_due ON exchanges (due_s) WHERE due_s IS NOT NULL;
-CREATE INDEX exchanges_released ON exchanges (valid_until_s) WHERE state = 'released';
-CREATE UNIQUE INDEX exchanges_challenge ON exchanges (challenge_id) WHERE state <> 'released';
-CREATE TABLE store (id TEXT NOT NULL) STRICT;
-CREATE TABLE journal (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT,
-    exchange_id TEXT NOT NULL REFERENCES exchanges (id),
-    attempt INTEGER NOT NULL,
-    from_state TEXT NOT NULL,
-    to_state TEXT NOT NULL,
-    amount_minor TEXT NOT NULL,
-    at_s INTEGER NOT NULL,
-    detail TEXT NOT NULL DEFAULT ''
-) STRICT;
-CREATE INDEX journal_exchange ON journal (exchange_id)
-"""
-"""`owner` names the lock under which the row's process serves (`ledger.lock`). `due_s` is when that
-process must be done with the row, by its own deadlines; NULL while nobody is at it."""
-
-QUESTIONS_SCHEMA = """
-ALTER TABLE exchanges ADD COLUMN payee TEXT NOT NULL DEFAULT '';
-ALTER TABLE exchanges ADD COLUMN refund TEXT NOT NULL DEFAULT '';
-DROP INDEX exchanges_paid;
-CREATE INDEX exchanges_paid ON exchanges (account, updated_seq)
-    WHERE state IN ('settled', 'credited', 'refunding');
-CREATE INDEX exchanges_asked ON exchanges (rail, updated_s, id)
-    WHERE state IN ('unknown', 'refunding')
-"""
-"""What is asked of a rail with no request at hand: who was paid, which questions are open, and
-what the rail calls a refund that it made."""
 
 BATCH_ROWS = 500
 """How much of the books one turn of the writer may take up or forget: payments wait meanwhile."""
@@ -194,7 +137,7 @@ class Exchanges:
 
 def _claim(db: Connection, request: ClaimRequest, owner: str, now_s: int) -> Claimed:
     if not request.only_earlier and _insert(db, request, owner, now_s):
-        seq = _journal(db, request.exchange_id, "", State.CLAIMED, now_s, "")
+        seq = _first_line(db, request, now_s)
         return Claimed(Claim.FRESH, request.exchange_id, seq=seq)
     row = db.execute(
         "SELECT id, state, scope, attempt, reference, receipt, valid_until_s, due_s, updated_s"
@@ -299,13 +242,9 @@ def _last_seq(db: Connection) -> int:
 # Two searches, each by an index of its own that has no released row: whoever lets a payer's calls
 # fail by the thousand would otherwise make every hold walk over all of them, in the only writer.
 HELD_BY_OTHERS = """
-SELECT amount_minor FROM exchanges
- WHERE account = :account AND valid_until_s > :now_s AND id <> :id
- AND state IN ('verified', 'settling', 'unknown')
+SELECT amount_minor FROM exchanges WHERE account = ? AND held_until_s > ? AND id <> ?
 UNION ALL
-SELECT amount_minor FROM exchanges
- WHERE account = :account AND updated_seq > :seen_seq AND id <> :id
- AND state IN ('settled', 'credited', 'refunding')
+SELECT amount_minor FROM exchanges WHERE account = ? AND paid_seq > ? AND id <> ?
 """
 """A proof that is out of date moves no money any more. Counted for ever, one settlement that stayed
 unknown would lock its payer out."""
@@ -320,10 +259,8 @@ def _hold(
     if row is None:
         return False  # taken from us, released and forgotten
     account, amount_minor = row[0], int(row[1])
-    others = db.execute(
-        HELD_BY_OTHERS,
-        {"account": account, "id": turn.exchange_id, "now_s": now_s, "seen_seq": seen_seq},
-    )
+    key = turn.exchange_id
+    others = db.execute(HELD_BY_OTHERS, (account, now_s, key, account, seen_seq, key))
     held_minor = sum(int(row[0]) for row in others)
     # A balance that nobody could read is known to cover this one payment and no other: without
     # this line a payer with money for one call runs twenty at the seller's cost.
@@ -344,36 +281,74 @@ class _Change:
     amount_minor: int | None = None
     refund: str | None = None
 
+    @property
+    def is_reopening(self) -> bool:
+        """Whether it begins another attempt."""
+        return self.before in (State.RELEASED, State.CREDITED)
 
-def _move(db: Connection, turn: Turn, change: _Change, now_s: int) -> bool:
-    if change.after not in TRANSITIONS[change.before]:
-        raise IllegalTransition(f"{turn.exchange_id}: {change.before} -> {change.after}")
-    if change.amount_minor is not None:
-        _check_posted(db, turn, change.before, change.amount_minor)
-    moved = db.execute(
-        "UPDATE exchanges SET state = ?, updated_s = ?, attempt = attempt + ?,"
-        " due_s = CASE WHEN ? = 1 THEN coalesce(?, due_s) END,"
+
+class _Mark(enum.Enum):
+    """What a list keeps of the move that put a row on it."""
+
+    TIME = "time"
+    LINE = "line"
+
+
+# The lists that a move puts the row on, and those that it takes it from.
+_LISTS: dict[State, tuple[str, _Mark | None]] = {
+    State.CLAIMED: (", forget_s = NULL", None),
+    State.VERIFIED: (", held_until_s = valid_until_s", None),
+    State.SETTLING: ("", None),
+    State.UNKNOWN: (", asked_s = ?", _Mark.TIME),
+    State.SETTLED: (", held_until_s = NULL, paid_seq = ?", _Mark.LINE),
+    State.CREDITED: (", held_until_s = NULL, asked_s = NULL, paid_seq = ?", _Mark.LINE),
+    State.REFUNDING: (", asked_s = ?", _Mark.TIME),
+    State.REFUNDED: (", asked_s = NULL, paid_seq = NULL", None),
+    # It gives up its challenge: another payment may take it.
+    State.RELEASED: (
+        ", held_until_s = NULL, asked_s = NULL, challenge_id = NULL, forget_s = valid_until_s",
+        None,
+    ),
+}
+
+
+@lru_cache
+def _update(after: State, *, sets_due: bool) -> str:
+    due = ", due_s = ?" if sets_due else ""
+    return (
+        "UPDATE exchanges SET state = ?, updated_s = ?, attempt = ?,"  # noqa: S608 - no input
         " reference = coalesce(?, reference), receipt = coalesce(?, receipt),"
         " amount_minor = coalesce(?, amount_minor), refund = coalesce(?, refund)"
-        " WHERE id = ? AND attempt = ? AND state = ?",
-        (
-            change.after,
-            now_s,
-            int((change.before, change.after) in REOPENING),
-            int(change.after in LEFT_OPEN),
-            change.due_s,
-            change.reference,
-            None if change.receipt is None else json.dumps(change.receipt),
-            None if change.amount_minor is None else str(change.amount_minor),
-            change.refund,
-            turn.exchange_id,
-            turn.attempt,
-            change.before,
-        ),
-    ).rowcount
-    if moved:
-        _journal(db, turn.exchange_id, change.before, change.after, now_s, change.detail)
-    return bool(moved)
+        f"{due}{_LISTS[after][0]} WHERE id = ?"
+    )
+
+
+def _move(db: Connection, turn: Turn, change: _Change, now_s: int) -> bool:
+    after = change.after
+    if after not in TRANSITIONS[change.before]:
+        raise IllegalTransition(f"{turn.exchange_id}: {change.before} -> {after}")
+    if change.amount_minor is not None:
+        _check_posted(db, turn, change.before, change.amount_minor)
+    seq = _journal(db, turn, change, now_s)
+    if seq is None:
+        return False
+    values: list[str | int | None] = [
+        after,
+        now_s,
+        turn.attempt + change.is_reopening,
+        change.reference,
+        None if change.receipt is None else json.dumps(change.receipt),
+        None if change.amount_minor is None else str(change.amount_minor),
+        change.refund,
+    ]
+    sets_due = after not in LEFT_OPEN or change.due_s is not None
+    if sets_due:
+        values.append(change.due_s if after in LEFT_OPEN else None)
+    mark = _LISTS[after][1]
+    if mark is not None:
+        values.append(now_s if mark is _Mark.TIME else seq)
+    db.execute(_update(after, sets_due=sets_due), (*values, turn.exchange_id))
+    return True
 
 
 def _check_posted(db: Connection, turn: Turn, before: State, amount_minor: int) -> None:
@@ -386,19 +361,39 @@ def _check_posted(db: Connection, turn: Turn, before: State, amount_minor: int) 
         raise OverPosted(turn.exchange_id)
 
 
-def _journal(
-    db: Connection, exchange_id: str, before: str, after: str, now_s: int, detail: str
-) -> int:
-    """Write the journal's next line; return its number."""
-    (seq,) = db.execute(
-        "INSERT INTO journal (exchange_id, attempt, from_state, to_state, amount_minor, at_s,"
-        " detail) SELECT id, attempt, ?, ?, amount_minor, ?, ? FROM exchanges WHERE id = ?"
-        " RETURNING seq",
-        (before, after, now_s, detail, exchange_id),
-    ).fetchone()
-    if after in PAID:
-        db.execute("UPDATE exchanges SET updated_seq = ? WHERE id = ?", (seq, exchange_id))
-    return int(seq)
+_LINE = (
+    "INSERT INTO journal (exchange_id, attempt, from_state, to_state, amount_minor, at_s, detail)"
+)
+_MOVED = (
+    " SELECT id, attempt + ?, state, ?, coalesce(?, amount_minor), ?, ? FROM exchanges"
+    " WHERE id = ? AND attempt = ? AND state = ?"
+)
+
+
+def _journal(db: Connection, turn: Turn, change: _Change, now_s: int) -> int | None:
+    """Write the line of `turn`'s move; return its number, or None if it is not its move."""
+    return db.append(
+        _LINE + _MOVED,
+        (
+            int(change.is_reopening),
+            change.after,
+            None if change.amount_minor is None else str(change.amount_minor),
+            now_s,
+            change.detail,
+            turn.exchange_id,
+            turn.attempt,
+            change.before,
+        ),
+    )
+
+
+def _first_line(db: Connection, request: ClaimRequest, now_s: int) -> int:
+    """Write that the exchange began; return the line's number."""
+    minor = str(request.amount_minor)
+    values = (request.exchange_id, State.CLAIMED, minor, now_s)
+    seq = db.append(_LINE + " VALUES (?, 1, '', ?, ?, ?, '')", values)
+    assert seq is not None
+    return seq
 
 
 def _set_due(db: Connection, turn: Turn, due_s: int | None) -> bool:
@@ -427,10 +422,10 @@ def _recover(db: Connection, is_gone: IsGone, now_s: int) -> int:
 
 def _questions(db: Connection, rail: str, after: tuple[int, str], limit: int) -> list[Question]:
     rows = db.execute(
-        "SELECT id, attempt, asset, state, updated_s, proof_id, account, payee, amount_minor,"
+        "SELECT id, attempt, asset, state, asked_s, proof_id, account, payee, amount_minor,"
         " valid_until_s, challenge_id, reference FROM exchanges"
-        " WHERE rail = ? AND state IN ('unknown', 'refunding') AND (updated_s, id) > (?, ?)"
-        " ORDER BY updated_s, id LIMIT ?",
+        " WHERE rail = ? AND asked_s IS NOT NULL AND (asked_s, id) > (?, ?)"
+        " ORDER BY asked_s, id LIMIT ?",
         (rail, *after, limit),
     )
     return [_question(rail, *row) for row in rows]
@@ -442,12 +437,12 @@ def _question(
     attempt: int,
     asset: str,
     state: str,
-    updated_s: int,
+    asked_s: int,
     *record: Any,
 ) -> Question:
     proof_id, account, payee, amount_minor, *rest = record
     payment = PaymentRecord(proof_id, account, payee, int(amount_minor), *rest)
-    return Question(Turn(exchange_id, attempt), rail, asset, State(state), payment, updated_s)
+    return Question(Turn(exchange_id, attempt), rail, asset, State(state), payment, asked_s)
 
 
 def _store_id(db: Connection, fresh: str) -> str:
@@ -468,7 +463,7 @@ def _sweep(db: Connection, now_s: int) -> int:
 def _purge(db: Connection, now_s: int) -> int:
     # A release was never paid, so the journal's sums are the same without its lines.
     dead = db.execute(
-        "SELECT id FROM exchanges WHERE state = 'released' AND valid_until_s < ? LIMIT ?",
+        "SELECT id FROM exchanges WHERE forget_s < ? LIMIT ?",
         (now_s, BATCH_ROWS),
     ).fetchall()
     db.executemany("DELETE FROM journal WHERE exchange_id = ?", dead)

@@ -153,6 +153,10 @@ class _Transaction:
     def execute(self, sql: str, parameters: Any = (), /) -> Cursor:
         return self._connection.execute(translated(sql), parameters or None)
 
+    def append(self, sql: str, parameters: Any, /) -> int | None:
+        row = self.execute(sql + " RETURNING seq", parameters).fetchone()
+        return None if row is None else int(row[0])
+
     def executemany(self, sql: str, parameters: Any, /) -> Cursor:
         cursor = self._connection.cursor()
         cursor.executemany(translated(sql), parameters)

@@ -39,6 +39,9 @@ class Connection(Protocol):
     def execute(self, sql: str, parameters: Any = ..., /) -> Cursor:
         """Run one statement."""
 
+    def append(self, sql: str, parameters: Any, /) -> int | None:
+        """Insert one row, or none, into a table that numbers them in `seq`; return the number."""
+
     def executemany(self, sql: str, parameters: Any, /) -> Cursor:
         """Run one statement for each of many rows."""
 

@@ -4,6 +4,7 @@ import contextlib
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from mpp_gateway.ledger.lock import StoreLock, warn_of_readers
 from mpp_gateway.ledger.sql import Connection, StoreUnavailable, known_version, statements
@@ -18,13 +19,17 @@ class SqliteDriver:
 
     def __init__(self, path: str | Path) -> None:
         self._path = Path(path)
-        self._connection: sqlite3.Connection | None = None
+        self._connection: _Transaction | None = None
 
     def open(self, migrations: Sequence[str]) -> None:
         """See `sql.Driver`."""
         try:
             connection = sqlite3.connect(
-                self._path, isolation_level=None, check_same_thread=False, timeout=5
+                self._path,
+                isolation_level=None,
+                check_same_thread=False,
+                timeout=5,
+                factory=_Transaction,
             )
             _prepare(connection, migrations)
         except (sqlite3.Error, OSError) as error:
@@ -59,6 +64,15 @@ class SqliteDriver:
         """See `sql.Driver`."""
         if self._connection is not None:
             self._connection.close()
+
+
+class _Transaction(sqlite3.Connection):
+    """The connection itself is what writes."""
+
+    def append(self, sql: str, parameters: Any, /) -> int | None:
+        # RETURNING costs four microseconds a row here, and every move appends.
+        cursor = self.execute(sql, parameters)
+        return cursor.lastrowid if cursor.rowcount == 1 else None
 
 
 def _prepare(connection: sqlite3.Connection, migrations: Sequence[str]) -> None:

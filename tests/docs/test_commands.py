@@ -34,6 +34,7 @@ CHAOS = (
 )
 BOOKS = "tests/docs/test_bookkeeping.py::test_every_command_of_the_page_runs_as_it_stands"
 BENCH = "tests/peers/test_bench.py::test_every_cell_is_measured_in_every_round"
+LEDGER_BENCH = "tests/process/test_bench_ledger.py::test_every_cell_is_measured"
 
 RUN_BY = {
     r"mpp-gateway serve --config gateway.yaml": CLI
@@ -72,6 +73,7 @@ RUN_BY = {
     # Read and not run: they run these very tests, or download what is installed already.
     r"\./scripts/(test( tests/unit -k replay)?|check|lock)": READ,
     r"\./scripts/bench( .*)?": BENCH,
+    r"\./scripts/bench-ledger( .*)?": LEDGER_BENCH,
     r"\./scripts/chaos( .*)?": CHAOS,
     r"\.venv/bin/python scripts/vectors": (
         "tests/vectors/test_own_vectors.py::"

@@ -40,7 +40,8 @@ from mpp_gateway.ledger.book import (
 )
 from mpp_gateway.ledger.book import Line as BookLine
 from mpp_gateway.ledger.database import Database
-from mpp_gateway.ledger.exchanges import EXCHANGES_SCHEMA, QUESTIONS_SCHEMA, Exchanges
+from mpp_gateway.ledger.exchanges import Exchanges
+from mpp_gateway.ledger.schema import EXCHANGES_SCHEMA, QUESTIONS_SCHEMA
 from mpp_gateway.ledger.sqlite import SqliteDriver
 
 PRICE = 10
@@ -292,9 +293,9 @@ def planted(monkeypatch, name: str, bug) -> Iterator[None]:
 def double_post(right):
     """The journal has every move to the seller twice."""
 
-    def journal(db, exchange_id, before, after, now_s, detail):
-        seq = right(db, exchange_id, before, after, now_s, detail)
-        return right(db, exchange_id, before, after, now_s, detail) if after == "settled" else seq
+    def journal(db, turn, change, now_s):
+        seq = right(db, turn, change, now_s)
+        return right(db, turn, change, now_s) if change.after is State.SETTLED else seq
 
     return journal
 

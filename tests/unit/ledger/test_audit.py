@@ -6,8 +6,8 @@ from contextlib import closing
 
 import pytest
 
-from mpp_gateway.ledger.audit import FAULTS_MAX, Audit, Line, Row, audit, faults_of
-from mpp_gateway.ledger.book import REOPENING, TRANSITIONS, State
+from mpp_gateway.ledger.audit import FAULTS_MAX, REOPENING, Audit, Line, Row, audit, faults_of
+from mpp_gateway.ledger.book import TRANSITIONS, State
 from mpp_gateway.ledger.inquiry import Purse
 from mpp_gateway.ledger.reading import reading
 from tests.support.ledger import NOW_S, PATHS, PRICE, SCHEMA, VALID_S, Keeper, store_of
@@ -195,8 +195,28 @@ ATTACKS = {
         r"settled: the table says that it moved last at 1700000001, the journal says 1700000000",
     ),
     "the line that paid changed in the table": (
-        "UPDATE exchanges SET updated_seq = 0 WHERE id = 'settled'",
-        r"settled: the table says that it was paid by line 0, the journal says \d+",
+        "UPDATE exchanges SET paid_seq = 1 WHERE id = 'settled'",
+        r"settled: the table says that it was paid by line 1, the journal says \d+",
+    ),
+    "a paid row that would be forgotten, and its proof with it": (
+        "UPDATE exchanges SET forget_s = 1 WHERE id = 'settled'",
+        r"settled: it is listed to be forgotten, which settled must not be",
+    ),
+    "a release that would never be forgotten": (
+        "UPDATE exchanges SET forget_s = NULL WHERE id = 'released'",
+        r"released: it is not listed to be forgotten",
+    ),
+    "a question that would never be asked": (
+        "UPDATE exchanges SET asked_s = NULL WHERE id = 'refunding'",
+        r"refunding: it is not listed for the rail to be asked",
+    ),
+    "a question that nobody has": (
+        "UPDATE exchanges SET asked_s = 1 WHERE id = 'settled'",
+        r"settled: it is listed for the rail to be asked, which settled must not be",
+    ),
+    "a hold that does not count": (
+        "UPDATE exchanges SET held_until_s = NULL WHERE id = 'verified'",
+        r"verified: it is not listed as held",
     ),
     "a deadline taken away": (
         "UPDATE exchanges SET due_s = NULL WHERE id = 'settling'",
@@ -272,9 +292,9 @@ def lines_to(path: tuple[State, ...]) -> list[Line]:
     return lines
 
 
-def row_of(state: State, paid_seq: int) -> Row:
+def row_of(state: State, paid_seq: int | None = None) -> Row:
     due_s = VALID_S if state in ("claimed", "verified", "settling") else None
-    return Row("x", PURSE, "10", state, 1, due_s, NOW_S, NOW_S, paid_seq)
+    return Row("x", PURSE, "10", state, 1, due_s, NOW_S, NOW_S, None, None, None, paid_seq)
 
 
 @pytest.mark.parametrize("state", list(State))
@@ -283,11 +303,11 @@ def test_every_move_that_the_table_of_states_lacks_is_found(state, after):
     lines = lines_to(PATHS[state])
     attempt = 1 + ((state, after) in REOPENING)
     lines.append(Line(len(lines) + 1, attempt, state, after, "10", NOW_S))
-    found = [text for text in faults_of(row_of(after, 0), lines) if "no legal move" in text]
+    found = [text for text in faults_of(row_of(after), lines) if "no legal move" in text]
     assert bool(found) == (after not in TRANSITIONS[state])
 
 
 def test_a_line_that_stands_twice_or_behind_is_found():
     lines = lines_to(PATHS[State.VERIFIED])
     again = [lines[0], lines[1], lines[1]]
-    assert "line 2 stands behind line 2" in list(faults_of(row_of(State.VERIFIED, 0), again))
+    assert "line 2 stands behind line 2" in list(faults_of(row_of(State.VERIFIED), again))

@@ -23,12 +23,11 @@ from mpp_gateway.ledger.book import (
 from mpp_gateway.ledger.database import Database
 from mpp_gateway.ledger.exchanges import (
     BATCH_ROWS,
-    EXCHANGES_SCHEMA,
     HELD_BY_OTHERS,
-    QUESTIONS_SCHEMA,
     Exchanges,
     _hold,
 )
+from mpp_gateway.ledger.schema import EXCHANGES_SCHEMA, QUESTIONS_SCHEMA
 from mpp_gateway.ledger.sql import Connection, StoreUnavailable
 from tests.support.stores import Place, SqlitePlace
 
@@ -131,14 +130,15 @@ class Books:
 
     def fill(self, count: int, state: State, **values) -> None:
         """Write many rows of the purse at once, past every check."""
-        row = {"due_s": None, "valid_until_s": VALID_S, "updated_seq": 0} | values
+        row = {"due_s": None, "valid_until_s": VALID_S} | values
+        held = state in (State.VERIFIED, State.SETTLING, State.UNKNOWN)
 
         def work(db: Connection) -> None:
             db.executemany(
                 "INSERT INTO exchanges (id, proof_id, rail, asset, account, amount_minor, scope,"
                 " state, challenge_id, valid_until_s, owner, due_s, created_s, updated_s,"
-                " updated_seq) VALUES (?, ?, 'evm', 'usd', 'purse', '10', 'scope', ?, ?, ?, ?, ?,"
-                " 1, 1, ?)",
+                " paid_seq, held_until_s, forget_s) VALUES (?, ?, 'evm', 'usd', 'purse', '10',"
+                " 'scope', ?, ?, ?, ?, ?, 1, 1, ?, ?, ?)",
                 (
                     (
                         f"{state} {n}",
@@ -148,7 +148,9 @@ class Books:
                         row["valid_until_s"],
                         LOCK,
                         row["due_s"],
-                        row["updated_seq"],
+                        0 if state in (State.SETTLED, State.CREDITED) else None,
+                        row["valid_until_s"] if held else None,
+                        row["valid_until_s"] if state is State.RELEASED else None,
                     )
                     for n in range(count)
                 ),
@@ -285,7 +287,7 @@ def test_open_questions_come_in_pages_and_by_rail(books):
         books.at(State.UNKNOWN, f"p{number}", number)
     first = books.ask(books.exchanges.questions("evm", (0, ""), 3))
     rest = books.ask(
-        books.exchanges.questions("evm", (first[-1].updated_s, first[-1].turn.exchange_id), 3)
+        books.exchanges.questions("evm", (first[-1].asked_s, first[-1].turn.exchange_id), 3)
     )
     assert [q.turn.exchange_id for q in (*first, *rest)] == ["x1", "x2", "x3", "x4", "x5"]
     assert books.ask(books.exchanges.questions("toy", (0, ""), 3)) == []
@@ -591,10 +593,10 @@ def plan(books: Books, query: str, values) -> list[str]:
 
 
 def test_a_hold_searches_what_is_open_and_never_walks_over_a_payers_history(file_books):
-    values = {"account": "purse", "id": "x", "now_s": NOW_S, "seen_seq": 0}
+    values = ("purse", NOW_S, "x", "purse", 0, "x")
     assert plan(file_books, HELD_BY_OTHERS, values) == [
-        "SEARCH exchanges USING INDEX exchanges_holding (account=? AND valid_until_s>?)",
-        "SEARCH exchanges USING INDEX exchanges_paid (account=? AND updated_seq>?)",
+        "SEARCH exchanges USING INDEX exchanges_held (account=? AND held_until_s>?)",
+        "SEARCH exchanges USING INDEX exchanges_paid (account=? AND paid_seq>?)",
     ]
 
 

@@ -10,8 +10,9 @@ import pytest
 from mpp_gateway.ledger import postgres as postgres_store
 from mpp_gateway.ledger.book import Claim, State, Turn
 from mpp_gateway.ledger.database import Database
-from mpp_gateway.ledger.exchanges import EXCHANGES_SCHEMA, QUESTIONS_SCHEMA, Exchanges
+from mpp_gateway.ledger.exchanges import Exchanges
 from mpp_gateway.ledger.postgres import WRITER_LOCK, PostgresDriver
+from mpp_gateway.ledger.schema import EXCHANGES_SCHEMA, QUESTIONS_SCHEMA
 from mpp_gateway.ledger.sql import StoreTooNew, StoreUnavailable
 from tests.support.postgres import serving
 from tests.unit.ledger.test_exchanges import NOW_S, claim_of

@@ -1,0 +1,136 @@
+"""One process of the ledger's benchmark: waits for a word, works, prints what it cost as JSON.
+
+python bookkeeper.py '{"store": "sqlite:////tmp/x.db", "work": "claim", "callers": 64, …}'
+"""
+
+import asyncio
+import itertools
+import json
+import os
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from mpp_gateway.config.model import PostgresStore, SqliteStore, Store
+from mpp_gateway.gateway.serving import MIGRATIONS
+from mpp_gateway.ledger.book import Claim, ClaimRequest, State, Turn
+from mpp_gateway.ledger.database import Database
+from mpp_gateway.ledger.exchanges import Exchanges
+from mpp_gateway.ledger.stores import driver_of
+
+NOW_S = 1_800_000_000
+BEAT_S = 0.001
+WARM_UP = 512
+
+
+def _store(url: str) -> Store:
+    if url.startswith("sqlite:///"):
+        return SqliteStore(Path(url.removeprefix("sqlite:///")))
+    return PostgresStore(SecretStr(url))
+
+
+def _request(name: str) -> ClaimRequest:
+    proof = f"eip3009:8453:0x{'ab' * 20}:0x{'cd' * 20}:0x{name:0>64}"
+    purse = f"eip155:8453/erc20:0x{'ab' * 20}/0x{name:0>40}"
+    return ClaimRequest(
+        exchange_id=name,
+        proof_id=proof,
+        rail="base",
+        asset=f"eip155:8453/erc20:0x{'ab' * 20}",
+        account=purse,
+        payee=f"eip155:8453/erc20:0x{'ab' * 20}/0x{'ef' * 20}",
+        amount_minor=10_000,
+        scope="s" * 43,
+        valid_until_s=NOW_S + 600,
+        due_s=NOW_S + 700,
+        credit_s=2_592_000,
+        challenge_id=name * 2,
+    )
+
+
+async def _claim(books: Exchanges, name: str) -> Turn:
+    claimed = await books.claim(_request(name), NOW_S)
+    assert claimed.claim is Claim.FRESH
+    return Turn(claimed.exchange_id, claimed.attempt)
+
+
+async def _exchange(books: Exchanges, name: str) -> None:
+    """What a paid call writes, in its order: claim, hold, settling, settled, delivered."""
+    turn = await _claim(books, name)
+    receipt = (("Payment-Receipt", "r" * 200),)
+    assert await books.hold(turn, 10**9, 0, NOW_S)
+    assert await books.move(turn, State.VERIFIED, State.SETTLING, NOW_S, due_s=NOW_S + 90)
+    assert await books.move(
+        turn, State.SETTLING, State.SETTLED, NOW_S, reference="0x" + "ee" * 32, receipt=receipt,
+        amount_minor=10_000,
+    )  # fmt: skip
+    assert await books.mark_delivered(turn)
+
+
+WORK: dict[str, Callable[[Exchanges, str], Awaitable[object]]] = {
+    "claim": _claim,
+    "exchange": _exchange,
+}
+
+
+class Pulse:
+    """Looks how long the event loop did not come round: what every other call would have waited."""
+
+    def __init__(self) -> None:
+        self.longest_s = 0.0
+        self._task = asyncio.ensure_future(self._beat())
+
+    async def _beat(self) -> None:
+        while True:
+            before = time.perf_counter()
+            await asyncio.sleep(BEAT_S)
+            self.longest_s = max(self.longest_s, time.perf_counter() - before - BEAT_S)
+
+    def stop(self) -> None:
+        """End it."""
+        self._task.cancel()
+
+
+async def _all(books: Exchanges, order: dict, names: Iterator[str], count: int) -> list[float]:
+    work, waits = WORK[order["work"]], []
+    left = iter(range(count))
+
+    async def caller() -> None:
+        for _ in left:
+            began = time.perf_counter()
+            await work(books, next(names))
+            waits.append(time.perf_counter() - began)
+
+    await asyncio.gather(*(caller() for _ in range(order["callers"])))
+    return waits
+
+
+async def run(order: dict) -> dict[str, float]:
+    """Do the work of `order`; return what it cost."""
+    database = Database(driver_of(_store(order["store"])), MIGRATIONS)
+    database.open()
+    books = Exchanges(database, "benchmark")
+    names = (f"{os.getpid():x}{number:08x}" for number in itertools.count())
+    await _all(books, order, names, min(WARM_UP, order["count"]))
+    print("ready", flush=True)
+    await asyncio.to_thread(sys.stdin.readline)
+    pulse = Pulse()
+    began_s, cpu_s = time.perf_counter(), time.process_time()
+    waits = sorted(await _all(books, order, names, order["count"]))
+    took_s, used_s = time.perf_counter() - began_s, time.process_time() - cpu_s
+    pulse.stop()
+    await database.close()
+    return {
+        "took_s": took_s,
+        "cpu_us": used_s * 1e6 / order["count"],
+        "p50_ms": waits[len(waits) // 2] * 1e3,
+        "longest_ms": waits[-1] * 1e3,
+        "stall_ms": pulse.longest_s * 1e3,
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(asyncio.run(run(json.loads(sys.argv[1])))), flush=True)
