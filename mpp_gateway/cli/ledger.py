@@ -22,7 +22,7 @@ from mpp_gateway.ledger.sql import StoreTooNew, StoreUnavailable
 def balances(options: argparse.Namespace) -> int:
     """Print how much money is in which state."""
     config = read_config(options.config)
-    with opened(config) as books:
+    with opened(config) as books, progress("reading the books"):
         found = list(inquiry.balances(books, by_account=options.by == "account"))
     assets = views.Assets(config)
     if wants_json(options):
@@ -35,7 +35,7 @@ def balances(options: argparse.Namespace) -> int:
 def exchanges(options: argparse.Namespace) -> int:
     """Print the newest exchanges."""
     config = read_config(options.config)
-    with opened(config) as books:
+    with opened(config) as books, progress("reading the books"):
         found = list(
             inquiry.newest(
                 books,
@@ -59,7 +59,7 @@ def show(options: argparse.Namespace) -> int:
     from mpp_gateway.rails.registry import transactions_for  # noqa: PLC0415
 
     config = read_config(options.config)
-    with opened(config) as books:
+    with opened(config) as books, progress("reading the books"):
         record = _one(inquiry.find(books, options.id), options.id)
         story = views.Story(
             record,

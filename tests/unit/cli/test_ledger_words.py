@@ -3,13 +3,15 @@
 import argparse
 import dataclasses
 import io
+import sys
 
 import pytest
 
 from mpp_gateway.cli import ledger_views as views
+from mpp_gateway.cli.ledger_export import exported
 from mpp_gateway.cli.ledger_verbs import since_s
 from mpp_gateway.cli.ledger_words import next_step
-from mpp_gateway.cli.progress import EVERY_S, PATIENCE_S, progress
+from mpp_gateway.cli.progress import EVERY_S, PATIENCE_S, Line, keep_showing, progress
 from mpp_gateway.config import load_text
 from mpp_gateway.ledger.book import State
 from mpp_gateway.ledger.inquiry import Balance, Move, Purse
@@ -85,31 +87,76 @@ class Terminal(io.StringIO):
         return True
 
 
+def waits(*answers: bool):
+    """A clock that says each time whether the work is done by then, and how long was asked."""
+    left, asked = list(answers), []
+
+    def wait(seconds: float) -> bool:
+        asked.append(seconds)
+        return left.pop(0)
+
+    return wait, asked
+
+
 @pytest.mark.parametrize(
-    ("seconds", "shown"),
+    ("answers", "shown"),
     [
-        ([0, PATIENCE_S - 0.1], ""),
-        ([0, PATIENCE_S], "\rread: 1,000"),
-        ([0, PATIENCE_S, PATIENCE_S + EVERY_S / 2], "\rread: 1,000"),
-        ([0, PATIENCE_S, PATIENCE_S + EVERY_S], "\rread: 1,000\rread: 1,000"),
+        ([True], ""),
+        ([False, True], "\rread: 1,000"),
+        ([False, False, True], "\rread: 1,000\rread: 1,000"),
     ],
 )
-def test_what_takes_long_says_how_far_it_is_and_wipes_that_out(seconds, shown, monkeypatch):
+def test_what_takes_long_says_how_far_it_is_and_wipes_that_out(answers, shown, monkeypatch):
     monkeypatch.setattr("sys.stderr", terminal := Terminal())
-    times = iter([seconds[0], *[s for second in seconds[1:] for s in (second, second)]])
-    with progress("read", lambda: next(times)) as tick:
-        for _ in seconds[1:]:
-            tick(1_000)
-        assert terminal.getvalue() == shown
-    wiped = f"\r{' ' * 11}\r" if shown else ""
-    assert terminal.getvalue() == shown + wiped
+    line, (wait, asked) = Line("read"), waits(*answers)
+    line.tick(1_000)
+    keep_showing(line, wait)
+    assert terminal.getvalue() == shown
+    assert asked == [PATIENCE_S, *[EVERY_S] * (len(answers) - 1)]
+    line.wipe()
+    assert terminal.getvalue() == shown + (f"\r{' ' * 11}\r" if shown else "")
+
+
+def test_what_cannot_say_how_far_it_is_says_that_it_goes_on(monkeypatch):
+    monkeypatch.setattr("sys.stderr", terminal := Terminal())
+    Line("read").show()
+    assert terminal.getvalue() == "\rread ..."
+
+
+def test_what_is_soon_done_says_nothing_on_a_terminal(monkeypatch):
+    monkeypatch.setattr("sys.stderr", terminal := Terminal())
+    with progress("read") as tick:
+        tick(1)
+    assert terminal.getvalue() == ""
 
 
 def test_nothing_of_it_goes_into_a_pipe(monkeypatch):
     monkeypatch.setattr("sys.stderr", pipe := io.StringIO())
-    with progress("read", lambda: 10**9) as tick:
+    monkeypatch.setattr("mpp_gateway.cli.progress.keep_showing", lambda line, _: line.show())
+    with progress("read") as tick:
         tick(1)
     assert pipe.getvalue() == ""
+
+
+def test_an_export_that_is_interrupted_leaves_what_was_there(tmp_path):
+    target = tmp_path / "books.csv"
+    target.write_text("of yesterday")
+    with pytest.raises(KeyboardInterrupt), exported(target) as out:
+        interrupted_after(out)
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("books.csv", "of yesterday")]
+
+
+def interrupted_after(out) -> None:
+    out.write("half of to")
+    raise KeyboardInterrupt
+
+
+def test_an_export_to_stdout_waits_until_the_store_is_let_go(capfdbinary):
+    with exported(None) as out:
+        out.write("a\r\n")
+        assert capfdbinary.readouterr().out == b""
+    sys.stdout.flush()
+    assert capfdbinary.readouterr().out == b"a\r\n"
 
 
 @pytest.fixture
