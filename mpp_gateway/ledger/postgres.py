@@ -15,6 +15,7 @@ import psycopg
 from mpp_gateway.ledger.sql import (
     Connection,
     Cursor,
+    StoreTooNew,
     StoreUnavailable,
     known_version,
     statements,
@@ -65,8 +66,13 @@ class PostgresDriver:
             self._connection = self._connect()
             _migrate(self._connection, migrations)
         except (psycopg.Error, OSError) as error:
+            self.close()
             # Not the error's own text: it may repeat the URL, and with it the password.
             raise StoreUnavailable(f"cannot use the store: {reason(error)}") from None
+        except StoreTooNew:
+            # Kept, each try of a gateway that is too old would take a place from those that serve.
+            self.close()
+            raise
 
     def lease(self, fresh: str) -> "PostgresLease":
         """Hold a lock of our own for as long as we are connected."""
