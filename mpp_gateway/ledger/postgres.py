@@ -6,7 +6,7 @@ holds a part of it must not be overtaken in between. Many exchanges share one of
 
 import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -15,6 +15,7 @@ import psycopg
 from mpp_gateway.ledger.sql import (
     Connection,
     Cursor,
+    StoreTooNew,
     StoreUnavailable,
     known_version,
     statements,
@@ -42,6 +43,11 @@ _SPELLING = (
     (re.compile(r"\)\s*STRICT\b"), ")"),
 )
 _PARAMETER = re.compile(r"\?|:([a-z_]+)\b")
+_SAID = re.compile(
+    r"FATAL:[^\n]*|Connection refused|timeout expired|No such file or directory|No route to host"
+    r"|Name or service not known|server closed the connection unexpectedly"
+)
+"""What libpq says of a connection that did not come about, without the place it was to go to."""
 
 
 class PostgresDriver:
@@ -60,8 +66,13 @@ class PostgresDriver:
             self._connection = self._connect()
             _migrate(self._connection, migrations)
         except (psycopg.Error, OSError) as error:
+            self.close()
             # Not the error's own text: it may repeat the URL, and with it the password.
-            raise StoreUnavailable(f"cannot use the store: {_reason(error)}") from None
+            raise StoreUnavailable(f"cannot use the store: {reason(error)}") from None
+        except StoreTooNew:
+            # Kept, each try of a gateway that is too old would take a place from those that serve.
+            self.close()
+            raise
 
     def lease(self, fresh: str) -> "PostgresLease":
         """Hold a lock of our own for as long as we are connected."""
@@ -70,7 +81,7 @@ class PostgresDriver:
         try:
             self._lease.take(self._connection)
         except psycopg.Error as error:
-            raise StoreUnavailable(f"cannot lock the store: {_reason(error)}") from None
+            raise StoreUnavailable(f"cannot lock the store: {reason(error)}") from None
         return self._lease
 
     def begin(self) -> Connection:
@@ -104,14 +115,7 @@ class PostgresDriver:
             self._connection.close()
 
     def _connect(self) -> psycopg.Connection[Any]:
-        given = psycopg.conninfo.conninfo_to_dict(self._url)
-        options = " ".join(f"-c {name}={value}" for name, value in SESSION.items())
-        place = psycopg.conninfo.make_conninfo(
-            self._url,
-            connect_timeout=given.get("connect_timeout", CONNECT_TIMEOUT_S),
-            options=f"{given.get('options', '')} {options}".strip(),
-        )
-        return psycopg.connect(place, autocommit=True)
+        return connect(self._url, SESSION)
 
 
 class PostgresLease:
@@ -155,7 +159,7 @@ class _Transaction:
     def execute(self, sql: str, parameters: Any = (), /) -> Cursor:
         if not parameters:
             return self._connection.execute(sql)  # and the server reads a % as it stands
-        return self._connection.execute(_translated(sql), parameters)
+        return self._connection.execute(translated(sql), parameters)
 
     def append(self, sql: str, parameters: Any, /) -> int | None:
         row = self.execute(sql + " RETURNING seq", parameters).fetchone()
@@ -163,12 +167,28 @@ class _Transaction:
 
     def executemany(self, sql: str, parameters: Any, /) -> Cursor:
         cursor = self._connection.cursor()
-        cursor.executemany(_translated(sql), parameters)
+        cursor.executemany(translated(sql), parameters)
         return cursor
 
 
+def connect(url: str, session: Mapping[str, str]) -> psycopg.Connection[Any]:
+    """Connect with `session` as settings; what the URL itself sets stays, where these are silent.
+
+    Errors: those of psycopg, whose text may repeat the URL: show `reason` of them only.
+    """
+    given = psycopg.conninfo.conninfo_to_dict(url)
+    options = " ".join(f"-c {name}={value}" for name, value in session.items())
+    place = psycopg.conninfo.make_conninfo(
+        url,
+        connect_timeout=given.get("connect_timeout", CONNECT_TIMEOUT_S),
+        options=f"{given.get('options', '')} {options}".strip(),
+    )
+    return psycopg.connect(place, autocommit=True)
+
+
 @lru_cache
-def _translated(sql: str) -> str:
+def translated(sql: str) -> str:
+    """Return our SQL with its parameters as PostgreSQL's driver has them."""
     marked = sql.replace("%", "%%")
     return _PARAMETER.sub(lambda found: f"%({found[1]})s" if found[1] else "%s", marked)
 
@@ -192,6 +212,8 @@ def _spelled(statement: str) -> str:
     return statement
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """Return what went wrong in the server's words, or the system's; never what repeats the URL."""
     text = getattr(getattr(error, "diag", None), "message_primary", None)
-    return str(text or type(error).__name__)
+    said = _SAID.search(str(error)) if text is None else None
+    return str(text or (said and said[0].removeprefix("FATAL:").strip()) or type(error).__name__)

@@ -4,12 +4,14 @@ All functions run inside one transaction of the store; together they make one ke
 many processes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from mpp_gateway.failpoints import FailPoint, reach
 from mpp_gateway.ledger.database import Database
+from mpp_gateway.ledger.reading import Reading
 from mpp_gateway.ledger.sql import Connection
+from mpp_gateway.rails.base import Sent
 
 SUBMISSIONS_SCHEMA = """
 CREATE TABLE submissions (
@@ -243,6 +245,24 @@ class Submissions:
             "UPDATE submissions SET state = ? WHERE chain_id = ? AND sender = ? AND nonce = ?",
             (state, *self._key, nonce),
         )
+
+
+_SENT_FOR = (
+    "SELECT s.nonce, s.state, b.tx_hash, b.max_fee_wei, b.at_s FROM submissions s JOIN broadcasts b"
+    " ON b.chain_id = s.chain_id AND b.sender = s.sender AND b.nonce = s.nonce"
+    " WHERE s.proof_id = ? OR s.proof_id = ? ORDER BY b.seq"
+)
+
+
+def sent_for(reading: Reading, proof_id: str) -> Iterator[Sent]:
+    """Yield the transactions of a proof and of its refund, and of what took their nonces' places.
+
+    The oldest come first.
+    """
+    for nonce, state, tx_hash, max_fee_wei, at_s in reading.rows(
+        _SENT_FOR, (proof_id, ONCE + proof_id)
+    ):
+        yield Sent(tx_hash, at_s, f"nonce {nonce}, {state}, at most {max_fee_wei} wei for gas")
 
 
 _OPEN_ONE = (
