@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
 from mpp_gateway.errors import NotReady
@@ -18,6 +18,7 @@ from mpp_gateway.gateway.steps import (
     Emit,
     FindAnswer,
     GiveBackTokens,
+    GiveUp,
     Hold,
     KeepAnswer,
     LookUp,
@@ -31,7 +32,7 @@ from mpp_gateway.gateway.steps import (
     Verify,
 )
 from mpp_gateway.ledger.answers import Answers, KeptAnswer
-from mpp_gateway.ledger.book import PaymentRecord, State, Turn
+from mpp_gateway.ledger.book import Claimed, ClaimRequest, PaymentRecord, State, Turn
 from mpp_gateway.ledger.exchanges import Exchanges
 from mpp_gateway.ledger.sql import StoreUnavailable
 from mpp_gateway.limits.buckets import TokenBuckets
@@ -44,6 +45,10 @@ STORE_RETRY_S = 5
 ATTEND_S = 20
 ATTENDED_S = 80
 """While an answer goes out its turn is renewed every so often, for so long."""
+WRITE_AGAIN_S = 1
+"""How soon what has to be written down is tried again."""
+GIVE_UP_S = 2
+"""How long a request that ends waits until that is written down."""
 RECORD_S = 5
 """How long a stop waits for what was settled to be written down."""
 
@@ -78,9 +83,10 @@ class Executor:
         self._rails = rails
         self._ask_soon = ask_soon
         self._settling: set[asyncio.Future[Outcome]] = set()
-        self._late: set[asyncio.Task[None]] = set()
+        self._late: set[asyncio.Task[Any]] = set()
         self._attended: dict[Turn, asyncio.TimerHandle] = {}
         """The calls whose answers are on their way, and when each turn is renewed."""
+        self._ending: dict[tuple[Turn, State], asyncio.Task[bool | None]] = {}
         self._running = 0
         self._idle = asyncio.Event()
         self._stopped = asyncio.Event()
@@ -147,18 +153,12 @@ class Executor:
     async def _perform(self, effect: Effect) -> Any:
         now_s = self.clock()
         match effect:
-            case ClaimProof(request):
-                return await self._exchanges.claim(request, now_s)
+            case ClaimProof() | Hold() | Move() | GiveUp() | RenewTurn():
+                return await self._write(effect, now_s)
             case AskRail(rail):
                 return await self._rails[rail].ready(now_s)
             case Verify(presented):
                 return await self._rails[presented.rail].verify(presented, now_s)
-            case Hold(turn, spendable_minor, seen_seq):
-                return await self._exchanges.hold(turn, spendable_minor, seen_seq, now_s)
-            case Move():
-                return await self._move(effect, now_s)
-            case RenewTurn(turn, due_s):
-                return await self._exchanges.renew(turn, due_s)
             case Settle():
                 return await self._settle(effect, now_s)
             case FindAnswer() | KeepAnswer():
@@ -168,9 +168,23 @@ class Executor:
             case _:
                 raise TypeError(f"no such effect: {effect!r}")
 
+    async def _write(
+        self, effect: ClaimProof | Hold | Move | GiveUp | RenewTurn, now_s: int
+    ) -> Claimed | bool:
+        match effect:
+            case ClaimProof(request):
+                return await self._claim(request, now_s)
+            case Hold(turn, spendable_minor, seen_seq):
+                return await self._exchanges.hold(turn, spendable_minor, seen_seq, now_s)
+            case GiveUp():
+                return await self._give_up(effect)
+            case RenewTurn(turn, due_s):
+                return await self._exchanges.renew(turn, due_s)
+            case Move():
+                return await self._move(effect, now_s)
+
     async def _move(self, effect: Move, now_s: int) -> bool:
-        self._leave(effect.turn)
-        moved = await self._exchanges.move(
+        return await self._exchanges.move(
             effect.turn,
             effect.before,
             effect.after,
@@ -181,9 +195,6 @@ class Executor:
             due_s=effect.due_s,
             amount_minor=effect.amount_minor,
         )
-        if moved and effect.after is State.REFUNDING:
-            self._ask_soon()
-        return moved
 
     async def _kept(self, effect: FindAnswer | KeepAnswer, now_s: int) -> KeptAnswer | bool | None:
         if isinstance(effect, FindAnswer):
@@ -192,6 +203,69 @@ class Executor:
         if is_kept:
             self._leave(effect.turn)
         return is_kept
+
+    async def _claim(self, request: ClaimRequest, now_s: int) -> Claimed:
+        try:
+            return await self._exchanges.claim(request, now_s)
+        except StoreUnavailable as error:
+            if error.may_be_written:
+                unclaimed = self._until_written(
+                    lambda: self._exchanges.unclaim(request, self.clock()), request.exchange_id
+                )
+                self._later(unclaimed)
+            raise
+
+    async def _give_up(self, effect: GiveUp) -> bool:
+        self._leave(effect.turn)
+        # A request may end in several places; what is being written down need not be twice.
+        key = (effect.turn, effect.after)
+        task = self._ending.get(key)
+        if task is None:
+            task = self._ending[key] = self._later(self._until_given_up(effect))
+            task.add_done_callback(lambda _: self._ending.pop(key, None))
+        await asyncio.wait({task}, timeout=GIVE_UP_S)
+        if not task.done():
+            raise StoreUnavailable(f"the end of {effect.turn.exchange_id} is written down later")
+        return bool(task.result())
+
+    async def _until_given_up(self, effect: GiveUp) -> bool | None:
+        is_given_up = await self._until_written(
+            lambda: self._exchanges.give_up(
+                effect.turn,
+                effect.after,
+                self.clock(),
+                reference=effect.reference,
+                receipt=effect.receipt,
+                detail=effect.detail,
+                amount_minor=effect.amount_minor,
+            ),
+            effect.turn.exchange_id,
+        )
+        if is_given_up and effect.after is State.REFUNDING:
+            self._ask_soon()
+        return is_given_up
+
+    async def _until_written[T](
+        self, writing: Callable[[], Awaitable[T]], exchange_id: str
+    ) -> T | None:
+        """Write it down, again and again while the store refuses; None if a stop comes first.
+
+        What a stop leaves open is taken up at the next start.
+        """
+        tries = 0
+        while True:
+            try:
+                written = await writing()
+            except StoreUnavailable as error:
+                tries += 1
+                if tries == 1:
+                    log.warning("%s is written down when the store is back: %s", exchange_id, error)
+            else:
+                if tries:
+                    log.warning("%s is written down, after %d tries", exchange_id, tries + 1)
+                return written
+            if await self._is_stopped_within(WRITE_AGAIN_S):
+                return None
 
     async def _settle(self, effect: Settle, now_s: int) -> Outcome:
         presented = effect.presented
@@ -207,26 +281,21 @@ class Executor:
             return Outcome(Settlement.UNKNOWN, detail="the rail did not answer in time")
         return _outcome_of(task)
 
-    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+    def _later[T](self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Let `work` run on its own; `close` waits for it."""
         task = asyncio.ensure_future(work)
         self._late.add(task)
         task.add_done_callback(self._late.discard)
+        return task
 
     async def _mark_delivered(self, effect: MarkDelivered) -> None:
-        """Write it down, again and again while the store refuses, until a stop.
+        """Write it down, however long it takes.
 
         What is never written down is served once more, to who has had it: ours to bear.
         """
-        while True:
-            try:
-                await self._exchanges.mark_delivered(effect.turn)
-            except StoreUnavailable:
-                log.exception("the delivery of %s is not recorded", effect.turn.exchange_id)
-            else:
-                return
-            if await self._is_stopped_within(STORE_RETRY_S):
-                return
+        await self._until_written(
+            lambda: self._exchanges.mark_delivered(effect.turn), effect.turn.exchange_id
+        )
 
     def _attend(self, turn: Turn) -> None:
         """Renew `turn` now and then: a sweep would take a long answer for one that is left."""
@@ -261,21 +330,16 @@ class Executor:
         )
         if after is None:
             return
-        try:
-            # The request's own word that it gave up waiting may come after this: said here too, it
-            # cannot come too late and hide the outcome.
-            await self._exchanges.move(effect.turn, State.SETTLING, State.UNKNOWN, self.clock())
-            await self._exchanges.move(
-                effect.turn,
-                State.UNKNOWN,
-                after,
-                self.clock(),
-                reference=outcome.reference,
-                receipt=outcome.headers,
-                detail="settled late",
-            )
-        except StoreUnavailable:
-            log.exception("a late settlement of %s was not recorded", effect.turn.exchange_id)
+        # The request's own word that it gave up waiting may come after this: it finds no way then.
+        late = GiveUp(
+            effect.turn,
+            after,
+            outcome.reference,
+            outcome.headers,
+            "settled late",
+            effect.amount_minor - outcome.change_minor,
+        )
+        await self._until_given_up(late)
 
     async def _look_up(self, name: str, payment: PaymentRecord, now_s: int) -> Outcome:
         try:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mpp_gateway.events import Event
-from mpp_gateway.gateway.steps import Effect, Emit, Move, Reply
+from mpp_gateway.gateway.steps import Effect, Emit, GiveUp, Move, Reply
 from mpp_gateway.ledger.book import State, Turn
 from mpp_gateway.protocol.messages import Headers
 from mpp_gateway.protocol.problems import Problem
@@ -48,6 +48,22 @@ def move(
     effect = Move(turn, before, after, reference, receipt, detail, due_s, amount_minor)
     moved: bool = yield from perform(clock, effect)
     return moved
+
+
+def give_up(
+    turn: Turn,
+    after: State,
+    clock: Clock,
+    *,
+    reference: str | None = None,
+    receipt: Headers | None = None,
+    detail: str = "",
+    amount_minor: int | None = None,
+) -> Machine[bool]:
+    """Write down where the money of an ending request is, now or when the store takes it."""
+    effect = GiveUp(turn, after, reference, receipt, detail, amount_minor)
+    given: bool = yield from perform(clock, effect)
+    return given
 
 
 class Pending[T]:

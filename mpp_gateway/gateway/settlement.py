@@ -12,7 +12,7 @@ from mpp_gateway.errors import (
 )
 from mpp_gateway.gateway.answers import problem_answer
 from mpp_gateway.gateway.exchange import Exchange, event
-from mpp_gateway.gateway.machine import Clock, Machine, emit, move, perform
+from mpp_gateway.gateway.machine import Clock, Machine, emit, give_up, move, perform
 from mpp_gateway.gateway.refusals import refusal
 from mpp_gateway.gateway.steps import (
     Attend,
@@ -78,19 +78,31 @@ def settle(exchange: Exchange, clock: Clock, found: Outcome | None = None) -> Ma
             if not (yield from _recorded(settled)):
                 # A restart took the exchange over, or the store is gone: whoever looks at it next
                 # sees a payment that was not used. Served here too, it would buy two calls.
+                yield from _recorded(
+                    # Only we have heard that it is paid: a rail that cannot be asked would leave
+                    # the buyer without call and money.
+                    give_up(
+                        turn,
+                        State.CREDITED,
+                        clock,
+                        reference=outcome.reference,
+                        receipt=outcome.headers,
+                        detail="settled, and not recorded in time",
+                        amount_minor=presented.amount_minor - outcome.change_minor,
+                    )
+                )
                 raise _unknown(exchange)
             exchange.state, exchange.receipt = State.SETTLED, outcome.headers
             yield from emit(
                 event(events.PaymentSettled, exchange, clock.now_s, reference=outcome.reference)
             )
         case Settlement.REFUSED:
-            yield from move(turn, State.SETTLING, State.RELEASED, clock, detail=outcome.detail)
+            yield from give_up(turn, State.RELEASED, clock, detail=outcome.detail)
             exchange.state = State.RELEASED
             yield from emit(event(events.PaymentReleased, exchange, clock.now_s))
             raise VerificationFailed("The payment could not be settled; nothing was charged.")
         case Settlement.UNKNOWN:
-            unknown = move(turn, State.SETTLING, State.UNKNOWN, clock, detail=outcome.detail)
-            yield from _recorded(unknown)
+            yield from _recorded(give_up(turn, State.UNKNOWN, clock, detail=outcome.detail))
             yield from emit(event(events.PaymentUnknown, exchange, clock.now_s))
             raise _unknown(exchange)
 
@@ -128,15 +140,14 @@ GIVEN_UP: dict[State, tuple[State, type[events.Event]]] = {
 def release(exchange: Exchange, clock: Clock, detail: str) -> Machine[None]:
     """Give up a proof that was claimed and not used; money that moved is owed to the buyer.
 
-    Raises nothing: what cannot be written down now stays as it is, for `finish` or the sweeper.
+    Raises nothing: what cannot be written down now is when the store takes it, or by the sweeper.
     """
     if exchange.turn is None or exchange.state not in GIVEN_UP:
         return
     after, kind = GIVEN_UP[exchange.state]
     if exchange.state is State.SETTLED and exchange.route.on_failure == "refund":
         after, kind = State.REFUNDING, events.RefundOwed
-    moving = move(exchange.turn, exchange.state, after, clock, detail=detail)
-    if (yield from _recorded(moving)):
+    if (yield from _recorded(give_up(exchange.turn, after, clock, detail=detail))):
         exchange.state = after
         yield from emit(event(kind, exchange, clock.now_s))
 

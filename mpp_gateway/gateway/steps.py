@@ -116,6 +116,23 @@ class Move:
 
 
 @dataclass(frozen=True, slots=True)
+class GiveUp:
+    """Write down where the money of a request that ends is known to be, from whatever was written.
+
+    Result: False if it was not this turn's any more. While the store refuses, the executor goes on
+    trying, and the one who asks gets a Problem soon.
+    """
+
+    turn: Turn
+    after: State
+    reference: str | None = None
+    receipt: Headers | None = None
+    detail: str = ""
+    amount_minor: int | None = None
+    """What was used of what was held; None: all of it."""
+
+
+@dataclass(frozen=True, slots=True)
 class RenewTurn:
     """Stay in charge of a paid call until `due_s`. Result: False if it is not ours any more."""
 
@@ -194,6 +211,7 @@ type Effect = (
     | Verify
     | Hold
     | Move
+    | GiveUp
     | RenewTurn
     | MarkDelivered
     | Attend

@@ -47,6 +47,25 @@ LEFT_OPEN = {
 """What becomes of an exchange whose process is gone: only the rail knows about a settlement."""
 
 
+WAYS_OUT: dict[State, dict[State, tuple[State, ...]]] = {
+    State.RELEASED: {
+        State.CLAIMED: (State.RELEASED,),
+        State.VERIFIED: (State.RELEASED,),
+        State.SETTLING: (State.RELEASED,),
+        State.UNKNOWN: (State.RELEASED,),
+    },
+    State.UNKNOWN: {State.SETTLING: (State.UNKNOWN,)},
+    State.REFUNDING: {State.SETTLED: (State.REFUNDING,)},
+    State.CREDITED: {
+        State.SETTLING: (State.UNKNOWN, State.CREDITED),
+        State.UNKNOWN: (State.CREDITED,),
+        State.SETTLED: (State.CREDITED,),
+    },
+}
+"""Where a request that ends knows its money to be, and how an attempt gets there from wherever the
+store has it: the last moves may be written or not, for the store did not answer."""
+
+
 PAID = frozenset({State.SETTLED, State.CREDITED, State.REFUNDING})
 """Where the money is with the seller: what went there after a balance was read is not in it."""
 
@@ -312,6 +331,26 @@ class Book:
         )
         self._write(turn.exchange_id, before, after)
         return True
+
+    def give_up(
+        self,
+        turn: Turn,
+        after: State,
+        now_s: int,
+        *,
+        reference: str | None = None,
+        receipt: tuple[tuple[str, str], ...] | None = None,
+    ) -> bool:
+        """Bring `turn`, if it is still the current one, to where its money is."""
+        entry = self.entries.get(turn.exchange_id)
+        if entry is None or entry.attempt != turn.attempt:
+            return False
+        way = WAYS_OUT[after].get(entry.state, ())
+        before = entry.state
+        for step in way:
+            self.move(turn, before, step, now_s, reference=reference, receipt=receipt)
+            before = step
+        return bool(way)
 
     def renew(self, turn: Turn, due_s: int) -> bool:
         """Stay in charge of what `turn` has paid for until `due_s`."""

@@ -1,27 +1,21 @@
 """The durable record of every paid exchange: who claimed which proof, and where the money is."""
 
-import enum
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
-from mpp_gateway.failpoints import FailPoint, reach
+from mpp_gateway.failpoints import FailPoint
 from mpp_gateway.ledger.book import (
-    LEFT_OPEN,
-    TRANSITIONS,
     Claim,
     Claimed,
     ClaimRequest,
-    IllegalTransition,
-    OverPosted,
     PaymentRecord,
     Question,
     State,
     Turn,
 )
 from mpp_gateway.ledger.database import Database
+from mpp_gateway.ledger.moves import Change, first_line, give_up, move, take_up
 from mpp_gateway.ledger.sql import Connection
 
 BATCH_ROWS = 500
@@ -46,8 +40,15 @@ class Exchanges:
     async def claim(self, request: ClaimRequest, now_s: int) -> Claimed:
         """Bind `request.proof_id` to one exchange, or say what became of it; insert-if-absent."""
         return await self._database.write(
-            lambda db: _claim(db, request, self._owner, now_s), AROUND[State.CLAIMED]
+            lambda db: _claim(db, request, self._owner, now_s), AROUND[State.CLAIMED], begins=True
         )
+
+    async def unclaim(self, request: ClaimRequest, now_s: int) -> bool:
+        """Give back what `claim` of this very request may have written before the store was lost.
+
+        Nobody heard of that claim: left alone it would keep its buyer off until the proof is dead.
+        """
+        return await self._database.write(lambda db: _unclaim(db, request, now_s))
 
     async def hold(
         self, turn: Turn, spendable_minor: int | None, seen_seq: int, now_s: int
@@ -83,8 +84,29 @@ class Exchanges:
         Errors: `IllegalTransition` for a pair that the table lacks, `OverPosted` for an amount
         above what was held, `StoreUnavailable`.
         """
-        change = _Change(before, after, reference, receipt, detail, due_s, amount_minor, refund)
-        return await self._database.write(lambda db: _move(db, turn, change, now_s), AROUND[after])
+        change = Change(before, after, reference, receipt, detail, due_s, amount_minor, refund)
+        return await self._database.write(lambda db: move(db, turn, change, now_s), AROUND[after])
+
+    async def give_up(
+        self,
+        turn: Turn,
+        after: State,
+        now_s: int,
+        *,
+        reference: str | None = None,
+        receipt: tuple[tuple[str, str], ...] | None = None,
+        detail: str = "",
+        amount_minor: int | None = None,
+    ) -> bool:
+        """Bring `turn` to `after`, where its money is known to be, from wherever the store has it.
+
+        False if it is not `turn`'s any more, or there is no way (`book.WAYS_OUT`): then somebody
+        else has seen to it.
+        """
+        change = Change(after, after, reference, receipt, detail, amount_minor=amount_minor)
+        return await self._database.write(
+            lambda db: give_up(db, turn, change, now_s), AROUND[after]
+        )
 
     async def state(self, exchange_id: str) -> State | None:
         """Return where the exchange stands, or None if there is none of that id."""
@@ -142,7 +164,7 @@ class Exchanges:
 
 def _claim(db: Connection, request: ClaimRequest, owner: str, now_s: int) -> Claimed:
     if not request.only_earlier and _insert(db, request, owner, now_s):
-        seq = _first_line(db, request, now_s)
+        seq = first_line(db, request, now_s)
         return Claimed(Claim.FRESH, request.exchange_id, seq=seq)
     row = db.execute(
         "SELECT id, state, scope, attempt, reference, receipt, valid_until_s, due_s, updated_s"
@@ -198,8 +220,9 @@ def _reopen(
     owner: str,
     now_s: int,
 ) -> None:
-    detail = "credit redeemed" if before is State.CREDITED else "presented again"
-    _move(db, turn, _Change(before, after, detail=detail, due_s=request.due_s), now_s)
+    what = "credit redeemed" if before is State.CREDITED else "presented again"
+    detail = f"{what} by {request.exchange_id}"
+    move(db, turn, Change(before, after, detail=detail, due_s=request.due_s), now_s)
     # Under the name of an earlier process it would be taken up while we are still at it.
     db.execute("UPDATE exchanges SET owner = ? WHERE id = ?", (owner, turn.exchange_id))
 
@@ -229,6 +252,24 @@ def _insert(db: Connection, request: ClaimRequest, owner: str, now_s: int) -> bo
         ),
     ).rowcount
     return inserted == 1
+
+
+def _unclaim(db: Connection, request: ClaimRequest, now_s: int) -> bool:
+    row = db.execute(
+        "SELECT id, attempt, state FROM exchanges WHERE proof_id = ? AND due_s IS NOT NULL",
+        (request.proof_id,),
+    ).fetchone()
+    if row is None:
+        return False
+    exchange_id, attempt, _ = row
+    (opened,) = db.execute(
+        "SELECT detail FROM journal WHERE exchange_id = ? AND attempt = ? ORDER BY seq LIMIT 1",
+        (exchange_id, attempt),
+    ).fetchone()
+    is_first = attempt == 1 and exchange_id == request.exchange_id
+    if not is_first and not opened.endswith(f" by {request.exchange_id}"):
+        return False  # somebody else's by now
+    return take_up(db, [row], now_s, "claimed, and nobody heard of it") == 1
 
 
 def _is_taken(db: Connection, request: ClaimRequest, exchange_id: str) -> bool:
@@ -272,133 +313,7 @@ def _hold(
     spendable = amount_minor if spendable_minor is None else spendable_minor
     if held_minor + amount_minor > spendable:
         return False
-    return _move(db, turn, _Change(State.CLAIMED, State.VERIFIED), now_s)
-
-
-@dataclass(frozen=True, slots=True)
-class _Change:
-    before: State
-    after: State
-    reference: str | None = None
-    receipt: tuple[tuple[str, str], ...] | None = None
-    detail: str = ""
-    due_s: int | None = None
-    amount_minor: int | None = None
-    refund: str | None = None
-
-    @property
-    def is_reopening(self) -> bool:
-        """Whether it begins another attempt."""
-        return self.before in (State.RELEASED, State.CREDITED)
-
-
-class _Mark(enum.Enum):
-    """What a list keeps of the move that put a row on it."""
-
-    TIME = "time"
-    LINE = "line"
-
-
-# The lists that a move puts the row on, and those that it takes it from.
-_LISTS: dict[State, tuple[str, _Mark | None]] = {
-    State.CLAIMED: (", forget_s = NULL", None),
-    State.VERIFIED: (", held_until_s = valid_until_s", None),
-    State.SETTLING: ("", None),
-    State.UNKNOWN: (", asked_s = ?", _Mark.TIME),
-    State.SETTLED: (", held_until_s = NULL, paid_seq = ?", _Mark.LINE),
-    State.CREDITED: (", held_until_s = NULL, asked_s = NULL, paid_seq = ?", _Mark.LINE),
-    State.REFUNDING: (", asked_s = ?", _Mark.TIME),
-    State.REFUNDED: (", asked_s = NULL, paid_seq = NULL", None),
-    # It gives up its challenge: another payment may take it.
-    State.RELEASED: (
-        ", held_until_s = NULL, asked_s = NULL, challenge_id = NULL, forget_s = valid_until_s",
-        None,
-    ),
-}
-
-
-@lru_cache
-def _update(after: State, *, sets_due: bool) -> str:
-    due = ", due_s = ?" if sets_due else ""
-    return (
-        "UPDATE exchanges SET state = ?, updated_s = ?, attempt = ?,"  # noqa: S608 - no input
-        " reference = coalesce(?, reference), receipt = coalesce(?, receipt),"
-        " amount_minor = coalesce(?, amount_minor), refund = coalesce(?, refund)"
-        f"{due}{_LISTS[after][0]} WHERE id = ?"
-    )
-
-
-def _move(db: Connection, turn: Turn, change: _Change, now_s: int) -> bool:
-    after = change.after
-    if after not in TRANSITIONS[change.before]:
-        raise IllegalTransition(f"{turn.exchange_id}: {change.before} -> {after}")
-    if change.amount_minor is not None:
-        _check_posted(db, turn, change.before, change.amount_minor)
-    seq = _journal(db, turn, change, now_s)
-    if seq is None:
-        return False
-    values: list[str | int | None] = [
-        after,
-        now_s,
-        turn.attempt + change.is_reopening,
-        change.reference,
-        None if change.receipt is None else json.dumps(change.receipt),
-        None if change.amount_minor is None else str(change.amount_minor),
-        change.refund,
-    ]
-    sets_due = after not in LEFT_OPEN or change.due_s is not None
-    if sets_due:
-        values.append(change.due_s if after in LEFT_OPEN else None)
-    mark = _LISTS[after][1]
-    if mark is not None:
-        values.append(now_s if mark is _Mark.TIME else seq)
-    db.execute(_update(after, sets_due=sets_due), (*values, turn.exchange_id))
-    return True
-
-
-def _check_posted(db: Connection, turn: Turn, before: State, amount_minor: int) -> None:
-    row = db.execute(
-        "SELECT amount_minor FROM exchanges WHERE id = ? AND attempt = ? AND state = ?",
-        (turn.exchange_id, turn.attempt, before),
-    ).fetchone()
-    # More than was held is money that the buyer never agreed to.
-    if row is not None and amount_minor > int(row[0]):
-        raise OverPosted(turn.exchange_id)
-
-
-_LINE = (
-    "INSERT INTO journal (exchange_id, attempt, from_state, to_state, amount_minor, at_s, detail)"
-)
-_MOVED = (
-    " SELECT id, attempt + ?, state, ?, coalesce(?, amount_minor), ?, ? FROM exchanges"
-    " WHERE id = ? AND attempt = ? AND state = ?"
-)
-
-
-def _journal(db: Connection, turn: Turn, change: _Change, now_s: int) -> int | None:
-    """Write the line of `turn`'s move; return its number, or None if it is not its move."""
-    return db.append(
-        _LINE + _MOVED,
-        (
-            int(change.is_reopening),
-            change.after,
-            None if change.amount_minor is None else str(change.amount_minor),
-            now_s,
-            change.detail,
-            turn.exchange_id,
-            turn.attempt,
-            change.before,
-        ),
-    )
-
-
-def _first_line(db: Connection, request: ClaimRequest, now_s: int) -> int:
-    """Write that the exchange began; return the line's number."""
-    minor = str(request.amount_minor)
-    values = (request.exchange_id, State.CLAIMED, minor, now_s)
-    seq = db.append(_LINE + " VALUES (?, 1, '', ?, ?, ?, '')", values)
-    assert seq is not None
-    return seq
+    return move(db, turn, Change(State.CLAIMED, State.VERIFIED), now_s)
 
 
 def set_due(db: Connection, turn: Turn, due_s: int | None) -> bool:
@@ -422,7 +337,7 @@ def _recover(db: Connection, is_gone: IsGone, now_s: int) -> int:
                 " ORDER BY id",
                 (owner,),
             ).fetchall()
-            found += _take_up(db, rows, now_s, "left open by a process that is gone")
+            found += take_up(db, rows, now_s, "left open by a process that is gone")
     return found
 
 
@@ -463,7 +378,7 @@ def _sweep(db: Connection, now_s: int) -> int:
         "SELECT id, attempt, state FROM exchanges WHERE due_s < ? ORDER BY id LIMIT ?",
         (now_s, BATCH_ROWS),
     ).fetchall()
-    return _take_up(db, rows, now_s, "left open by its process")
+    return take_up(db, rows, now_s, "left open by its process")
 
 
 def _purge(db: Connection, now_s: int) -> int:
@@ -475,11 +390,3 @@ def _purge(db: Connection, now_s: int) -> int:
     db.executemany("DELETE FROM journal WHERE exchange_id = ?", dead)
     db.executemany("DELETE FROM exchanges WHERE id = ?", dead)
     return len(dead)
-
-
-def _take_up(db: Connection, rows: list[tuple[str, int, str]], now_s: int, detail: str) -> int:
-    for exchange_id, attempt, state in rows:
-        after = LEFT_OPEN[State(state)]
-        _move(db, Turn(exchange_id, attempt), _Change(State(state), after, detail=detail), now_s)
-        reach(FailPoint.TAKEN_UP)
-    return len(rows)

@@ -5,7 +5,10 @@ holds a part of it must not be overtaken in between. Many exchanges share one of
 """
 
 import contextlib
+import os
 import re
+import socket
+import threading
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -13,6 +16,7 @@ from typing import Any
 import psycopg
 
 from mpp_gateway.ledger.sql import (
+    CommitLost,
     Connection,
     Cursor,
     StoreTooNew,
@@ -27,6 +31,13 @@ WRITER_LOCK = 0x6D70_7067
 LEASES = 0x6D70_706C
 """The first of the two numbers that name a process's lease; the other is of its owner's name."""
 
+END_SESSION = (
+    "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE pid = %s AND locktype = 'advisory'"
+    " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    " AND classid = %s::oid AND objid = hashtext(%s)::oid AND granted"
+)
+"""Ends our own earlier session, and no other: who has that number and holds that lease."""
+
 SESSION = {
     # A host that hangs with the lock must not keep all the others waiting.
     "lock_timeout": "5s",
@@ -34,7 +45,19 @@ SESSION = {
     "idle_in_transaction_session_timeout": "10s",
     # Without it a power cut forgets claims that were already answered: the same proof buys twice.
     "synchronous_commit": "on",
+    # A host without power says no goodbye: in half a minute the server lets go of its lease.
+    "tcp_keepalives_idle": "15",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "3",
 }
+LINE = {
+    "connect_timeout": CONNECT_TIMEOUT_S,
+    "tcp_user_timeout": 10_000,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 2,
+}
+"""How soon a server that is gone is noticed, unless the URL says otherwise."""
 
 _SPELLING = (
     (re.compile(r"\bINTEGER PRIMARY KEY AUTOINCREMENT"), "BIGSERIAL PRIMARY KEY"),
@@ -53,17 +76,29 @@ _SAID = re.compile(
 class PostgresDriver:
     """Writes the database that `url` names; see `sql.Driver`."""
 
-    failures: tuple[type[Exception], ...] = (psycopg.OperationalError, psycopg.InterfaceError)
+    failures: tuple[type[Exception], ...] = (
+        psycopg.OperationalError,
+        psycopg.InterfaceError,
+        # A server that has become a standby, for one: it takes no writes.
+        psycopg.InternalError,
+    )
+    errors: tuple[type[Exception], ...] = (psycopg.Error,)
 
     def __init__(self, url: str) -> None:
         self._url = url
         self._connection: psycopg.Connection[Any] | None = None
         self._lease: PostgresLease | None = None
+        self._session_pid = 0
+        self._lines = threading.Lock()
+        self._line: socket.socket | None = None
+        """The connection's socket, under a number of our own: libpq may close its own at any time,
+        and what is shut down then could be a buyer's."""
 
     def open(self, migrations: Sequence[str]) -> None:
         """See `sql.Driver`."""
         try:
             self._connection = self._connect()
+            self._session_pid = self._connection.info.backend_pid
             _migrate(self._connection, migrations)
         except (psycopg.Error, OSError) as error:
             self.close()
@@ -87,9 +122,7 @@ class PostgresDriver:
     def begin(self) -> Connection:
         """See `sql.Driver`. Connects anew where the connection was lost."""
         if self._connection is None or self._connection.closed:
-            self._connection = self._connect()
-            if self._lease is not None:
-                self._lease.take(self._connection)
+            self._connection = self._connect_again()
         # One message, since it has no parameters: a round trip less for every batch.
         self._connection.execute(f"BEGIN; SELECT pg_advisory_xact_lock({WRITER_LOCK})")
         return _Transaction(self._connection)
@@ -97,7 +130,12 @@ class PostgresDriver:
     def commit(self) -> None:
         """See `sql.Driver`."""
         assert self._connection is not None
-        self._connection.execute("COMMIT")
+        try:
+            self._connection.execute("COMMIT")
+        except psycopg.Error as error:
+            if self._connection.closed:
+                raise CommitLost(f"the connection was lost: {reason(error)}") from None
+            raise
 
     def rollback(self) -> None:
         """See `sql.Driver`. A connection that cannot even do that is given up."""
@@ -109,13 +147,43 @@ class PostgresDriver:
             with contextlib.suppress(psycopg.Error):
                 self._connection.close()
 
+    def interrupt(self) -> None:
+        """See `sql.Driver`. The connection is given up: a server that is gone answers no cancel."""
+        with self._lines, contextlib.suppress(OSError):
+            if self._line is not None:
+                self._line.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
         """See `sql.Driver`."""
         if self._connection is not None:
             self._connection.close()
+        self._hold_line(None)
+
+    def _hold_line(self, line: socket.socket | None) -> None:
+        with self._lines:
+            earlier, self._line = self._line, line
+            if earlier is not None:
+                earlier.close()
 
     def _connect(self) -> psycopg.Connection[Any]:
-        return connect(self._url, SESSION)
+        connection = connect(self._url, SESSION)
+        self._hold_line(socket.socket(fileno=os.dup(connection.fileno())))
+        return connection
+
+    def _connect_again(self) -> psycopg.Connection[Any]:
+        connection = self._connect()
+        try:
+            if self._lease is not None:
+                # On the other side of a broken line the server keeps the old session, and with it
+                # the lease: for hours, if nobody ends it.
+                connection.execute(END_SESSION, (self._session_pid, LEASES, self._lease.owner))
+                self._lease.take(connection)
+        except BaseException:
+            # Open and without its lease it would be used: the others would take us for dead.
+            connection.close()
+            raise
+        self._session_pid = connection.info.backend_pid
+        return connection
 
 
 class PostgresLease:
@@ -180,7 +248,7 @@ def connect(url: str, session: Mapping[str, str]) -> psycopg.Connection[Any]:
     options = " ".join(f"-c {name}={value}" for name, value in session.items())
     place = psycopg.conninfo.make_conninfo(
         url,
-        connect_timeout=given.get("connect_timeout", CONNECT_TIMEOUT_S),
+        **{name: given.get(name, value) for name, value in LINE.items()},
         options=f"{given.get('options', '')} {options}".strip(),
     )
     return psycopg.connect(place, autocommit=True)

@@ -7,9 +7,19 @@ type Parameters = Sequence[Any] | dict[str, Any]
 
 
 class StoreUnavailable(Exception):
-    """The store could not do what was asked (disk full, locked, gone); as far as anybody can tell
-    nothing changed. A connection that is lost in the middle of a commit tells nobody which it was:
-    what was asked for must be safe to find done."""
+    """The store could not do what was asked: disk full, locked, gone, silent for too long.
+
+    Nothing changed, unless `may_be_written`: then the store was asked to keep it and did not
+    answer, and only the store knows. Whoever moves money on such a write must take it for written.
+    """
+
+    def __init__(self, message: str, *, may_be_written: bool = False) -> None:
+        super().__init__(message)
+        self.may_be_written = may_be_written
+
+
+class CommitLost(Exception):
+    """The connection ended in the middle of a commit: here nobody knows whether it was made."""
 
 
 class StoreTooNew(Exception):
@@ -67,10 +77,13 @@ class Lease(Protocol):
 
 
 class Driver(Protocol):
-    """One kind of store. All calls but `open` and `lease` come from the writer's thread."""
+    """One kind of store. All calls but `open`, `lease` and `interrupt` come from
+    the writer's thread."""
 
     failures: tuple[type[Exception], ...]
     """Errors that say something of the store, not of the statement."""
+    errors: tuple[type[Exception], ...]
+    """Every error that comes from the store, whoever is to blame."""
 
     def open(self, migrations: Sequence[str]) -> None:
         """Connect, and bring the schema up to date; `migrations` are numbered by their place.
@@ -88,10 +101,13 @@ class Driver(Protocol):
         """Begin a transaction beside which no other one writes, in any process."""
 
     def commit(self) -> None:
-        """Make it durable."""
+        """Make it durable. Errors: `CommitLost`; after any other one it is not made."""
 
     def rollback(self) -> None:
         """Undo it; raises nothing."""
+
+    def interrupt(self) -> None:
+        """Make the call that is not answered fail soon; from any thread. Raises nothing."""
 
     def close(self) -> None:
         """Let go of the store."""

@@ -16,6 +16,7 @@ class SqliteDriver:
     """Opens and writes the file at `path`; see `sql.Driver`."""
 
     failures: tuple[type[Exception], ...] = (sqlite3.OperationalError,)
+    errors: tuple[type[Exception], ...] = (sqlite3.Error,)
 
     def __init__(self, path: str | Path) -> None:
         self._path = Path(path)
@@ -59,6 +60,12 @@ class SqliteDriver:
         with contextlib.suppress(sqlite3.Error):
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
+
+    def interrupt(self) -> None:
+        """See `sql.Driver`. What waits for a lock ends by itself (`BUSY_TIMEOUT_MS`)."""
+        if self._connection is not None:
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.interrupt()
 
     def close(self) -> None:
         """See `sql.Driver`."""

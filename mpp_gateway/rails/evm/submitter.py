@@ -270,8 +270,10 @@ class Submitter:
                 row = await self._submissions.lease(
                     call.id, call.valid_until_s, quote.floor, sign, now_s, passed=passed
                 )
-        except StoreUnavailable:
-            return Submitted(Fate.NOT_SENT, "the store is unavailable; nothing was sent")
+        except StoreUnavailable as error:
+            # A signature that may be stored may be sent by `maintain`: refused, it would still pay.
+            fate = Fate.UNCLEAR if error.may_be_written else Fate.NOT_SENT
+            return Submitted(fate, "the store is unavailable; nothing was sent")
         if row.state == DONE:
             return Submitted(Fate.UNCLEAR, "another process has made the call")
         return row
