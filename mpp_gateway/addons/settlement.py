@@ -8,6 +8,7 @@ from mpp_gateway.engine import backpressure
 from mpp_gateway.engine.fields import text_of
 from mpp_gateway.engine.gate import Gate, gate_of, is_granted
 from mpp_gateway.errors import GatewayFault
+from mpp_gateway.failpoints import FailPoint, reach
 from mpp_gateway.gateway import idempotency, settlement
 from mpp_gateway.gateway.answers import problem_answer
 from mpp_gateway.gateway.machine import Clock
@@ -25,6 +26,7 @@ class Settlement:
         gate = gate_of(flow)
         if gate is None or gate.exchange is None or flow.response is None or not gate.forward:
             return
+        reach(FailPoint.UPSTREAM_ANSWERED)
         reader = backpressure.reader_of(flow.server_conn)
         if reader:
             reader.pause()
@@ -45,9 +47,11 @@ class Settlement:
         finally:
             if reader:
                 reader.resume()
+        reach(FailPoint.HEAD_DUE)
 
     async def response(self, flow: http.HTTPFlow) -> None:
         """Close the books after the last byte, or after an answer of our own."""
+        reach(FailPoint.ANSWER_PASSED)
         gate = gate_of(flow)
         at_end = gate is not None and gate.exchange is not None and gate.exchange.settles_at_end
         if gate and gate.keeping and not at_end:

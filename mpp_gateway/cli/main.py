@@ -7,18 +7,23 @@ import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import NoReturn
 
 from mpp_gateway import __version__
-from mpp_gateway.cli import commands
-from mpp_gateway.cli.exits import BAD_CONFIG, BROKEN_PIPE, EXIT_CODES, FAILED, INTERRUPTED, USAGE
+from mpp_gateway.cli import commands, ledger_verbs
+from mpp_gateway.cli.exits import BAD_CONFIG, BROKEN_PIPE, EXIT_CODES, FAILED, INTERRUPTED
+from mpp_gateway.cli.grammar import (
+    Parser,
+    Verbs,
+    add_verb,
+    config_argument,
+    json_argument,
+    subparsers,
+)
 from mpp_gateway.cli.output import CommandFailed, say, styled
 from mpp_gateway.cli.start import leave
 from mpp_gateway.config.report import did_you_mean
 from mpp_gateway.errors import ConfigError
 
-DEFAULT_CONFIG = Path("gateway.yaml")
 PORT_MAX = 65_535
 
 UNWRITABLE = frozenset({errno.ENOSPC, errno.EIO, errno.EDQUOT})
@@ -29,18 +34,13 @@ examples:
   mpp-gateway serve --config gateway.yaml       sell it
   mpp-gateway explain POST /openai/v1/chat/completions --config gateway.yaml
   mpp-gateway pay http://127.0.0.1:4402/weather/v1/now/Oslo --max 0.05
+  mpp-gateway ledger balances --config gateway.yaml      where the money is
 """
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """End with what is wrong and where the right is described, in one line."""
-        self.exit(USAGE, f"{self.prog}: {message}; see `{self.prog} --help`\n")
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line's grammar."""
-    top = _Parser(
+    top = Parser(
         prog="mpp-gateway",
         description="A payment gateway for HTTP APIs: agents pay you per call.",
         epilog=f"{EXAMPLES}\n{EXIT_CODES}",
@@ -53,43 +53,22 @@ def parser() -> argparse.ArgumentParser:
     _explain(verbs)
     _pay(verbs)
     _demo(verbs)
+    ledger_verbs.declare(verbs)
     return top
 
 
 def verbs(top: argparse.ArgumentParser) -> Mapping[str, argparse.ArgumentParser]:
-    """Return the parsers of the verbs by name."""
-    (action,) = (a for a in top._actions if isinstance(a, argparse._SubParsersAction))  # noqa: SLF001
-    return action.choices
-
-
-type Verbs = argparse._SubParsersAction[_Parser]  # noqa: SLF001 - no public name
-
-
-def _add(
-    verbs: Verbs, name: str, summary: str, description: str, *examples: str
-) -> argparse.ArgumentParser:
-    lines = "\n".join(f"  mpp-gateway {name} {example}".rstrip() for example in examples)
-    return verbs.add_parser(
-        name,
-        help=summary,
-        description=description,
-        epilog=f"examples:\n{lines}\n\n{EXIT_CODES}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-
-
-def _config_argument(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument(
-        "--config",
-        type=Path,
-        default=DEFAULT_CONFIG,
-        metavar="FILE",
-        help="the configuration file (default: gateway.yaml)",
-    )
+    """Return the parsers of the verbs by name; one below another is named after both."""
+    found: dict[str, argparse.ArgumentParser] = {}
+    declared = subparsers(top)
+    for name, verb in declared.choices.items() if declared else ():
+        found[name] = verb
+        found |= {f"{name} {below}": inner for below, inner in verbs(verb).items()}
+    return found
 
 
 def _serve(verbs: Verbs) -> None:
-    verb = _add(
+    verb = add_verb(
         verbs,
         "serve",
         "sell what the configuration names",
@@ -98,14 +77,14 @@ def _serve(verbs: Verbs) -> None:
         "--config gateway.yaml",
         "--config gateway.yaml --port 8080",
     )
-    _config_argument(verb)
+    config_argument(verb)
     verb.add_argument("--host", help="listen on this address instead of the file's")
     verb.add_argument("--port", type=_port, help="listen on this port instead of the file's")
     verb.set_defaults(run=commands.serve)
 
 
 def _check(verbs: Verbs) -> None:
-    verb = _add(
+    verb = add_verb(
         verbs,
         "check",
         "check a configuration and list what it sells",
@@ -114,13 +93,13 @@ def _check(verbs: Verbs) -> None:
         "--config gateway.yaml",
         "--config gateway.yaml --json",
     )
-    _config_argument(verb)
-    verb.add_argument("--json", action="store_true", help="print JSON, also on a terminal")
+    config_argument(verb)
+    json_argument(verb)
     verb.set_defaults(run=commands.check)
 
 
 def _explain(verbs: Verbs) -> None:
-    verb = _add(
+    verb = add_verb(
         verbs,
         "explain",
         "say what would happen to a request, and why",
@@ -131,13 +110,13 @@ def _explain(verbs: Verbs) -> None:
     )
     verb.add_argument("method", metavar="METHOD", help="for instance GET; case matters")
     verb.add_argument("target", metavar="PATH", help="for instance /openai/v1/models?limit=2")
-    _config_argument(verb)
-    verb.add_argument("--json", action="store_true", help="print JSON, also on a terminal")
+    config_argument(verb)
+    json_argument(verb)
     verb.set_defaults(run=commands.explain)
 
 
 def _pay(verbs: Verbs) -> None:
-    verb = _add(
+    verb = add_verb(
         verbs,
         "pay",
         "call a paid URL as a buyer",
@@ -184,7 +163,7 @@ def _pay(verbs: Verbs) -> None:
 
 
 def _demo(verbs: Verbs) -> None:
-    verb = _add(
+    verb = add_verb(
         verbs,
         "demo",
         "watch a paid call: chain, API, gateway and buyer in one process",
@@ -246,7 +225,8 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     top = parser()
     options, strange = top.parse_known_args(arguments)
     if strange:
-        verb = verbs(top)[options.verb]
+        below = getattr(options, "question", None)
+        verb = verbs(top)[f"{options.verb} {below}" if below else options.verb]
         word = strange[0].partition("=")[0]
         if not word.startswith("-"):
             verb.error(f"unexpected argument {word!r}")
@@ -259,6 +239,8 @@ def _run(arguments: Sequence[str] | None) -> int:
     options = _parsed(arguments)
     try:
         work = options.run(options)
+        if isinstance(work, int):
+            return work  # it had nothing to wait for
         if signal.getsignal(signal.SIGINT) is leave:
             # From here on something is open: asyncio turns Ctrl-C into a cancellation.
             signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -59,6 +59,11 @@ CREDITED = Outcome(
     OWED,
     keeps_credential=True,
 )
+REFUNDING = Outcome(
+    "refunding; you have paid, and the seller says that it sends the money back",
+    f"{_ANEW}; the old payment buys nothing more",
+    OWED,
+)
 UNKNOWN = Outcome(
     "not known; it may have been made, so do not pay again",
     f"{_AGAIN}, which pays once at most",
@@ -101,6 +106,13 @@ SILENT = Outcome(
     OWED,
     keeps_credential=True,
 )
+_BY_STATE: Mapping[str, Outcome] = {
+    "released": RELEASED,
+    "credited": CREDITED,
+    "refunding": REFUNDING,
+    # Paid, and the gateway could not write down yet what it owes.
+    "settled": CREDITED,
+}
 _BY_SLUG: Mapping[str, Outcome] = {
     "settlement-unknown": UNKNOWN,
     "payment-in-progress": IN_PROGRESS,
@@ -117,7 +129,7 @@ def judge(status: int, media_type: str, body: bytes, *, is_new: bool) -> Outcome
     `is_new`: the payment was signed for this very call, not kept from an earlier one.
     """
     problem = _problem(body) if media_type == PROBLEM else {}
-    named = {"released": RELEASED, "credited": CREDITED}.get(str(problem.get("payment")))
+    named = _BY_STATE.get(str(problem.get("payment")))
     if named is not None:
         return named
     if status == PAYMENT_REQUIRED:

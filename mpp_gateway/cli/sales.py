@@ -22,26 +22,41 @@ def sales_log(config: GatewayConfig, say: Say) -> Callable[[events.Event], None]
         return format_minor(event.amount_minor, decimals.get(event.asset, 0))
 
     def sink(event: events.Event) -> None:
-        call = f"{event.service} {event.route}"
-        match event:
-            case events.PaymentSettled(reference=reference):
-                say(
-                    f"{styled('sold', 'green', sys.stderr)}     {call}  {price(event)}  {reference}"
-                )
-            case events.PaymentCredited():
-                say(f"credited {call}  {price(event)}  paid, not delivered: good once more")
-            case events.PaymentUnknown():
-                say(f"{styled('unknown', 'yellow', sys.stderr)}  {call}  {price(event)}  ask again")
-            case events.AnswerRepeated(status=status):
-                say(f"repeated {call}  {status}")
-            case events.UpstreamFailed(slug=slug):
-                say(f"{styled('failed', 'red', sys.stderr)}   {call}  {slug}")
-            case events.RequestRefused(slug=slug, status=status) if status >= SERVER_ERROR:
-                say(f"{styled('refused', 'red', sys.stderr)}  {call}  {slug}")
-            case _:
-                tell_of_upstream(event)
+        # What is found out later, with no request at hand, has no route.
+        call = f"{event.service} {event.route}" if event.service else f"request {event.request_id}"
+        line = _about_money(event, call, price(event)) or _about_a_failure(event, call)
+        if line:
+            say(line)
+        else:
+            tell_of_upstream(event)
 
     return sink
+
+
+def _about_money(event: events.Event, call: str, price: str) -> str | None:
+    match event:
+        case events.PaymentSettled(reference=reference):
+            return f"{styled('sold', 'green', sys.stderr)}     {call}  {price}  {reference}"
+        case events.PaymentCredited():
+            return f"credited {call}  {price}  paid, not delivered: good once more"
+        case events.RefundOwed():
+            return f"owed     {call}  {price}  paid, not delivered: is sent back"
+        case events.PaymentRefunded(reference=reference):
+            return f"refunded {call}  {price}  {reference}"
+        case events.PaymentUnknown():
+            return f"{styled('unknown', 'yellow', sys.stderr)}  {call}  {price}  ask again"
+    return None
+
+
+def _about_a_failure(event: events.Event, call: str) -> str | None:
+    match event:
+        case events.AnswerRepeated(status=status):
+            return f"repeated {call}  {status}"
+        case events.UpstreamFailed(slug=slug):
+            return f"{styled('failed', 'red', sys.stderr)}   {call}  {slug}"
+        case events.RequestRefused(slug=slug, status=status) if status >= SERVER_ERROR:
+            return f"{styled('refused', 'red', sys.stderr)}  {call}  {slug}"
+    return None
 
 
 def _upstream_log(say: Say) -> Callable[[events.Event], None]:

@@ -3,6 +3,7 @@
 import logging
 
 from mpp_gateway.engine.gate import Gate
+from mpp_gateway.failpoints import FailPoint, reach
 from mpp_gateway.gateway.exchange import Exchange
 
 log = logging.getLogger(__name__)
@@ -25,6 +26,7 @@ def through(gate: Gate, data: bytes) -> bytes | None:
     mitmproxy calls nobody when a stream callable raises: the client would wait for ever, and the
     money would have no owner.
     """
+    reach(FailPoint.BODY_PIECE)
     if not has_stream_modules(gate):
         return data
     try:

@@ -51,9 +51,7 @@ class Exchange:
     client_left: bool = False
     """Nobody is there for the answer: it is delivered when it is kept for whoever comes back."""
     is_marked: bool = False
-    """That the answer is on its way is written down, or about to be."""
-    was_kept: bool = False
-    """The whole answer lies in the store."""
+    """That the answer was handed over is written down, or about to be."""
     kept: KeptAnswer | None = None
     """What was answered under that key before, if the body of this request is the same."""
     receipt: Headers = ()

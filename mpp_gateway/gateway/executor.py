@@ -12,11 +12,11 @@ from mpp_gateway.gateway.machine import Machine
 from mpp_gateway.gateway.reporting import Reporter
 from mpp_gateway.gateway.steps import (
     AskRail,
+    Attend,
     ClaimProof,
     Effect,
     Emit,
     FindAnswer,
-    ForgetPending,
     GiveBackTokens,
     GiveUp,
     Hold,
@@ -42,6 +42,9 @@ from mpp_gateway.rails.base import Outcome, Rail, Settlement
 log = logging.getLogger(__name__)
 
 STORE_RETRY_S = 5
+ATTEND_S = 20
+ATTENDED_S = 80
+"""While an answer goes out its turn is renewed every so often, for so long."""
 WRITE_AGAIN_S = 1
 """How soon what has to be written down is tried again."""
 GIVE_UP_S = 2
@@ -81,6 +84,8 @@ class Executor:
         self._ask_soon = ask_soon
         self._settling: set[asyncio.Future[Outcome]] = set()
         self._late: set[asyncio.Task[Any]] = set()
+        self._attended: dict[Turn, asyncio.TimerHandle] = {}
+        """The calls whose answers are on their way, and when each turn is renewed."""
         self._ending: dict[tuple[Turn, State], asyncio.Task[bool | None]] = {}
         self._running = 0
         self._idle = asyncio.Event()
@@ -124,7 +129,11 @@ class Executor:
         if isinstance(effect, NeedBody):
             return Reply(body, self.clock())
         if isinstance(effect, MarkDelivered):
+            self._leave(effect.turn)
             self._later(self._mark_delivered(effect))
+            return Reply(None, self.clock())
+        if isinstance(effect, Attend):
+            self._attend(effect.turn)
             return Reply(None, self.clock())
         if isinstance(effect, TakeToken):
             wait_ms = self._buckets.take(effect.client, self._reporter.ticker())
@@ -152,7 +161,7 @@ class Executor:
                 return await self._rails[presented.rail].verify(presented, now_s)
             case Settle():
                 return await self._settle(effect, now_s)
-            case FindAnswer() | KeepAnswer() | ForgetPending():
+            case FindAnswer() | KeepAnswer():
                 return await self._kept(effect, now_s)
             case LookUp(rail, payment):
                 return await self._look_up(rail, payment, now_s)
@@ -187,15 +196,13 @@ class Executor:
             amount_minor=effect.amount_minor,
         )
 
-    async def _kept(
-        self, effect: FindAnswer | KeepAnswer | ForgetPending, now_s: int
-    ) -> KeptAnswer | bool | None:
+    async def _kept(self, effect: FindAnswer | KeepAnswer, now_s: int) -> KeptAnswer | bool | None:
         if isinstance(effect, FindAnswer):
             return await self._answers.find(effect.exchange_id, effect.key_digest, now_s)
-        if isinstance(effect, KeepAnswer):
-            return await self._answers.keep(effect.answer)
-        await self._answers.forget_pending(effect.exchange_id)
-        return None
+        is_kept = await self._answers.keep(effect.answer, effect.turn)
+        if is_kept:
+            self._leave(effect.turn)
+        return is_kept
 
     async def _claim(self, request: ClaimRequest, now_s: int) -> Claimed:
         try:
@@ -209,6 +216,7 @@ class Executor:
             raise
 
     async def _give_up(self, effect: GiveUp) -> bool:
+        self._leave(effect.turn)
         # A request may end in several places; what is being written down need not be twice.
         key = (effect.turn, effect.after)
         task = self._ending.get(key)
@@ -285,13 +293,28 @@ class Executor:
 
         What is never written down is served once more, to who has had it: ours to bear.
         """
+        await self._until_written(
+            lambda: self._exchanges.mark_delivered(effect.turn), effect.turn.exchange_id
+        )
 
-        async def marked() -> None:
-            if effect.pending is not None:
-                await self._answers.announce(effect.pending)
-            await self._exchanges.mark_delivered(effect.turn)
+    def _attend(self, turn: Turn) -> None:
+        """Renew `turn` now and then: a sweep would take a long answer for one that is left."""
+        loop = asyncio.get_running_loop()
+        self._attended[turn] = loop.call_later(ATTEND_S, self._attend_again, turn)
 
-        await self._until_written(marked, effect.turn.exchange_id)
+    def _attend_again(self, turn: Turn) -> None:
+        self._later(self._renew(turn))
+        self._attend(turn)
+
+    async def _renew(self, turn: Turn) -> None:
+        try:
+            await self._exchanges.renew(turn, self.clock() + ATTENDED_S)
+        except StoreUnavailable as error:
+            log.warning("%s could not be renewed: %s", turn.exchange_id, error)
+
+    def _leave(self, turn: Turn) -> None:
+        if (renewing := self._attended.pop(turn, None)) is not None:
+            renewing.cancel()
 
     async def _is_stopped_within(self, seconds: float) -> bool:
         with contextlib.suppress(TimeoutError):
@@ -332,6 +355,8 @@ class Executor:
                 async with asyncio.timeout(RECORD_S):
                     await self._idle.wait()
         self._stopped.set()
+        for turn in list(self._attended):
+            self._leave(turn)  # what is cut off now is a credit at the next start
         if self._late:
             await asyncio.wait(self._late)
 

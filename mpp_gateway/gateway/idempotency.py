@@ -8,10 +8,10 @@ import contextlib
 import hashlib
 
 from mpp_gateway import events
-from mpp_gateway.errors import AnswerNotKept, IdempotencyKeyReused, PaymentInProgress
+from mpp_gateway.errors import AnswerNotKept, IdempotencyKeyReused
 from mpp_gateway.gateway.exchange import Exchange, event
 from mpp_gateway.gateway.machine import Clock, Machine, emit, perform
-from mpp_gateway.gateway.steps import FindAnswer, ForgetPending, KeepAnswer, NeedBody, ReadBody
+from mpp_gateway.gateway.steps import FindAnswer, KeepAnswer, NeedBody, ReadBody
 from mpp_gateway.ledger.answers import KeptAnswer
 from mpp_gateway.ledger.book import Claimed, State
 from mpp_gateway.protocol.messages import Answer, Headers, RequestHead
@@ -19,10 +19,6 @@ from mpp_gateway.protocol.problems import BadRequest, Problem
 
 FIELD = "Idempotency-Key"
 KEY_MAX = 255
-PENDING = 0
-"""The status of an answer that is not all there yet."""
-PENDING_S = 3600
-PENDING_RETRY_S = 2
 REPLAYED = ("Idempotent-Replayed", "true")
 FRAMING = frozenset({"content-length", "transfer-encoding", "connection", "trailer"})
 
@@ -54,12 +50,6 @@ def recall(exchange: Exchange, claimed: Claimed, clock: Clock) -> Machine[Answer
             hint="Do not pay again for this call; the receipt shows that it was paid.",
             extra={"receipt": dict(claimed.receipt).get("Payment-Receipt", "")},
         )
-    if kept.status == PENDING:
-        raise PaymentInProgress(
-            "The answer that this payment has bought is still on its way; do not pay again.",
-            hint="Send the same request again after the time given.",
-            retry_after_s=PENDING_RETRY_S,
-        )
     body: bytes | None = yield from perform(clock, NeedBody())
     if body is not None:
         return (yield from repeat(exchange, kept, body, clock))
@@ -79,21 +69,6 @@ def repeat(exchange: Exchange, kept: KeptAnswer, body: bytes, clock: Clock) -> M
     return Answer(status, (*kept.headers, REPLAYED), kept.body)
 
 
-def pending(exchange: Exchange, clock: Clock) -> KeptAnswer:
-    """Return what stands for an answer that is on its way, until all of it is there."""
-    assert exchange.turn is not None
-    assert exchange.key_digest is not None
-    until_s = clock.now_s + min(exchange.snapshot.config.idempotency.keep_s, PENDING_S)
-    return KeptAnswer(exchange.turn.exchange_id, exchange.key_digest, "", PENDING, (), b"", until_s)
-
-
-def forget(exchange: Exchange, clock: Clock) -> Machine[None]:
-    """Take back that an answer is on its way: what there was of it is not kept."""
-    assert exchange.turn is not None
-    with contextlib.suppress(Problem):
-        yield from perform(clock, ForgetPending(exchange.turn.exchange_id))
-
-
 def keep(exchange: Exchange, request_digest: str, answer: Answer, clock: Clock) -> Machine[bool]:
     """Keep a paid answer that is there whole; False where it is not kept."""
     if exchange.state is not State.SETTLED:
@@ -110,8 +85,8 @@ def keep(exchange: Exchange, request_digest: str, answer: Answer, clock: Clock) 
         until_s=clock.now_s + exchange.snapshot.config.idempotency.keep_s,
     )
     with contextlib.suppress(Problem):
-        exchange.was_kept = yield from perform(clock, KeepAnswer(kept))
-    return exchange.was_kept
+        exchange.is_marked = yield from perform(clock, KeepAnswer(kept, exchange.turn))
+    return exchange.is_marked
 
 
 def upstream_key(exchange: Exchange) -> str | None:

@@ -11,12 +11,18 @@ from mpp_gateway.errors import (
     UpstreamFailed,
     UpstreamRefused,
 )
-from mpp_gateway.gateway import idempotency
 from mpp_gateway.gateway.answers import problem_answer
 from mpp_gateway.gateway.exchange import Exchange, event
 from mpp_gateway.gateway.machine import Clock, Machine, emit, give_up, move, perform
 from mpp_gateway.gateway.refusals import refusal
-from mpp_gateway.gateway.steps import Deliver, GiveBackTokens, MarkDelivered, RenewTurn, Settle
+from mpp_gateway.gateway.steps import (
+    Attend,
+    Deliver,
+    GiveBackTokens,
+    MarkDelivered,
+    RenewTurn,
+    Settle,
+)
 from mpp_gateway.ledger.book import State
 from mpp_gateway.protocol.messages import Answer, Headers
 from mpp_gateway.protocol.problems import PaymentRequired, Problem, VerificationFailed
@@ -230,8 +236,7 @@ def _deliver(
             yield from settle(exchange, clock)
     except Problem as problem:
         return (yield from _refused(exchange, problem, clock))
-    if not (exchange.client_left and exchange.is_kept):
-        yield from _delivered(exchange, clock)
+    yield from _delivering(exchange, clock)
     headers = _private(rewritten.headers)
     if not 200 <= rewritten.status < 300:
         return Deliver(rewritten.status, headers)
@@ -265,7 +270,7 @@ def _fail(exchange: Exchange, problem: Problem, clock: Clock) -> Machine[Answer]
     if status < SERVER_ERROR:  # the client's own doing, such as an upload that takes too long
         refused = event(events.RequestRefused, exchange, clock.now_s, slug=slug, status=status)
         yield from emit(refused)
-    else:
+    elif not isinstance(problem, UpstreamFailed):  # that it answered has been told
         yield from emit(event(events.UpstreamFailed, exchange, clock.now_s, slug=slug))
     yield from release(exchange, clock, problem.slug)
     if exchange.turn is not None:
@@ -333,8 +338,6 @@ def finish(
         yield from _settle_at_end(exchange, clock)
     elif exchange.state is State.SETTLED and not exchange.is_marked:
         yield from _delivered(exchange, clock)
-    if exchange.is_marked and exchange.is_kept and not exchange.was_kept:
-        yield from idempotency.forget(exchange, clock)
     yield from emit(event(events.ExchangeFinished, exchange, clock.now_s, status=status))
 
 
@@ -352,8 +355,22 @@ def _delivered(exchange: Exchange, clock: Clock) -> Machine[None]:
     """Note that the buyer has paid and has had its call; who pays is not slowed down."""
     assert exchange.turn is not None
     exchange.is_marked = True
-    pending = idempotency.pending(exchange, clock) if exchange.is_kept else None
-    yield from perform(clock, MarkDelivered(exchange.turn, pending))
+    yield from perform(clock, MarkDelivered(exchange.turn))
+    yield from _uncount(exchange, clock)
+
+
+def _delivering(exchange: Exchange, clock: Clock) -> Machine[None]:
+    """Stay in charge while the answer goes out.
+
+    Noted as delivered before its last byte, a process that dies has left a buyer who has paid and
+    has nothing: as it is, the next start finds a credit.
+    """
+    assert exchange.turn is not None
+    yield from perform(clock, Attend(exchange.turn))
+    yield from _uncount(exchange, clock)
+
+
+def _uncount(exchange: Exchange, clock: Clock) -> Machine[None]:
     if exchange.is_counted:
         exchange.is_counted = False
         yield from perform(clock, GiveBackTokens(exchange.head.client, PAID_TOKENS))

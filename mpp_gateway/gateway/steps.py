@@ -142,13 +142,16 @@ class RenewTurn:
 
 @dataclass(frozen=True, slots=True)
 class MarkDelivered:
-    """Note in the store, without waiting for it, that a paid answer is on its way.
-
-    `pending` says before that, for whoever asks again meanwhile, that it is not all there yet.
-    """
+    """Note in the store, without waiting for it, that a paid answer was handed over."""
 
     turn: Turn
-    pending: KeptAnswer | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Attend:
+    """Stay in charge of a paid call while its answer goes out, until that has an end."""
+
+    turn: Turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,16 +182,11 @@ class FindAnswer:
 
 @dataclass(frozen=True, slots=True)
 class KeepAnswer:
-    """Keep an answer that was paid for and given."""
+    """Keep an answer that `turn` has paid for: with that it is handed over. Result: False for want
+    of room."""
 
     answer: KeptAnswer
-
-
-@dataclass(frozen=True, slots=True)
-class ForgetPending:
-    """Take back that an answer is pending: it will not be kept."""
-
-    exchange_id: str
+    turn: Turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,11 +214,11 @@ type Effect = (
     | GiveUp
     | RenewTurn
     | MarkDelivered
+    | Attend
     | Settle
     | LookUp
     | FindAnswer
     | KeepAnswer
-    | ForgetPending
     | TakeToken
     | GiveBackTokens
     | NeedBody

@@ -3,7 +3,10 @@
 import json
 from dataclasses import dataclass
 
+from mpp_gateway.failpoints import FailPoint
+from mpp_gateway.ledger.book import Turn
 from mpp_gateway.ledger.database import Database
+from mpp_gateway.ledger.exchanges import set_due
 from mpp_gateway.ledger.sql import Connection
 
 ANSWERS_SCHEMA = """
@@ -47,23 +50,15 @@ class Answers:
         self._database = database
         self._total_bytes = total_bytes
 
-    async def keep(self, answer: KeptAnswer) -> bool:
+    async def keep(self, answer: KeptAnswer, turn: Turn) -> bool:
         """Keep `answer` until its time, durable when this returns; False for want of room.
 
+        What `turn` has paid for is handed over by that: whoever lost it asks for it here.
         Errors: `StoreUnavailable`.
         """
-        return await self._database.write(lambda db: _keep(db, answer, self._total_bytes))
-
-    async def announce(self, pending: KeptAnswer) -> None:
-        """Say that an answer is on its way, unless one is kept already."""
-        await self._database.write(lambda db: _announce(db, pending))
-
-    async def forget_pending(self, exchange_id: str) -> None:
-        """Take back that an answer is on its way."""
-        await self._database.write(
-            lambda db: db.execute(
-                "DELETE FROM answers WHERE exchange_id = ? AND status = 0", (exchange_id,)
-            )
+        around = FailPoint.BEFORE_KEPT, FailPoint.AFTER_KEPT
+        return await self._database.write(
+            lambda db: _keep(db, answer, turn, self._total_bytes), around
         )
 
     async def find(self, exchange_id: str, key_digest: str, now_s: int) -> KeptAnswer | None:
@@ -75,18 +70,16 @@ class Answers:
         return await self._database.write(lambda db: _purge(db, now_s))
 
 
-_INSERT = (
+_UPSERT = (
     "INSERT INTO answers (exchange_id, key_digest, request_digest, status, headers, body, until_s)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (exchange_id) DO "
-)
-_REPLACE = (
-    "UPDATE SET key_digest = excluded.key_digest, request_digest = excluded.request_digest,"
+    " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (exchange_id) DO"
+    " UPDATE SET key_digest = excluded.key_digest, request_digest = excluded.request_digest,"
     " status = excluded.status, headers = excluded.headers, body = excluded.body,"
     " until_s = excluded.until_s"
 )
 
 
-def _keep(db: Connection, answer: KeptAnswer, total_bytes: int) -> bool:
+def _keep(db: Connection, answer: KeptAnswer, turn: Turn, total_bytes: int) -> bool:
     (held_bytes,) = db.execute("SELECT bytes FROM answers_held").fetchone()
     earlier = db.execute(
         "SELECT length(body) FROM answers WHERE exchange_id = ?", (answer.exchange_id,)
@@ -94,17 +87,15 @@ def _keep(db: Connection, answer: KeptAnswer, total_bytes: int) -> bool:
     more_bytes = len(answer.body) - (earlier[0] if earlier else 0)
     if held_bytes + more_bytes > total_bytes:
         return False
-    db.execute(_INSERT + _REPLACE, _values(answer))
+    db.execute(_UPSERT, _values(answer))
     _hold(db, more_bytes)
+    # In one transaction with it: killed in between, the same key would run the upstream again.
+    set_due(db, turn, None)
     return True
 
 
 def _hold(db: Connection, more_bytes: int) -> None:
     db.execute("UPDATE answers_held SET bytes = bytes + ?", (more_bytes,))
-
-
-def _announce(db: Connection, pending: KeptAnswer) -> None:
-    db.execute(_INSERT + "NOTHING", _values(pending))
 
 
 def _values(answer: KeptAnswer) -> tuple[str | int | bytes, ...]:
@@ -122,7 +113,8 @@ def _values(answer: KeptAnswer) -> tuple[str | int | bytes, ...]:
 def _find(db: Connection, exchange_id: str, key_digest: str, now_s: int) -> KeptAnswer | None:
     row = db.execute(
         "SELECT request_digest, status, headers, body, until_s FROM answers"
-        " WHERE exchange_id = ? AND key_digest = ? AND until_s > ?",
+        # Earlier versions had an answer of status 0 stand for one that was still on its way.
+        " WHERE exchange_id = ? AND key_digest = ? AND until_s > ? AND status > 0",
         (exchange_id, key_digest, now_s),
     ).fetchone()
     if row is None:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mpp_gateway.failpoints import FailPoint, reach
 from mpp_gateway.ledger.sql import CommitLost, Connection, Driver, StoreUnavailable, Work
 
 BATCH_MAX = 512
@@ -72,14 +73,21 @@ class Database:
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
         self._thread.start()
 
-    async def write[T](self, work: Work[T], *, begins: bool = False) -> T:
+    async def write[T](
+        self,
+        work: Work[T],
+        around: tuple[FailPoint, FailPoint] | None = None,
+        *,
+        begins: bool = False,
+    ) -> T:
         """Run `work` in the writer's transaction; what it did is durable when this returns.
 
         An exception of `work` undoes its own changes only. It may be run twice: it must do nothing
         but read and write the store. Errors of the store itself are `StoreUnavailable`, after
         `WRITE_S` and `INTERRUPT_S` at the latest; then nothing of the batch happened, or it
         `may_be_written`. A later write finds that decided.
-        `begins`: it may be refused first when too many wait.
+        `begins`: it may be refused first when too many wait. `around` names the moments before and
+        after.
         """
         if self._closed or self._thread is None:
             raise StoreUnavailable("the store is closed")
@@ -89,12 +97,17 @@ class Database:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[object] = loop.create_future()
         job = _Job(work, future, loop)
+        if around is not None:
+            reach(around[0])
         self._jobs.put(job)
         deadline = loop.call_later(WRITE_S, self._hurry, job)
         try:
-            return await future  # type: ignore[return-value]
+            result = await future
         finally:
             deadline.cancel()
+        if around is not None:
+            reach(around[1])
+        return result  # type: ignore[return-value]
 
     async def read[T](self, work: Work[T]) -> T:
         """Run `work` after every write asked for before; see `write`."""
@@ -207,7 +220,7 @@ class Database:
         except Exception:  # noqa: BLE001 - handed to its caller when it happens again
             self._driver.rollback()
             return False
-        self._driver.commit()
+        _make_durable(self._driver)
         return True
 
     def _one_by_one(self, batch: list[_Job]) -> None:
@@ -215,7 +228,7 @@ class Database:
         connection, wanted = self._begin(batch)
         for job in wanted:
             _attempt(self._driver, connection, job)
-        self._driver.commit()
+        _make_durable(self._driver)
 
     def _refuse_the_rest(self) -> None:
         # Asked for while the store was closing: without an answer the request would hang.
@@ -225,6 +238,12 @@ class Database:
                 if job is not None:
                     job.error = StoreUnavailable("the store is closed")
                     _deliver([job])
+
+
+def _make_durable(driver: Driver) -> None:
+    reach(FailPoint.COMMITTING)
+    driver.commit()
+    reach(FailPoint.COMMITTED)
 
 
 def _attempt(driver: Driver, connection: Connection, job: _Job) -> None:

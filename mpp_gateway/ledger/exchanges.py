@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from mpp_gateway.failpoints import FailPoint
 from mpp_gateway.ledger.book import (
     Claim,
     Claimed,
@@ -20,6 +21,7 @@ from mpp_gateway.ledger.sql import Connection
 BATCH_ROWS = 500
 """How much of the books one turn of the writer may take up or forget: payments wait meanwhile."""
 
+AROUND = {state: (FailPoint(f"before {state}"), FailPoint(f"after {state}")) for state in State}
 
 type IsGone = Callable[[Connection, str], bool]
 """Tells whether nobody who marks rows with a name is left; see `sql.Lease`."""
@@ -38,7 +40,7 @@ class Exchanges:
     async def claim(self, request: ClaimRequest, now_s: int) -> Claimed:
         """Bind `request.proof_id` to one exchange, or say what became of it; insert-if-absent."""
         return await self._database.write(
-            lambda db: _claim(db, request, self._owner, now_s), begins=True
+            lambda db: _claim(db, request, self._owner, now_s), AROUND[State.CLAIMED], begins=True
         )
 
     async def unclaim(self, request: ClaimRequest, now_s: int) -> bool:
@@ -57,7 +59,7 @@ class Exchanges:
         is counted as still unpaid.
         """
         return await self._database.write(
-            lambda db: _hold(db, turn, spendable_minor, seen_seq, now_s)
+            lambda db: _hold(db, turn, spendable_minor, seen_seq, now_s), AROUND[State.VERIFIED]
         )
 
     async def move(
@@ -83,7 +85,7 @@ class Exchanges:
         above what was held, `StoreUnavailable`.
         """
         change = Change(before, after, reference, receipt, detail, due_s, amount_minor, refund)
-        return await self._database.write(lambda db: move(db, turn, change, now_s))
+        return await self._database.write(lambda db: move(db, turn, change, now_s), AROUND[after])
 
     async def give_up(
         self,
@@ -102,7 +104,9 @@ class Exchanges:
         else has seen to it.
         """
         change = Change(after, after, reference, receipt, detail, amount_minor=amount_minor)
-        return await self._database.write(lambda db: give_up(db, turn, change, now_s))
+        return await self._database.write(
+            lambda db: give_up(db, turn, change, now_s), AROUND[after]
+        )
 
     async def state(self, exchange_id: str) -> State | None:
         """Return where the exchange stands, or None if there is none of that id."""
@@ -115,7 +119,7 @@ class Exchanges:
 
     async def renew(self, turn: Turn, due_s: int) -> bool:
         """Stay in charge of what `turn` has paid for until `due_s`; False if it is not its own."""
-        return await self._database.write(lambda db: _set_due(db, turn, due_s))
+        return await self._database.write(lambda db: set_due(db, turn, due_s))
 
     async def recover(self, is_gone: IsGone, now_s: int) -> int:
         """Take up what processes have left of which `is_gone` says that they are.
@@ -127,7 +131,8 @@ class Exchanges:
 
     async def mark_delivered(self, turn: Turn) -> bool:
         """Note that the answer which `turn` paid for was handed over; False if it is not its."""
-        return await self._database.write(lambda db: _set_due(db, turn, None))
+        around = FailPoint.BEFORE_DELIVERED, FailPoint.AFTER_DELIVERED
+        return await self._database.write(lambda db: set_due(db, turn, None), around)
 
     async def questions(self, rail: str, after: tuple[int, str], limit: int) -> list[Question]:
         """Return what `rail` must be asked, the oldest first, from after that (time, id) on."""
@@ -311,7 +316,8 @@ def _hold(
     return move(db, turn, Change(State.CLAIMED, State.VERIFIED), now_s)
 
 
-def _set_due(db: Connection, turn: Turn, due_s: int | None) -> bool:
+def set_due(db: Connection, turn: Turn, due_s: int | None) -> bool:
+    """Say until when `turn` is in charge of what it has paid for; None: it was handed over."""
     changed = db.execute(
         "UPDATE exchanges SET due_s = ? WHERE id = ? AND attempt = ? AND state = ?",
         (due_s, turn.exchange_id, turn.attempt, State.SETTLED),

@@ -8,6 +8,7 @@ import json
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+from mpp_gateway.failpoints import FailPoint, reach
 from mpp_gateway.ledger.book import (
     LEFT_OPEN,
     TRANSITIONS,
@@ -170,4 +171,5 @@ def take_up(db: Connection, rows: list[tuple[str, int, str]], now_s: int, detail
     for exchange_id, attempt, state in rows:
         after = LEFT_OPEN[State(state)]
         move(db, Turn(exchange_id, attempt), Change(State(state), after, detail=detail), now_s)
+        reach(FailPoint.TAKEN_UP)
     return len(rows)

@@ -9,7 +9,7 @@ import os
 import re
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -19,6 +19,7 @@ from mpp_gateway.ledger.sql import (
     CommitLost,
     Connection,
     Cursor,
+    StoreTooNew,
     StoreUnavailable,
     known_version,
     statements,
@@ -65,6 +66,11 @@ _SPELLING = (
     (re.compile(r"\)\s*STRICT\b"), ")"),
 )
 _PARAMETER = re.compile(r"\?|:([a-z_]+)\b")
+_SAID = re.compile(
+    r"FATAL:[^\n]*|Connection refused|timeout expired|No such file or directory|No route to host"
+    r"|Name or service not known|server closed the connection unexpectedly"
+)
+"""What libpq says of a connection that did not come about, without the place it was to go to."""
 
 
 class PostgresDriver:
@@ -95,8 +101,13 @@ class PostgresDriver:
             self._session_pid = self._connection.info.backend_pid
             _migrate(self._connection, migrations)
         except (psycopg.Error, OSError) as error:
+            self.close()
             # Not the error's own text: it may repeat the URL, and with it the password.
-            raise StoreUnavailable(f"cannot use the store: {_reason(error)}") from None
+            raise StoreUnavailable(f"cannot use the store: {reason(error)}") from None
+        except StoreTooNew:
+            # Kept, each try of a gateway that is too old would take a place from those that serve.
+            self.close()
+            raise
 
     def lease(self, fresh: str) -> "PostgresLease":
         """Hold a lock of our own for as long as we are connected."""
@@ -105,7 +116,7 @@ class PostgresDriver:
         try:
             self._lease.take(self._connection)
         except psycopg.Error as error:
-            raise StoreUnavailable(f"cannot lock the store: {_reason(error)}") from None
+            raise StoreUnavailable(f"cannot lock the store: {reason(error)}") from None
         return self._lease
 
     def begin(self) -> Connection:
@@ -123,7 +134,7 @@ class PostgresDriver:
             self._connection.execute("COMMIT")
         except psycopg.Error as error:
             if self._connection.closed:
-                raise CommitLost(f"the connection was lost: {_reason(error)}") from None
+                raise CommitLost(f"the connection was lost: {reason(error)}") from None
             raise
 
     def rollback(self) -> None:
@@ -155,14 +166,7 @@ class PostgresDriver:
                 earlier.close()
 
     def _connect(self) -> psycopg.Connection[Any]:
-        given = psycopg.conninfo.conninfo_to_dict(self._url)
-        options = " ".join(f"-c {name}={value}" for name, value in SESSION.items())
-        place = psycopg.conninfo.make_conninfo(
-            self._url,
-            **{name: given.get(name, value) for name, value in LINE.items()},
-            options=f"{given.get('options', '')} {options}".strip(),
-        )
-        connection = psycopg.connect(place, autocommit=True)
+        connection = connect(self._url, SESSION)
         self._hold_line(socket.socket(fileno=os.dup(connection.fileno())))
         return connection
 
@@ -221,7 +225,9 @@ class _Transaction:
         self._connection = connection
 
     def execute(self, sql: str, parameters: Any = (), /) -> Cursor:
-        return self._connection.execute(_translated(sql), parameters or None)
+        if not parameters:
+            return self._connection.execute(sql)  # and the server reads a % as it stands
+        return self._connection.execute(translated(sql), parameters)
 
     def append(self, sql: str, parameters: Any, /) -> int | None:
         row = self.execute(sql + " RETURNING seq", parameters).fetchone()
@@ -229,13 +235,30 @@ class _Transaction:
 
     def executemany(self, sql: str, parameters: Any, /) -> Cursor:
         cursor = self._connection.cursor()
-        cursor.executemany(_translated(sql), parameters)
+        cursor.executemany(translated(sql), parameters)
         return cursor
 
 
+def connect(url: str, session: Mapping[str, str]) -> psycopg.Connection[Any]:
+    """Connect with `session` as settings; what the URL itself sets stays, where these are silent.
+
+    Errors: those of psycopg, whose text may repeat the URL: show `reason` of them only.
+    """
+    given = psycopg.conninfo.conninfo_to_dict(url)
+    options = " ".join(f"-c {name}={value}" for name, value in session.items())
+    place = psycopg.conninfo.make_conninfo(
+        url,
+        **{name: given.get(name, value) for name, value in LINE.items()},
+        options=f"{given.get('options', '')} {options}".strip(),
+    )
+    return psycopg.connect(place, autocommit=True)
+
+
 @lru_cache
-def _translated(sql: str) -> str:
-    return _PARAMETER.sub(lambda found: f"%({found[1]})s" if found[1] else "%s", sql)
+def translated(sql: str) -> str:
+    """Return our SQL with its parameters as PostgreSQL's driver has them."""
+    marked = sql.replace("%", "%%")
+    return _PARAMETER.sub(lambda found: f"%({found[1]})s" if found[1] else "%s", marked)
 
 
 def _migrate(connection: psycopg.Connection[Any], migrations: Sequence[str]) -> None:
@@ -257,6 +280,8 @@ def _spelled(statement: str) -> str:
     return statement
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """Return what went wrong in the server's words, or the system's; never what repeats the URL."""
     text = getattr(getattr(error, "diag", None), "message_primary", None)
-    return str(text or type(error).__name__)
+    said = _SAID.search(str(error)) if text is None else None
+    return str(text or (said and said[0].removeprefix("FATAL:").strip()) or type(error).__name__)

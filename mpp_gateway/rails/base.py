@@ -113,6 +113,16 @@ class Outcome:
     """REFUSED, and not for a fault of the proof: the rail could not be asked to move it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A transaction that was written down for a proof before it was sent. What was signed is not
+    in it: whoever has that can move money."""
+
+    reference: str
+    at_s: int
+    detail: str
+
+
 class RailMisconfigured(Exception):
     """What the configuration says is not what the rail says; a person has to mend it."""
 

@@ -32,6 +32,7 @@ CHAOS = (
     "tests/inproc/test_engine_chaos.py"
     "::test_no_sequence_of_frames_crashes_a_layer_or_leaves_anything_behind"
 )
+BOOKS = "tests/docs/test_bookkeeping.py::test_every_command_of_the_page_runs_as_it_stands"
 BENCH = "tests/peers/test_bench.py::test_every_cell_is_measured_in_every_round"
 LEDGER_BENCH = "tests/process/test_bench_ledger.py::test_every_cell_is_measured"
 
@@ -41,7 +42,9 @@ RUN_BY = {
     r"mpp-gateway check --config gateway.yaml": CLI + "test_check_prints_a_table_on_a_terminal",
     r"mpp-gateway explain GET /weather/v1/forecast --config gateway.yaml": CLI
     + "test_explain_says_what_would_happen",
-    r"mpp-gateway (serve|check|explain|pay|demo)": CLI + "test_the_help_of_a_verb_teaches_it",
+    r"mpp-gateway ledger (\w+)( \w+| --[a-z]+ [a-z\d.]+| --journal)* --config gateway.yaml": BOOKS,
+    r"mpp-gateway (serve|check|explain|pay|demo|ledger( \w+)?)": CLI
+    + "test_the_help_of_a_verb_teaches_it",
     r"mpp-gateway pay URL": CLI + "test_a_paid_call_prints_the_answer_and_the_receipt",
     r"PYTHONPATH=docs/how-to/examples mpp-gateway serve --config gateway.yaml": (
         "tests/docs/test_hooks_example.py::test_the_example_changes_request_and_answer"
@@ -133,7 +136,8 @@ def test_the_examples_of_the_help_are_commands(verb):
     assert examples
     for example in examples:
         options = top.parse_args(shlex.split(example)[1:])
-        assert verb in ("", options.verb)
+        below = getattr(options, "question", None)
+        assert verb in ("", options.verb, f"{options.verb} {below}")
 
 
 def test_the_options_for_real_money_make_a_configuration(tmp_path, monkeypatch):

@@ -197,7 +197,7 @@ def test_a_credit_survives_a_refusal_by_the_limit_and_is_served_later(version):
         return True
 
     with limited(respond) as gateway:
-        assert gateway.ask(version, paying(), target="/api/first").status == 500
+        assert gateway.ask(version, paying(), target="/api/first").status == 502
         assert gateway.play.ends_as("toy-1", "credited")
         gateway.exhaust(version)
         answers.append(OK)

@@ -230,6 +230,55 @@ def test_a_node_that_hangs_before_anything_is_sent_is_a_refusal(tmp_path):
     on_a_chain(story, tmp_path)
 
 
+def test_a_nonce_that_one_answer_calls_used_and_the_chain_does_not_is_no_gap(tmp_path):
+    """Given up, it would stay free for good, and every later payment would wait behind it."""
+
+    async def story(b: Bench) -> None:
+        b.node.faults["eth_sendRawTransaction"] = "error: nonce too low"
+        settling = asyncio.create_task(b.settle(b.presented()))
+        await until(lambda: "eth_getTransactionReceipt" in b.node.calls, "it is followed")
+        b.node.faults.clear()
+
+        assert (await settling).state is SETTLED
+        assert await b.submissions() == [(0, "done")]
+
+    on_a_chain(story, tmp_path)
+
+
+def test_a_transaction_that_a_balancer_sent_twice_is_found_although_its_nonce_is_used(tmp_path):
+    async def story(b: Bench) -> None:
+        b.node.faults["eth_sendRawTransaction"] = "twice"
+        assert (await b.settle(b.presented())).state is SETTLED
+        assert await b.balances() == (PURSE_MINOR - PRICE, PRICE)
+
+    on_a_chain(story, tmp_path)
+
+
+class OneFault(dict):
+    """Lets one question fail, and no other."""
+
+    def get(self, method, default=None):
+        return self.pop(method) if method in self else default
+
+
+def test_a_question_that_has_no_answer_keeps_no_other_nonce_waiting(tmp_path):
+    async def story(b: Bench) -> None:
+        b.node.faults["eth_sendRawTransaction"] = "reset"
+        b.allow(1)
+        for entropy in (b"1" * 16, b"2" * 16):
+            assert (await b.settle(b.presented(entropy))).state is UNKNOWN
+        b.allow()
+        b.node.faults = OneFault(eth_getTransactionReceipt="500")
+        with pytest.raises(RailUnavailable):
+            await b.rail.maintain(now())
+        assert len(await b.chain.run(lambda node: node.pending())) == 1  # the second one
+        assert await b.rail.maintain(now()) == 1
+        assert await b.rail.maintain(now()) == 0
+        assert await b.submissions() == [(0, "done"), (1, "done")]
+
+    on_a_chain(story, tmp_path)
+
+
 @pytest.mark.parametrize("fault", ["hang", "lost", "reset", "500", "garbage", "no-result"])
 def test_a_broadcast_whose_answer_never_comes_is_followed_to_its_block(tmp_path, fault):
     """The transaction may be out there: it is never refused, and found if it was mined."""
@@ -634,11 +683,13 @@ def _second_worker(b: Bench, tmp_path):
 
     from mpp_gateway.ledger.database import Database
     from mpp_gateway.ledger.sqlite import SqliteDriver
-    from mpp_gateway.rails.evm.submissions import SUBMISSIONS_SCHEMA
+    from mpp_gateway.rails.evm.submissions import ONCE_SCHEMA, SUBMISSIONS_SCHEMA
 
     @asynccontextmanager
     async def opened():
-        database = Database(SqliteDriver(tmp_path / "gateway.db"), (SUBMISSIONS_SCHEMA,))
+        database = Database(
+            SqliteDriver(tmp_path / "gateway.db"), (SUBMISSIONS_SCHEMA, ONCE_SCHEMA)
+        )
         database.open()
         client = ChainClient(b.node.url, b.settings.token, b.settings.rpc_s)
         settler = OwnKeySettler(b.settings, client, Inspector(client), database, GAS_KEY)

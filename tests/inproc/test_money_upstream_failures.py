@@ -227,8 +227,9 @@ def test_a_credit_that_the_upstream_fails_again_stays_a_credit(tmp_path):
         gateway.keeper.answers("500 Oops")
         credential = gateway.buy("/api/first")
         for _ in range(3):
-            assert gateway.send(credential, "/api/first")[0] == 500
+            problem = refused(gateway.send(credential, "/api/first"), "upstream-failed", 502)
             assert (gateway.balance(), gateway.states()) == (PRICE, {"credited": 1})
+            assert (problem["payment"], problem["creditedUntil"][-1]) == ("credited", "Z")
         gateway.keeper.answers("200 OK")
         assert gateway.send(credential, "/api/first")[0] == 200
         assert gateway.balance() == PRICE

@@ -118,6 +118,24 @@ def test_a_refund_that_the_node_does_not_take_is_owed_until_it_does(tmp_path, fa
         assert len(refunds(gateway)) == 1
 
 
+def test_a_refund_that_a_balancer_sends_twice_is_paid_once(tmp_path):
+    """Its second copy is called stale, and the first one is in a block: it is no other nonce's."""
+    with selling(tmp_path) as gateway:
+        assert gateway.send(gateway.buy())[0] == 200  # a second refund would find money to take
+        gateway.keeper.answers("500 Oops")
+        credential = gateway.buy("/api/first")
+
+        async def double() -> None:
+            gateway.node.faults["eth_sendRawTransaction"] = "twice"
+            gateway.keeper.before = None
+
+        gateway.keeper.before = double
+        refunding(gateway.send(credential, "/api/first"))
+        wait_until(lambda: gateway.states().get("refunded") == 1, "the refund is noted")
+        assert (gateway.purse(), gateway.balance()) == (PURSE_MINOR - PRICE, PRICE)
+        assert [row["state"] for row in refunds(gateway)] == ["done"]
+
+
 def test_a_refund_that_a_kill_cut_off_is_made_at_the_next_start(tmp_path):
     with selling(tmp_path, timeouts=SHORT) as gateway:
         gateway.keeper.answers("500 Oops")
@@ -143,7 +161,7 @@ def test_a_refund_that_was_paid_and_not_noted_is_not_paid_again(tmp_path):
         refunding(gateway.send(gateway.buy("/api/first"), "/api/first"))
         paid_back(gateway)
         gateway.stop()
-        gateway.place.write("UPDATE exchanges SET state = 'refunding', refund = ''")
+        gateway.place.write("UPDATE exchanges SET state = 'refunding', refund = '', asked_s = 1")
         gateway.start()
         paid_back(gateway)
         assert len(refunds(gateway)) == 1

@@ -114,7 +114,7 @@ def test_a_used_credential_has_bought_its_answer_and_has_it_under_its_key_alone(
         ("/api/paid", "500 Internal Server Error", FAILED, "not made, says the chain; nothing was"),
         (
             "/api/first",
-            "500 Internal Server Error",
+            "422 No",
             OWED,
             "made, says the chain; the answer has no",
         ),
@@ -261,3 +261,17 @@ def test_no_outcome_advises_a_second_payment_while_the_first_can_still_be_made()
     for found in (outcome.RELEASED, outcome.UNSPENT, outcome.SILENT, outcome.IN_PROGRESS):
         assert "MPP_CREDENTIAL=x" in found.text("MPP_CREDENTIAL=x")
         assert "anew" not in found.retry
+
+
+def test_a_server_error_after_the_payment_names_the_credit(market):
+    market.keeper.answers("500 Internal Server Error", body=b"broken")
+    done = pay(market, "/api/first")
+    assert done.code == OWED
+    assert "payment: credited; you have paid" in done.err
+    assert "MPP_CREDENTIAL=" in done.err
+
+
+def test_money_that_is_sent_back_is_told_as_such_and_its_credential_is_not_kept():
+    body = b'{"type": "urn:mpp-gateway:problem:upstream-failed", "payment": "refunding"}'
+    found = outcome.judge(502, outcome.PROBLEM, body, is_new=True)
+    assert (found, found.keeps_credential) == (outcome.REFUNDING, False)

@@ -94,7 +94,8 @@ class FaultyNode:
     target: str
     faults: dict[str, str] = field(default_factory=dict)
     """hang, 500, garbage, no-result, shape (JSON that cannot be a result), null, reset (before
-    forwarding), lost (after), or `error: text`; swallow: answered as if it had been sent on."""
+    forwarding), lost (after), or `error: text`; swallow: answered as if it had been sent on; twice:
+    sent on again, as by a balancer that had no answer the first time."""
     calls: list[str] = field(default_factory=list)
     named: list[str] = field(default_factory=list)
     """The calls again, those of the token with their functions."""
@@ -124,16 +125,10 @@ class FaultyNode:
         if fault and fault.startswith("error: "):
             error = {"code": -32000, "message": fault.removeprefix("error: ")}
             return web.json_response({"jsonrpc": "2.0", "id": 1, "error": error})
+        if fault == "twice":
+            await self._ask(body, name)
         if fault != "reset":
-            async with (
-                aiohttp.ClientSession() as session,
-                session.post(self.target, data=body) as response,
-            ):
-                answer = await response.read()
-        if name in self.then:
-            happened = self.then.pop(name)()
-            if asyncio.iscoroutine(happened):
-                await happened
+            answer = await self._ask(body, name)
         if method in self.lies:
             members = json.loads(answer)
             members["result"] = self.lies[method](members["result"])
@@ -142,6 +137,18 @@ class FaultyNode:
             request.transport.abort()
             return web.Response()
         return web.Response(body=answer, content_type="application/json")
+
+    async def _ask(self, body: bytes, name: str) -> bytes:
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(self.target, data=body) as response,
+        ):
+            answer = await response.read()
+        if name in self.then:
+            happened = self.then.pop(name)()
+            if asyncio.iscoroutine(happened):
+                await happened
+        return answer
 
 
 def function_of(asked: dict[str, Any]) -> str:

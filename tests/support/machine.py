@@ -167,6 +167,10 @@ class Stage:
         work = settlement.deliver(exchange, status, headers, self.now_s)
         return await self.executor.run(work, BEGAN_MS)
 
+    async def finish(self, exchange: Exchange, *, delivered: bool = True) -> None:
+        work = settlement.finish(exchange, 200, delivered, abandoned=False, now_s=self.now_s)
+        await self.executor.run(work, BEGAN_MS)
+
     async def buy(
         self, method: str = "GET", path: str = "/api/paid", entropy: bytes = ENTROPY, body=None
     ) -> Credential:

@@ -11,6 +11,7 @@ RANKS = {
     "config": 1,
     "errors": 1,
     "events": 1,
+    "failpoints": 0,
     "routing": 2,
     "pricing": 2,
     "upstream": 2,

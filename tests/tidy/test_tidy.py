@@ -118,6 +118,19 @@ def test_only_the_allow_list_catches_everything():
     }
 
 
+def test_nothing_in_the_package_sets_a_trap_for_itself():
+    """A hook at the fail points can do anything in the middle of a payment: only tests have one."""
+    sets = re.compile(r"failpoints\.hook\b|\bhook\b[^=\n]*=[^=]|setattr\(.*failpoints")
+    found = [
+        f"{source.name}: {line.strip()}"
+        for source in sources()
+        if "failpoints" in source.text or source.path.stem == "failpoints"
+        for line in source.text.split("\n")
+        if sets.search(line)
+    ]
+    assert found == ["mpp_gateway/failpoints.py: hook: Callable[[FailPoint], None] | None = None"]
+
+
 def test_no_drawer_names():
     drawers = {"utils", "util", "helpers", "common", "manager", "misc"}
     assert not [s.name for s in sources() if s.path.stem in drawers]

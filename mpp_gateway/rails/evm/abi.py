@@ -5,6 +5,7 @@ Encoding"), so no general encoder is needed.
 """
 
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mpp_gateway.crypto.keccak import keccak256
@@ -136,3 +137,20 @@ def authorization_paid(logs: tuple[Log, ...], nonce: bytes, expected: Transfer) 
         before.topics == used and expected.is_shown_by(after)
         for before, after in itertools.pairwise(own)
     )
+
+
+def transfers(logs: tuple[Log, ...], token: bytes) -> Iterator[tuple[Transfer, bytes | None]]:
+    """Yield each transfer of `token`, with the nonce of the authorization that made it, if one did.
+
+    As in `authorization_paid`, the log right before it says so, and only if it is of its payer.
+    """
+    used: tuple[bytes, ...] = ()
+    for log in logs:
+        if log.address != token:
+            continue
+        if log.topics[:1] == (TRANSFER_TOPIC,) and len(log.topics) == 3 and len(log.data) == WORD:
+            sender, recipient = (word[-20:] for word in log.topics[1:])
+            transfer = Transfer(token, sender, recipient, int.from_bytes(log.data))
+            by_proof = used[:2] == (AUTHORIZATION_USED_TOPIC, address_word(sender))
+            yield transfer, used[2] if by_proof and len(used) == 3 else None
+        used = log.topics

@@ -2,7 +2,7 @@
 
 import asyncio
 import errno
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -141,7 +141,14 @@ class ChainClient:
 
     async def latest_block(self) -> Block:
         """Return the head of the chain."""
-        block = await self._ask("eth_getBlockByNumber", "latest", False)
+        return await self._block("latest")
+
+    async def block(self, number: int) -> Block:
+        """Return the block of that number."""
+        return await self._block(hex(number))
+
+    async def _block(self, which: str) -> Block:
+        block = await self._ask("eth_getBlockByNumber", which, False)
         if not isinstance(block, Mapping):
             raise RpcFailed("eth_getBlockByNumber: no block")
         fee = block.get("baseFeePerGas") or "0x0"
@@ -206,11 +213,13 @@ class ChainClient:
                 return None
         return TxReceipt(tx_hash, status == 1, number, logs)
 
-    async def logs(self, topics: list[str | list[str]], first: int, last: int) -> tuple[Log, ...]:
+    async def logs(
+        self, topics: Sequence[str | list[str] | None], first: int, last: int
+    ) -> tuple[Log, ...]:
         """Return the token's logs with `topics` from block `first` to `last`, both included."""
         where = {
             "address": self._token,
-            "topics": topics,
+            "topics": list(topics),
             "fromBlock": hex(max(first, 0)),
             "toBlock": hex(last),
         }

@@ -8,7 +8,9 @@ from mpp_gateway.rails.evm.facilitator import FacilitatorSettler
 from mpp_gateway.rails.evm.inspection import Inspector
 from mpp_gateway.rails.evm.request import RPC_S, EvmSettings, Settler
 from mpp_gateway.rails.evm.seller import EvmRail
+from mpp_gateway.rails.evm.statement import EvmStatement
 from mpp_gateway.rails.payment_scheme import PaymentScheme
+from mpp_gateway.rails.statement import NoStatement
 
 
 def open_rail(
@@ -36,6 +38,19 @@ def open_rail(
             method.confirmations,
         )
     return EvmRail(name, settings, scheme, _settler(method, settings, chain, database), chain)
+
+
+def open_statement(name: str, method: EvmMethod, recipients: frozenset[str]) -> EvmStatement:
+    """Return what the chain has of the rail; `recipients` are paid beside the method's own.
+
+    Errors: `NoStatement` without a node.
+    """
+    if method.rpc_url is None:
+        raise NoStatement("there is no `rpc_url`: the chain cannot be asked")
+    token = parse_address(method.token.address)
+    chain = ChainClient(method.rpc_url.get_secret_value(), token, RPC_S, method.confirmations)
+    payees = {parse_address(recipient) for recipient in {method.recipient, *recipients}}
+    return EvmStatement(name, chain, method.chain_id, token, payees, method.confirmations)
 
 
 def _settler(

@@ -4,11 +4,14 @@ All functions run inside one transaction of the store; together they make one ke
 many processes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from mpp_gateway.failpoints import FailPoint, reach
 from mpp_gateway.ledger.database import Database
+from mpp_gateway.ledger.reading import Reading
 from mpp_gateway.ledger.sql import Connection
+from mpp_gateway.rails.base import Sent
 
 SUBMISSIONS_SCHEMA = """
 CREATE TABLE submissions (
@@ -161,7 +164,9 @@ class Submissions:
             _store(db, self._key, nonce, signed, now_s)
             return Submission(nonce, proof_id, OPEN, valid_until_s, (signed,), is_fresh=True)
 
-        return await self._database.write(work)
+        leased = await self._database.write(work)
+        reach(FailPoint.LEASED)
+        return leased
 
     async def replace(self, row: Submission, signed: Signed, now_s: int, *, fills: bool) -> bool:
         """Store another transaction for the nonce of `row`; `fills` if it carries no payment.
@@ -179,7 +184,9 @@ class Submissions:
                 _store(db, self._key, row.nonce, signed, now_s)
             return bool(moved)
 
-        return await self._database.write(work)
+        replaced = await self._database.write(work)
+        reach(FailPoint.REPLACED)
+        return replaced
 
     async def finish(self, nonce: int, state: str) -> None:
         """Record that a nonce is in a block (`DONE`), or gone (`LOST`): then the rest is erased."""
@@ -189,7 +196,11 @@ class Submissions:
             if state == LOST:
                 _erase(db, self._key, nonce)
 
+        if state == DONE:
+            reach(FailPoint.MINED)
         await self._database.write(work)
+        if state == LOST:
+            reach(FailPoint.LOST)
 
     async def release(self, nonce: int) -> bool:
         """Give back a nonce whose transaction certainly reached nobody, and erase the signature.
@@ -209,7 +220,9 @@ class Submissions:
             ).fetchone()
             return bool(higher)
 
-        return await self._database.write(work)
+        is_gap = await self._database.write(work)
+        reach(FailPoint.RETURNED)
+        return is_gap
 
     async def find(self, proof_id: str) -> Submission | None:
         """Return the submission under way for a proof, or None.
@@ -232,6 +245,24 @@ class Submissions:
             "UPDATE submissions SET state = ? WHERE chain_id = ? AND sender = ? AND nonce = ?",
             (state, *self._key, nonce),
         )
+
+
+_SENT_FOR = (
+    "SELECT s.nonce, s.state, b.tx_hash, b.max_fee_wei, b.at_s FROM submissions s JOIN broadcasts b"
+    " ON b.chain_id = s.chain_id AND b.sender = s.sender AND b.nonce = s.nonce"
+    " WHERE s.proof_id = ? OR s.proof_id = ? ORDER BY b.seq"
+)
+
+
+def sent_for(reading: Reading, proof_id: str) -> Iterator[Sent]:
+    """Yield the transactions of a proof and of its refund, and of what took their nonces' places.
+
+    The oldest come first.
+    """
+    for nonce, state, tx_hash, max_fee_wei, at_s in reading.rows(
+        _SENT_FOR, (proof_id, ONCE + proof_id)
+    ):
+        yield Sent(tx_hash, at_s, f"nonce {nonce}, {state}, at most {max_fee_wei} wei for gas")
 
 
 _OPEN_ONE = (

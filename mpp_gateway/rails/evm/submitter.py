@@ -13,6 +13,7 @@ from eth_account.typed_transactions.typed_transaction import TypedTransaction
 from hexbytes import HexBytes
 
 from mpp_gateway.crypto.addresses import checksum, parse_address
+from mpp_gateway.failpoints import FailPoint, reach
 from mpp_gateway.ledger.database import Database
 from mpp_gateway.ledger.sql import StoreUnavailable
 from mpp_gateway.rails.evm.chain import (
@@ -167,21 +168,33 @@ class Submitter:
         offer = (await self.gas.market(now_s)).fees
         highest = max((row.nonce for row in rows if row.state != FREE), default=-1)
         left = 0
+        failure: RpcFailed | RpcRefused | None = None
         for row in rows:
             if row.proof_id in self._running and row.state != FREE:
                 continue
-            found = await self._find_receipt(row)
-            if found is not None:
-                await self._submissions.finish(row.nonce, DONE)
-            elif row.nonce < mined_below:
-                if await self._is_lost(row):
-                    await self._submissions.finish(row.nonce, LOST)
-                else:
-                    left += 1
-            elif row.state != FREE or row.nonce < highest:
-                left += 1
-                await self._push(row, offer, now_s)
+            try:
+                if await self._is_over(row, mined_below):
+                    continue
+            except (RpcFailed, RpcRefused) as error:
+                # One question without an answer must not keep the other nonces waiting.
+                failure = error
+            else:
+                if row.nonce >= mined_below and (row.state != FREE or row.nonce < highest):
+                    await self._push(row, offer, now_s)
+            left += row.state != FREE or row.nonce < highest
+        if failure is not None:
+            raise failure
         return left
+
+    async def _is_over(self, row: Submission, mined_below: int) -> bool:
+        """Tell whether the row's nonce is in a block for certain, and write that down."""
+        if await self._find_receipt(row) is not None:
+            await self._submissions.finish(row.nonce, DONE)
+            return True
+        if row.nonce < mined_below and await self._is_lost(row):
+            await self._submissions.finish(row.nonce, LOST)
+            return True
+        return False
 
     async def close(self) -> None:
         """Stop following transactions; `maintain` finds them again after the next start."""
@@ -199,6 +212,7 @@ class Submitter:
             if isinstance(prepared, Submitted):
                 return prepared
             sent = await self._send(prepared.sent[-1])
+            reach(FailPoint.SENT)
             if sent is Sent.STALE and not await self._is_taken(prepared):
                 sent = Sent.MAYBE
             if sent in (Sent.YES, Sent.MAYBE) or not prepared.is_fresh:

@@ -7,6 +7,7 @@ import pytest
 from mpp_gateway import events
 from mpp_gateway.gateway import admission, aiming, settlement
 from mpp_gateway.gateway.steps import (
+    Attend,
     Emit,
     GiveBackTokens,
     MarkDelivered,
@@ -30,7 +31,7 @@ def asked(stage: Stage, machine, *, wait_ms: int = 0, body: bytes = b""):
                 return Reply(wait_ms, NOW_S)
             case NeedBody():
                 return Reply(body, NOW_S)
-            case Emit() | GiveBackTokens() | MarkDelivered():
+            case Emit() | GiveBackTokens() | MarkDelivered() | Attend():
                 return Reply(None, NOW_S)
         raise AssertionError(effect)
 

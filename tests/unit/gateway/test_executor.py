@@ -93,6 +93,7 @@ def test_a_late_credit_buys_one_call_and_no_second_settlement(tmp_path):
         assert isinstance(delivery, Deliver)
         assert "Payment-Receipt" in dict(delivery.headers)
         assert len(stage.settler.settled) == 1
+        await stage.finish(again)
         assert await stage.is_spent(head_with(credential))
 
     play(tmp_path, story, more=QUICK)
@@ -116,6 +117,7 @@ def test_a_call_that_was_paid_ahead_and_swept_meanwhile_is_not_delivered_twice(t
         if not again:
             second, _ = await stage.admit(head, b"2" * 32)
         assert isinstance(await stage.deliver(second), Deliver)
+        await stage.finish(second)
         assert await stage.is_spent(head)
         assert len(stage.settler.settled) == 1
 
@@ -139,6 +141,7 @@ def test_no_sweep_comes_between_the_last_question_and_the_note_of_a_delivery(tmp
 
         stage.exchanges.mark_delivered = swept_first
         assert isinstance(await stage.deliver(exchange), Deliver)
+        await stage.finish(exchange)
         await until(lambda: swept, "the delivery is noted")
         assert swept == [0]
         assert await stage.is_spent(head)
@@ -163,9 +166,53 @@ def test_a_delivery_that_a_full_disk_kept_from_the_books_is_noted_later(tmp_path
 
         stage.exchanges.mark_delivered = full_at_first
         assert isinstance(await stage.deliver(exchange), Deliver)
+        await stage.finish(exchange)
         await noted.wait()
         assert await stage.exchanges.sweep(stage.now_s + 10**6) == 0
         assert len(tries) == 3
+
+    play(tmp_path, story)
+
+
+def test_a_long_answer_is_not_taken_for_one_that_is_left(tmp_path, monkeypatch):
+    """Swept, it would be a credit, and be had twice for one payment."""
+    monkeypatch.setattr(executor, "ATTEND_S", 0.01)
+
+    async def story(stage: Stage) -> None:
+        credential, exchange = await verified(stage)
+        renew, until_s = stage.exchanges.renew, [0]
+
+        async def watched(turn, due_s):
+            assert await renew(turn, due_s)
+            until_s.append(due_s)
+
+        stage.exchanges.renew = watched
+        assert isinstance(await stage.deliver(exchange), Deliver)
+        long_s = exchange.answered_by_s(stage.now_s) - stage.now_s + 1
+        for _ in range(3):
+            stage.now_s += long_s
+            await until(lambda: until_s[-1] > stage.now_s, "the turn is renewed")
+            assert await stage.exchanges.sweep(stage.now_s) == 0
+        await stage.finish(exchange)
+        assert await stage.is_spent(head_with(credential))
+        assert await stage.exchanges.sweep(stage.now_s + 10**6) == 0
+
+    play(tmp_path, story)
+
+
+@pytest.mark.parametrize("end", ["finished", "credited", "stopped"])
+def test_nobody_attends_to_an_answer_that_has_an_end(tmp_path, monkeypatch, end):
+    monkeypatch.setattr(executor, "ATTEND_S", 3600)
+
+    async def story(stage: Stage) -> None:
+        _, exchange = await verified(stage)
+        assert isinstance(await stage.deliver(exchange), Deliver)
+        assert list(stage.executor._attended) == [exchange.turn]
+        if end == "stopped":
+            await stage.executor.close()
+        else:
+            await stage.finish(exchange, delivered=end == "finished")
+        assert not stage.executor._attended
 
     play(tmp_path, story)
 
@@ -181,6 +228,7 @@ def test_a_stop_does_not_wait_for_a_store_that_refuses_a_note(tmp_path):
 
         stage.exchanges.mark_delivered = full
         assert isinstance(await stage.deliver(exchange), Deliver)
+        await stage.finish(exchange)
         await refused.wait()
         await stage.executor.close()
 

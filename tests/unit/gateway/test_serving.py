@@ -208,6 +208,7 @@ def test_an_impatient_gateway_gives_away_no_call_of_a_patient_one(tmp_path, monk
             await swept(found)
             assert await state(exchange.turn.exchange_id) is State.SETTLED
             assert isinstance(await stage.deliver(exchange), Deliver)
+            await stage.finish(exchange)
             await stage.close()
             clock[0] += 10**6
             await swept(found)

@@ -170,3 +170,21 @@ def test_the_store_is_durable_against_a_power_cut(path):
         await database.close()
 
     asyncio.run(story())
+
+
+def test_a_percent_sign_of_ours_means_the_same_to_every_store(place):
+    """PostgreSQL's driver has a meaning for it of its own: refunds were never found there."""
+
+    async def story() -> list[str]:
+        database = Database(place.driver(), [SCHEMA])
+        database.open()
+        for text in ("refund:1", "refund", "refund:2"):
+            await database.write(insert(text))
+        with_one = "SELECT text FROM notes WHERE text LIKE 'refund:%' AND text <> ?"
+        without = "SELECT text FROM notes WHERE text LIKE 'refund:%' ORDER BY text"
+        found = await database.read(lambda db: db.execute(with_one, ("refund:2",)).fetchall())
+        found += await database.read(lambda db: db.execute(without).fetchall())
+        await database.close()
+        return [text for (text,) in found]
+
+    assert asyncio.run(story()) == ["refund:1", "refund:1", "refund:2"]

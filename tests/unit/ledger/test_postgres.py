@@ -214,6 +214,33 @@ def test_a_store_of_a_newer_gateway_is_refused(url):
         Database(PostgresDriver(url), [SCHEMA]).open()
 
 
+@pytest.mark.parametrize("schema", [[], [SCHEMA, "CREATE TABLE broken ("]])
+def test_a_gateway_that_is_refused_at_every_try_takes_no_place_from_those_that_serve(url, schema):
+    serving = Database(PostgresDriver(url), [SCHEMA])
+    serving.open()
+    drivers = [PostgresDriver(url) for _ in range(5)]
+    for driver in drivers:
+        with pytest.raises((StoreTooNew, StoreUnavailable)):
+            driver.open(schema)
+    asked = (
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+        " AND pid <> pg_backend_pid()"
+    )
+    with psycopg.connect(url, autocommit=True) as db:
+        assert becomes(lambda: db.execute(asked).fetchone() == (1,))
+    asyncio.run(serving.close())
+
+
+def becomes(condition) -> bool:
+    """Poll: a server ends its side of a connection a moment after ours."""
+    pause = threading.Event()
+    for _ in range(1_000):
+        if condition():
+            return True
+        pause.wait(0.01)
+    return False
+
+
 def test_an_older_store_is_brought_up_to_date_and_keeps_its_rows(url):
     async def story() -> None:
         old = Database(PostgresDriver(url), [SCHEMA])

@@ -1,0 +1,142 @@
+"""The chain as an account statement: which transfers by authorization came to our payees."""
+
+import re
+from collections.abc import AsyncIterator, Iterable
+
+from mpp_gateway.errors import RailUnavailable
+from mpp_gateway.rails.base import RailMisconfigured
+from mpp_gateway.rails.evm import abi
+from mpp_gateway.rails.evm.abi import Log
+from mpp_gateway.rails.evm.chain import ChainClient, RpcFailed, RpcRefused
+from mpp_gateway.rails.evm.inspection import LOG_WINDOWS
+from mpp_gateway.rails.evm.request import PaymentKey, holder, purse
+from mpp_gateway.rails.statement import Booked, Entry, Shown, Transferred
+
+_HASH = re.compile(r"0x[0-9a-fA-F]{64}")
+
+
+class EvmStatement:
+    """One token on one chain; see `rails.statement.Statement`. Places are blocks."""
+
+    def __init__(
+        self,
+        name: str,
+        chain: ChainClient,
+        chain_id: int,
+        token: bytes,
+        payees: Iterable[bytes],
+        confirmations: int = 1,
+    ) -> None:
+        self._name = name
+        self._chain = chain
+        self._chain_id = chain_id
+        self._token = token
+        self._payees = set(payees)
+        self._confirmations = confirmations
+        self._windows = list(LOG_WINDOWS)
+
+    async def newest(self) -> int:
+        """Return the last block that is deep enough. Errors: see `rails.statement.Statement`."""
+        try:
+            chain_id = await self._chain.chain_id()
+            head = await self._chain.latest_block()
+        except (RpcFailed, RpcRefused) as error:
+            raise _unavailable(error) from error
+        if chain_id != self._chain_id:
+            raise RailMisconfigured(
+                f"{self._name}: chain_id is {self._chain_id}, the node at rpc_url says {chain_id}"
+            )
+        return max(head.number - self._confirmations + 1, 0)
+
+    async def place_at(self, unix_s: int) -> int:
+        """Return the first block of that time or later, found by halves."""
+        try:
+            low, high = 0, (await self._chain.latest_block()).number
+            while low < high:
+                middle = (low + high) // 2
+                if (await self._chain.block(middle)).time_s < unix_s:
+                    low = middle + 1
+                else:
+                    high = middle
+        except (RpcFailed, RpcRefused) as error:
+            raise _unavailable(error) from error
+        return low
+
+    async def under(self, reference: str) -> Entry:
+        """Return what a transaction paid, by its receipt."""
+        if not _HASH.fullmatch(reference):
+            return Entry(reference, None, why="it names no transaction")
+        try:
+            receipt = await self._chain.receipt(reference)
+        except (RpcFailed, RpcRefused) as error:
+            raise _unavailable(error) from error
+        if receipt is None:
+            return Entry(reference, None, why="the transaction is in no block")
+        if not receipt.succeeded:
+            return Entry(reference, receipt.block_number, why="the transaction failed")
+        return self._entry(reference, receipt.block_number, receipt.logs)
+
+    def shows(self, shown: Shown, booked: Booked) -> bool:
+        """Tell whether this is the payment of the books. See `rails.statement.Statement`."""
+        if (shown.proof_id, shown.amount_minor) != (booked.proof_id, booked.amount_minor):
+            return False
+        payee = _holder(booked.payee)
+        # A record from before payees were written down: whoever of ours it is.
+        return shown.is_ours if payee is None else holder(shown.payee) == payee
+
+    def given_back(self, entry: Entry, booked: Booked) -> int:
+        """Return how many transfers give this payment back. See `rails.statement.Statement`."""
+        back = Transferred(booked.payee, booked.account, booked.amount_minor)
+        return entry.transfers.count(back)
+
+    def watch(self, payees: frozenset[str]) -> None:
+        """Count these among ours too, as the ledger names them."""
+        self._payees |= {found for payee in payees if (found := _holder(payee))}
+
+    async def incoming(self, first: int, last: int) -> AsyncIterator[tuple[int, tuple[str, ...]]]:
+        """Yield the transactions that moved the token to us, a window of blocks at a time."""
+        to_us = ["0x" + abi.address_word(payee).hex() for payee in sorted(self._payees)]
+        topics: list[str | list[str] | None] = ["0x" + abi.TRANSFER_TOPIC.hex(), None, to_us]
+        while first <= last:
+            end = min(first + self._windows[0] - 1, last)
+            try:
+                logs = await self._chain.logs(topics, first, end)
+            except (RpcFailed, RpcRefused) as error:
+                # Nodes cap the blocks of one question, and what an answer may weigh.
+                if len(self._windows) == 1:
+                    raise _unavailable(error) from error
+                self._windows.pop(0)
+                continue
+            yield end, tuple(dict.fromkeys(log.tx_hash for log in logs))
+            first = end + 1
+
+    async def close(self) -> None:
+        """Release connections."""
+        await self._chain.close()
+
+    def _entry(self, reference: str, number: int, logs: tuple[Log, ...]) -> Entry:
+        payments, transfers, others = [], [], 0
+        for moved, nonce in abi.transfers(logs, self._token):
+            is_ours = moved.recipient in self._payees
+            source, target = self._purse(moved.sender), self._purse(moved.recipient)
+            if nonce is None:
+                transfers.append(Transferred(source, target, moved.value))
+                others += is_ours
+                continue
+            key = PaymentKey(self._chain_id, self._token, moved.sender, nonce)
+            payments.append(Shown(str(key), target, moved.value, is_ours))
+        return Entry(reference, number, tuple(payments), tuple(transfers), others)
+
+    def _purse(self, address: bytes) -> str:
+        return purse(self._chain_id, self._token, address)
+
+
+def _holder(payee: str) -> bytes | None:
+    try:
+        return holder(payee)
+    except ValueError:
+        return None  # from before payees were written down
+
+
+def _unavailable(error: Exception) -> RailUnavailable:
+    return RailUnavailable("The node does not answer.", private=str(error))

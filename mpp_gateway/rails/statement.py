@@ -1,0 +1,93 @@
+"""What a payment network says by itself about money that came in, to hold the books against."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class NoStatement(Exception):
+    """This rail cannot look at its network; the text says what it lacks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Booked:
+    """A payment as the ledger has it. `payee` is empty where the ledger does not say."""
+
+    proof_id: str
+    account: str
+    payee: str
+    amount_minor: int
+
+
+@dataclass(frozen=True, slots=True)
+class Transferred:
+    """Money that went from one purse to another by no proof, as the network shows it."""
+
+    source: str
+    target: str
+    amount_minor: int
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A payment by proof, as the network shows it."""
+
+    proof_id: str
+    payee: str
+    amount_minor: int
+    is_ours: bool
+    """Whether the payee is one of ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What the network has under one reference."""
+
+    reference: str
+    place: int | None
+    """Where it stands (a block, a line); None where there is nothing."""
+    payments: tuple[Shown, ...] = ()
+    transfers: tuple[Transferred, ...] = ()
+    others: int = 0
+    """Other money that came to us there, by no proof."""
+    why: str = ""
+    """Why nothing was paid there, in words."""
+
+
+class Statement(Protocol):
+    """The account of one rail, as its network keeps it; moves nothing.
+
+    Errors of every question: `errors.RailUnavailable`, `rails.base.RailMisconfigured`.
+    """
+
+    async def newest(self) -> int:
+        """Return the last place that is certain by now."""
+        ...
+
+    async def place_at(self, unix_s: int) -> int:
+        """Return a place before which nothing happened at `unix_s` or later."""
+        ...
+
+    async def under(self, reference: str) -> Entry:
+        """Return what stands under a reference."""
+        ...
+
+    def shows(self, shown: Shown, booked: Booked) -> bool:
+        """Tell whether this is the payment of the books: proof, payee and amount."""
+        ...
+
+    def given_back(self, entry: Entry, booked: Booked) -> int:
+        """Return how many transfers of an entry give this very payment back, or one like it."""
+        ...
+
+    def watch(self, payees: frozenset[str]) -> None:
+        """Count these among ours too, beside those of the configuration, from here on."""
+        ...
+
+    def incoming(self, first: int, last: int) -> AsyncIterator[tuple[int, tuple[str, ...]]]:
+        """Yield how far it is searched by now, and the references with money for us in that."""
+        ...
+
+    async def close(self) -> None:
+        """Release connections."""
+        ...
