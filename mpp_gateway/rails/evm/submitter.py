@@ -333,8 +333,10 @@ class Submitter:
 
     async def _conclude(self, submission: Submission, receipt: TxReceipt) -> Submitted:
         # The chain knows; `maintain` writes it down when the store is back.
-        with contextlib.suppress(StoreUnavailable):
+        try:
             await self._submissions.finish(submission, DONE)
+        except StoreUnavailable as error:
+            log.warning("%s is in a block, which is noted later: %s", receipt.tx_hash, error)
         return Submitted(Fate.MINED, tx_hash=receipt.tx_hash, receipt=receipt)
 
     async def _is_certain(self, sent: Sent, row: Submission) -> bool:
