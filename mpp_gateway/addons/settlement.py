@@ -44,10 +44,19 @@ class Settlement:
         except Exception:
             log.exception("settlement failed; the answer is withheld")
             gate.delivery = problem_answer(GatewayFault())
+            await self._tell_of_a_fault(gate)
         finally:
             if reader:
                 reader.resume()
         reach(FailPoint.HEAD_DUE)
+
+    async def _tell_of_a_fault(self, gate: Gate) -> None:
+        try:
+            executor = gate.serving.executor
+            telling = settlement.fault(gate.exchange, executor.clock())
+            gate.delivery = await executor.run(telling, gate.began_ms)
+        except Exception:
+            log.exception("what became of the money could not be told")
 
     async def response(self, flow: http.HTTPFlow) -> None:
         """Close the books after the last byte, or after an answer of our own."""

@@ -111,7 +111,7 @@ def _verify(verbs: Verbs) -> None:
         "recompute every state and balance from the journal",
         "Exits with 1 and a list of what is wrong, if anything is: a line that is missing, double,"
         "\nchanged or illegal, a row that says something else. An exchange that was taken out"
-        "\nwith all of its lines is missed by `reconcile`.",
+        "\nwith all of its lines is not seen here; `reconcile` finds it if it was paid.",
         "--config gateway.yaml",
         group=GROUP,
     )

@@ -12,10 +12,8 @@ from mitmproxy.connection import Connection
 from mpp_gateway.engine.answers import response_of
 from mpp_gateway.engine.keeping import Keeping
 from mpp_gateway.errors import Forbidden, GatewayFault
-from mpp_gateway.events import RequestRefused
+from mpp_gateway.gateway import settlement
 from mpp_gateway.gateway.answers import problem_answer
-from mpp_gateway.gateway.exchange import event
-from mpp_gateway.gateway.machine import emit
 from mpp_gateway.gateway.steps import Deliver, Forward
 from mpp_gateway.protocol.messages import Answer, RequestHead
 from mpp_gateway.protocol.problems import Problem
@@ -142,12 +140,9 @@ def fail_closed(hook: Hook) -> Callable[[Any, http.HTTPFlow], Awaitable[None]]:
 async def refuse_fault(flow: http.HTTPFlow, gate: Gate) -> None:
     """Refuse a request for a fault of ours, then tell of it where it is known what was asked."""
     gate.shut()
-    fault = GatewayFault()
-    flow.response = response_of(problem_answer(fault))
-    if gate.serving is None:
+    flow.response = response_of(problem_answer(GatewayFault()))
+    if gate.serving is None or gate.exchange is None:
         return
     executor = gate.serving.executor
-    refused = event(
-        RequestRefused, gate.exchange, executor.clock(), slug=fault.slug, status=fault.status
-    )
-    await executor.run(emit(refused), gate.began_ms)
+    telling = settlement.fault(gate.exchange, executor.clock())
+    flow.response = response_of(await executor.run(telling, gate.began_ms))

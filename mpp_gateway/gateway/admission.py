@@ -345,9 +345,9 @@ def _resolve(
     last_s = max(presented.valid_until_s, claimed.valid_until_s)
     payment = replace(presented.record, valid_until_s=last_s)
     outcome = yield from perform(admission.clock, LookUp(presented.rail, payment))
-    turn = Turn(claimed.exchange_id, claimed.attempt)
+    turn, moved = Turn(claimed.exchange_id, claimed.attempt), False
     if outcome.state is Settlement.SETTLED:
-        yield from move(
+        moved = yield from move(
             turn,
             State.UNKNOWN,
             State.CREDITED,
@@ -356,9 +356,9 @@ def _resolve(
             receipt=outcome.headers,
         )
     elif outcome.state is Settlement.REFUSED:
-        yield from move(turn, State.UNKNOWN, State.RELEASED, admission.clock)
-    kind = _RESOLVED.get(outcome.state)
-    if kind is not None:
+        moved = yield from move(turn, State.UNKNOWN, State.RELEASED, admission.clock)
+    if moved:  # else somebody else was told first, and has told of it
+        kind = _RESOLVED[outcome.state]
         yield from emit(event(kind, admission.exchange, admission.clock.now_s))
 
 

@@ -144,6 +144,7 @@ async def open_serving(
         problems: dict[str, str] = {}
         for rail in rails.values():
             await _look_after(rail, problems, clock(), first=True)
+        await _tell_of_orphans(exchanges, rails)
         snapshot = Snapshot(
             config=config,
             table=table or RouteTable.build(config),
@@ -215,6 +216,13 @@ async def _recover(exchanges: Exchanges, lease: Lease, now_s: int) -> None:
     """Take up what is left open and nobody is at any more."""
     if found := await exchanges.recover(lease.is_gone, now_s):
         log.warning("%d exchanges were left open by a process that is gone", found)
+
+
+async def _tell_of_orphans(exchanges: Exchanges, rails: dict[str, Rail]) -> None:
+    """Say which open questions nobody can answer: their method was renamed or taken out."""
+    for name, count in (await exchanges.open_questions()).items():
+        if name not in rails:
+            log.warning("%d payments by %s are open, and no method has this name now", count, name)
 
 
 async def _sweep(exchanges: Exchanges, answers: Answers, lease: Lease, now_s: int) -> None:

@@ -283,6 +283,17 @@ def _fail(exchange: Exchange, problem: Problem, clock: Clock) -> Machine[Answer]
     return problem_answer(problem)
 
 
+def fault(exchange: Exchange, now_s: int) -> Machine[Answer]:
+    """Refuse a request for a fault of ours, and say what became of its money."""
+    clock, problem = Clock(now_s), GatewayFault()
+    yield from release(exchange, clock, problem.slug)
+    if exchange.turn is not None:
+        _say_where_the_money_is(exchange, problem, clock.now_s)
+    slug, status = problem.slug, problem.status
+    yield from emit(event(events.RequestRefused, exchange, clock.now_s, slug=slug, status=status))
+    return problem_answer(problem)
+
+
 HINTS: dict[State, str] = {
     State.RELEASED: "Nothing was charged; the same credential may be presented again.",
     State.CREDITED: "You have paid; present the same credential again for the same request.",

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
-from mpp_gateway.ledger.book import LEFT_OPEN, TRANSITIONS, State
+from mpp_gateway.ledger.book import LEFT_OPEN, POSTING, TRANSITIONS, State
 from mpp_gateway.ledger.inquiry import Balance, Purse, place_of
 from mpp_gateway.ledger.reading import Reading, StoreDamaged
 
@@ -103,8 +103,8 @@ _ORPHANS = (
 def audit(reading: Reading, tick: Tick = lambda _: None) -> Audit:
     """Check every exchange and all balances against the journal.
 
-    What was taken out whole, an exchange with all of its lines, is not missed here: a release
-    that is forgotten goes the same way. A payment among those is missed on the rail.
+    It does not see that an exchange was taken out whole, with all of its lines: a release that is
+    forgotten goes the same way. If it was paid, only the rail tells.
     """
     done = Audit()
     for text in reading.damage():
@@ -200,7 +200,7 @@ def _may_follow(last: Line, line: Line) -> bool:
     """Tell whether the amounts agree: less may settle than was held; nothing else changes."""
     if line.amount == last.amount:
         return True
-    is_settled = (line.before, line.after) == (State.SETTLING, State.SETTLED)
+    is_settled = (line.before, line.after) in POSTING
     are_amounts = _AMOUNT.fullmatch(line.amount) and _AMOUNT.fullmatch(last.amount)
     return bool(is_settled and are_amounts) and int(line.amount) < int(last.amount)
 

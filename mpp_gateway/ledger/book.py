@@ -66,6 +66,10 @@ WAYS_OUT: dict[State, dict[State, tuple[State, ...]]] = {
 store has it: the last moves may be written or not, for the store did not answer."""
 
 
+POSTING = frozenset({(State.SETTLING, State.SETTLED), (State.UNKNOWN, State.CREDITED)})
+"""The moves that may be about less than was held; all others are about what they found."""
+
+
 PAID = frozenset({State.SETTLED, State.CREDITED, State.REFUNDING})
 """Where the money is with the seller: what went there after a balance was read is not in it."""
 
@@ -314,6 +318,8 @@ class Book:
         """Move from `before` to `after`; False if it is not `turn`'s move."""
         if after not in TRANSITIONS[before]:
             raise IllegalTransition(f"{turn.exchange_id}: {before} -> {after}")
+        if amount_minor is not None and (before, after) not in POSTING:
+            raise IllegalTransition(f"{turn.exchange_id}: {before} -> {after} posts no amount")
         entry = self.entries.get(turn.exchange_id)
         if entry is None or (entry.attempt, entry.state) != (turn.attempt, before):
             return False
@@ -406,6 +412,8 @@ class Book:
     def _set_due(self, turn: Turn, due_s: int | None) -> bool:
         entry = self.entries.get(turn.exchange_id)
         if entry is None or (entry.attempt, entry.state) != (turn.attempt, State.SETTLED):
+            return False
+        if due_s is not None and entry.due_s is None:
             return False
         self.entries[turn.exchange_id] = replace(entry, due_s=due_s)
         return True

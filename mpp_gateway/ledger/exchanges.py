@@ -138,6 +138,16 @@ class Exchanges:
         """Return what `rail` must be asked, the oldest first, from after that (time, id) on."""
         return await self._database.read(lambda db: _questions(db, rail, after, limit))
 
+    async def open_questions(self) -> dict[str, int]:
+        """Return how many questions there are for each rail, configured or not."""
+        return await self._database.read(
+            lambda db: dict(
+                db.execute(
+                    "SELECT rail, count(*) FROM exchanges WHERE asked_s IS NOT NULL GROUP BY rail"
+                ).fetchall()
+            )
+        )
+
     async def store_id(self, fresh: str) -> str:
         """Return the id of this very store: `fresh` if it has none yet, else what it was given.
 
@@ -322,9 +332,11 @@ def _hold(
 
 def set_due(db: Connection, turn: Turn, due_s: int | None) -> bool:
     """Say until when `turn` is in charge of what it has paid for; None: it was handed over."""
+    # Handed over, it stays so: a renewal that comes late would have a sweep give it away again.
     changed = db.execute(
-        "UPDATE exchanges SET due_s = ? WHERE id = ? AND attempt = ? AND state = ?",
-        (due_s, turn.exchange_id, turn.attempt, State.SETTLED),
+        "UPDATE exchanges SET due_s = ? WHERE id = ? AND attempt = ? AND state = ?"
+        " AND (due_s IS NOT NULL OR ? = 1)",
+        (due_s, turn.exchange_id, turn.attempt, State.SETTLED, int(due_s is None)),
     ).rowcount
     return changed == 1
 

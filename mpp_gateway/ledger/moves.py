@@ -11,6 +11,7 @@ from functools import lru_cache
 from mpp_gateway.failpoints import FailPoint, reach
 from mpp_gateway.ledger.book import (
     LEFT_OPEN,
+    POSTING,
     TRANSITIONS,
     WAYS_OUT,
     ClaimRequest,
@@ -85,6 +86,8 @@ def move(db: Connection, turn: Turn, change: Change, now_s: int) -> bool:
     after = change.after
     if after not in TRANSITIONS[change.before]:
         raise IllegalTransition(f"{turn.exchange_id}: {change.before} -> {after}")
+    if change.amount_minor is not None and (change.before, after) not in POSTING:
+        raise IllegalTransition(f"{turn.exchange_id}: {change.before} -> {after} posts no amount")
     if change.amount_minor is not None:
         _check_posted(db, turn, change.before, change.amount_minor)
     seq = journal(db, turn, change, now_s)
@@ -116,7 +119,9 @@ def give_up(db: Connection, turn: Turn, change: Change, now_s: int) -> bool:
         return False
     before, is_moved = State(row[0]), False
     for after in WAYS_OUT[change.after].get(before, ()):
-        is_moved = move(db, turn, replace(change, before=before, after=after), now_s)
+        minor = change.amount_minor if (before, after) in POSTING else None
+        step = replace(change, before=before, after=after, amount_minor=minor)
+        is_moved = move(db, turn, step, now_s)
         before = after
     return is_moved
 

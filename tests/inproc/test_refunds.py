@@ -1,6 +1,7 @@
 """Money that moved for nothing goes back where the route says so: once, whatever breaks."""
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -39,6 +40,7 @@ def selling(tmp_path, **options):
 def refunding(answer) -> None:
     problem = refused(answer, "upstream-failed", 502)
     assert problem["payment"] == "refunding"
+    assert "given the money back" in problem["hint"]
     assert "payment-receipt" not in answer[1]
     assert b"marked" not in answer[2]
 
@@ -436,6 +438,23 @@ def test_a_payment_by_others_is_searched_for_window_by_window(tmp_path, monkeypa
             await b.database.write(lambda db: db.execute("DELETE FROM broadcasts"))
             assert (await b.rail.look_up(record, now())).state is Settlement.SETTLED
             monkeypatch.setattr(inspection, "WINDOWS_MAX", 1)
+            assert (await b.rail.look_up(record, now())).state is Settlement.UNKNOWN
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("other", ["chain_id", "token"])
+def test_play_money_is_not_paid_back_in_real_money(tmp_path, other):
+    """The store was made with a test network, and the method of that name is a real one now."""
+
+    async def main() -> None:
+        async with owed(tmp_path) as (b, record):
+            changed = {"chain_id": 8453, "token": b"\x11" * 20}[other]
+            b.rail._settings = dataclasses.replace(b.rail._settings, **{other: changed})
+            before = await b.chain.balance_of(address(PAYER))
+            assert (await b.rail.refund(record, now())).state is Settlement.REFUSED
+            assert await b.chain.balance_of(address(PAYER)) == before
+            # Nor is what this network does not know of called unpaid.
             assert (await b.rail.look_up(record, now())).state is Settlement.UNKNOWN
 
     asyncio.run(main())

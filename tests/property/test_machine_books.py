@@ -27,6 +27,7 @@ from mpp_gateway.ledger import moves as moves_module
 from mpp_gateway.ledger.book import (
     LEFT_OPEN,
     PAID,
+    POSTING,
     TRANSITIONS,
     WAYS_OUT,
     Book,
@@ -159,6 +160,8 @@ class Books(RuleBasedStateMachine):
 
     @rule(turn=turns, move=st.sampled_from(MOVES), used=st.none() | st.integers(0, PRICE + 9))
     def move(self, turn, move, used=None):
+        if move not in POSTING:
+            used = None
         changes = {"due_s": DUE_S + 9, "reference": "0x1", "receipt": RECEIPT, "amount_minor": used}
         moved = self.both(
             self.store.move(turn, *move, NOW_S, **changes),
@@ -252,6 +255,13 @@ class Books(RuleBasedStateMachine):
         paid = {line.exchange_id for line in self.book.lines if line.after in PAID}
         at = {key: e.state for key, e in self.book.entries.items()}
         assert {at[key] for key in paid} <= {*PAID, State.REFUNDED}
+        posted = {
+            line.exchange_id: line.amount_minor
+            for line in self.book.lines
+            if line.after in (State.SETTLED, State.CREDITED)
+        }
+        found = balances(self.book.lines)
+        assert sum(found.get(s, 0) for s in (*PAID, State.REFUNDED)) == sum(posted.values())
 
     @invariant()
     def every_open_question_can_be_asked(self):

@@ -20,7 +20,7 @@ BROAD_EXCEPTS = {
     "mpp_gateway/gateway/reporting.py": (1, "a sink must not decide about money"),
     "mpp_gateway/engine/gate.py": (1, "an escape would let the request through unpaid"),
     "mpp_gateway/engine/modules.py": (1, "an escape would leave client and money hanging"),
-    "mpp_gateway/addons/settlement.py": (4, "an escape would leave money without an owner"),
+    "mpp_gateway/addons/settlement.py": (5, "an escape would leave money without an owner"),
     "mpp_gateway/addons/runtime.py": (1, "a gateway that cannot open refuses and says why"),
 }
 

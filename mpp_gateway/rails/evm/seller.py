@@ -186,6 +186,8 @@ class EvmRail:
             # Written by a version that did not say. The buyer's credential does.
             return Outcome(State.UNKNOWN, detail="the store does not say who was paid")
         key = PaymentKey.parse(record.proof_id)
+        if not self._is_own(key):
+            return Outcome(State.UNKNOWN, detail="it was paid with another token or chain")
         transfer = Transfer(key.token, key.sender, holder(record.payee), record.amount_minor)
         sent = await self._settler.sent_for(record.proof_id)
         attempt = await self._inspector.trace(key, transfer, record.valid_until_s, sent)
@@ -193,6 +195,9 @@ class EvmRail:
 
     async def refund(self, record: PaymentRecord, now_s: int) -> Outcome:
         """Send the money back from the account that got it; see `rails.base.Rail.refund`."""
+        if not self._is_own(PaymentKey.parse(record.proof_id)):
+            # Paid in play money and configured for real by now: it would be paid back in real.
+            return Outcome(State.REFUSED, detail="it was paid with another token or chain")
         if not record.payee or holder(record.payee) != self._settler.refunds_from:
             return Outcome(State.REFUSED, detail="the payee's key is not configured")
         attempt = await self._settler.refund(
@@ -253,6 +258,9 @@ class EvmRail:
             await self._chain.close()
 
     # Inside
+
+    def _is_own(self, key: PaymentKey) -> bool:
+        return (key.chain_id, key.token) == (self._settings.chain_id, self._settings.token)
 
     def _is_foreign(self, credential: Credential) -> bool:
         """Tell whether the credential is plainly for another evm rail: other chain or token."""

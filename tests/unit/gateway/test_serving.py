@@ -292,3 +292,23 @@ def test_a_store_under_two_names_stops_the_start(tmp_path):
     os.link(tmp_path / "gateway.db", tmp_path / "other.db")
     with pytest.raises(StoreUnavailable, match="hard link"):
         asyncio.run(open_serving(config(tmp_path), print, build_rail=Rail()))
+
+
+def test_open_payments_of_a_method_that_is_gone_are_told_of(tmp_path, caplog):
+    """Renamed or taken out: nobody asks about them any more, and the operator should hear so."""
+
+    async def story() -> None:
+        first = await open_serving(config(tmp_path), Reporter(), build_rail=Rail())
+        await first.database.write(
+            lambda db: db.execute(
+                "INSERT INTO exchanges (id, proof_id, rail, asset, account, amount_minor, scope,"
+                " state, valid_until_s, owner, created_s, updated_s, asked_s)"
+                " VALUES ('x', 'p', 'old', 'usd', 'a', '1', 's', 'unknown', 1, 'o', 1, 1, 1)"
+            )
+        )
+        await first.close()
+        second = await open_serving(config(tmp_path), Reporter(), build_rail=Rail())
+        await second.close()
+
+    asyncio.run(story())
+    assert "1 payments by old are open, and no method has this name now" in caplog.text

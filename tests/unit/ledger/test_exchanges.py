@@ -483,6 +483,24 @@ def test_the_sweeper_credits_what_was_paid_and_never_handed_over(books):
     assert [books.state(f"x{n}") for n in (1, 2)] == [State.CREDITED, State.SETTLED]
 
 
+def test_a_renewal_that_comes_late_does_not_give_a_delivered_call_away(books):
+    turn = books.at(State.SETTLED)
+    assert books.ask(books.exchanges.mark_delivered(turn))
+    assert not books.ask(books.exchanges.renew(turn, DUE_S))
+    assert books.sweep(10**9) == 0
+    assert books.claim("p", 2).claim is Claim.DELIVERED
+
+
+@pytest.mark.parametrize("state", [State.SETTLED, State.REFUNDING])
+def test_an_amount_is_posted_when_money_moves_and_never_after(books, state):
+    """Else a refund of nothing would close a debt."""
+    turn = books.at(state)
+    (after, *_) = sorted(TRANSITIONS[state])
+    with pytest.raises(IllegalTransition):
+        books.move(turn, state, after, amount_minor=0)
+    assert books.state() is state
+
+
 def test_a_call_that_was_handed_over_is_no_credit_after_a_restart(books):
     books.at(State.SETTLED)
     books.ask(books.exchanges.mark_delivered(Turn("x1", 1)))

@@ -206,6 +206,20 @@ def test_two_writers_never_read_a_balance_that_the_other_is_about_to_change(url)
     assert max(found, key=len) == [f"{n:04}" for n in range(200)]
 
 
+def test_a_commit_is_durable_whatever_the_server_has_as_its_default(url):
+    with psycopg.connect(url, autocommit=True) as admin:
+        admin.execute("ALTER ROLE CURRENT_USER SET synchronous_commit = off")
+    try:
+        driver = PostgresDriver(url)
+        driver.open(())
+        (found,) = driver.begin().execute("SHOW synchronous_commit").fetchone()
+        driver.close()
+    finally:
+        with psycopg.connect(url, autocommit=True) as admin:
+            admin.execute("ALTER ROLE CURRENT_USER RESET synchronous_commit")
+    assert found == "on"
+
+
 def test_a_store_of_a_newer_gateway_is_refused(url):
     newer = Database(PostgresDriver(url), [SCHEMA, "CREATE TABLE more (x TEXT) STRICT"])
     newer.open()
