@@ -85,6 +85,8 @@ class Resolver:
             outcome = await _answer(rail, question, self._clock())
             after = ANSWERS.get((question.state, outcome.state))
             if after is None:
+                if question.state is State.REFUNDING:
+                    log.warning("a refund of %s is still owed: %s", key, outcome.detail)
                 return False
             if not await self._write(question, after, outcome):
                 return False  # somebody else was told first

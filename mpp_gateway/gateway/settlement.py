@@ -154,7 +154,9 @@ GIVEN_UP: dict[State, tuple[State, type[events.Event]]] = {
 }
 
 
-def release(exchange: Exchange, clock: Clock, detail: str) -> Machine[None]:
+def release(
+    exchange: Exchange, clock: Clock, detail: str, *, may_refund: bool = True
+) -> Machine[None]:
     """Give up a proof that was claimed and not used; money that moved is owed to the buyer.
 
     Raises nothing: what cannot be written down now is when the store takes it, or by the sweeper.
@@ -162,7 +164,10 @@ def release(exchange: Exchange, clock: Clock, detail: str) -> Machine[None]:
     if exchange.turn is None or exchange.state not in GIVEN_UP:
         return
     after, kind = GIVEN_UP[exchange.state]
-    if exchange.state is State.SETTLED and exchange.route.on_failure == "refund":
+    # A client that hangs up, or asks for what the upstream refuses, would have the seller pay for
+    # two transfers as often as it likes, and work for nothing: it has a credit.
+    may_refund = may_refund and not exchange.client_left and exchange.route.on_failure == "refund"
+    if exchange.state is State.SETTLED and may_refund:
         after, kind = State.REFUNDING, events.RefundOwed
     if (yield from _recorded(give_up(exchange.turn, after, clock, detail=detail))):
         exchange.state = after
@@ -225,7 +230,7 @@ def _deliver(
             # Nobody learns from its body what became of the money.
             failed = UpstreamFailed(f"The upstream answered {status}.")
             return (yield from _fail(exchange, failed, clock))
-        yield from release(exchange, clock, f"upstream answered {status}")
+        yield from release(exchange, clock, f"upstream answered {status}", may_refund=False)
         return Deliver(rewritten.status, (*rewritten.headers, _outcome(exchange, clock.now_s)))
     if exchange.settles_at_end and exchange.state is State.VERIFIED:
         return Deliver(rewritten.status, _private(rewritten.headers))
@@ -333,7 +338,7 @@ def finish(
         # A credit here would run the upstream again and again for one payment: ask, hang up, ask.
         yield from _delivered(exchange, clock)
     elif not delivered:
-        yield from release(exchange, clock, "not delivered")
+        yield from release(exchange, clock, "not delivered", may_refund=not abandoned)
     elif exchange.settles_at_end and exchange.state is State.VERIFIED:
         yield from _settle_at_end(exchange, clock)
     elif exchange.state is State.SETTLED and not exchange.is_marked:
@@ -367,7 +372,8 @@ def _delivering(exchange: Exchange, clock: Clock) -> Machine[None]:
     """
     assert exchange.turn is not None
     yield from perform(clock, Attend(exchange.turn))
-    yield from _uncount(exchange, clock)
+    if not exchange.client_left:
+        yield from _uncount(exchange, clock)
 
 
 def _uncount(exchange: Exchange, clock: Clock) -> Machine[None]:

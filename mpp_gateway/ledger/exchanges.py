@@ -185,6 +185,10 @@ def _claim_again(
     headers = tuple((name, value) for name, value in json.loads(receipt))
     if scope != request.scope:
         return Claimed(Claim.SPENT, exchange_id)
+    # An earlier version did not write down who was paid; without it no refund finds its way.
+    db.execute(
+        "UPDATE exchanges SET payee = ? WHERE id = ? AND payee = ''", (request.payee, exchange_id)
+    )
     if state in (State.REFUNDING, State.REFUNDED):
         return Claimed(Claim.REFUNDED, exchange_id)
     if state == State.SETTLED and due_s is None:

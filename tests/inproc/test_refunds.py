@@ -1,14 +1,18 @@
 """Money that moved for nothing goes back where the route says so: once, whatever breaks."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 
 from mpp_gateway.ledger.book import PaymentRecord
 from mpp_gateway.rails.base import Settlement
-from mpp_gateway.rails.evm import submitter
+from mpp_gateway.rails.evm import inspection, submitter
+from mpp_gateway.rails.evm.chain import RpcRefused
 from mpp_gateway.rails.evm.submissions import ONCE
-from tests.support.evm import GAS_KEY, PAYER, address, bench, now
+from tests.support.client import RawClient
+from tests.support.evm import GAS_KEY, PAYER, Bench, address, bench, now, until
 from tests.support.paid import (
     PRICE,
     PURSE_MINOR,
@@ -85,15 +89,6 @@ def test_a_call_that_was_not_paid_ahead_owes_nothing(tmp_path):
         assert answer[2] == b"its own words"
         assert (gateway.states(), gateway.purse()) == ({"released": 1}, PURSE_MINOR)
         assert refunds(gateway) == []
-
-
-def test_a_client_error_keeps_the_words_of_the_upstream_and_names_the_refund(tmp_path):
-    with selling(tmp_path) as gateway:
-        gateway.keeper.answers("422 No", body=b"you forgot the city")
-        answer = gateway.send(gateway.buy("/api/first"), "/api/first")
-        assert (answer[0], answer[2]) == (422, b"you forgot the city")
-        assert answer[1]["payment-outcome"] == "refunding"
-        paid_back(gateway)
 
 
 @pytest.mark.parametrize("fault", ["500", "garbage", "lost"])
@@ -201,33 +196,153 @@ def test_a_refund_from_a_key_that_is_not_the_payees_is_refused(tmp_path):
     asyncio.run(main())
 
 
+# One refund is one payment, whatever the node says. What was sent is known by its hash alone.
+
+
+@asynccontextmanager
+async def owed(tmp_path, **changes) -> AsyncIterator[tuple[Bench, PaymentRecord]]:
+    """A settled payment to the gas key's own account, with money for several refunds of it."""
+    payee = bytes.fromhex(address(GAS_KEY)[2:])
+    async with bench(tmp_path / "s.db", recipient=payee, **changes) as b:
+        presented = b.presented()
+        assert (await b.settle(presented)).state is Settlement.SETTLED
+        await b.chain.mint(address(GAS_KEY), 10 * presented.amount_minor)
+        yield b, presented.record
+
+
+async def paid_once(b: Bench, record: PaymentRecord) -> None:
+    """Ask until it is paid, and some times more."""
+    b.allow()
+    payer = address(PAYER)
+
+    async def is_paid() -> bool:
+        await b.rail.maintain(now())
+        return (await b.rail.refund(record, now())).state is Settlement.SETTLED
+
+    await until(is_paid, "the refund is paid")
+    for _ in range(3):
+        assert await is_paid()
+    assert await b.chain.balance_of(payer) == PURSE_MINOR
+
+
 def test_a_refund_whose_nonce_somebody_else_used_is_sent_under_another_only_when_certain(
     tmp_path, monkeypatch
 ):
     """The operator moves money with the same key. Believed lost too early it is paid twice."""
 
     async def main() -> None:
-        async with bench(tmp_path / "s.db", recipient=bytes.fromhex(address(GAS_KEY)[2:])) as b:
-            presented = b.presented()
-            assert (await b.settle(presented)).state is Settlement.SETTLED
+        async with owed(tmp_path) as (b, record):
             b.node.faults["eth_sendRawTransaction"] = "swallow"
             b.allow(1)
-            first = await b.rail.refund(presented.record, now())
-            assert first.state is Settlement.UNKNOWN
+            assert (await b.rail.refund(record, now())).state is Settlement.UNKNOWN
             b.node.faults.clear()
             await b.chain.transfer(GAS_KEY, address(GAS_KEY), 1)  # uses the leased nonce
-            payer, _ = await b.balances()
             await b.rail.maintain(now())
             assert "lost" not in {state for _, state in await b.submissions()}
             monkeypatch.setattr(submitter, "LOST_DEPTH", 0)
-            await b.rail.maintain(now())
+            await paid_once(b, record)
             assert "lost" in {state for _, state in await b.submissions()}
-            b.allow()
-            again = await b.rail.refund(presented.record, now())
-            assert again.state is Settlement.SETTLED
-            assert (await b.balances())[0] == payer + presented.amount_minor
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    "said", ["nonce too low", "insufficient funds for gas", "replacement transaction underpriced"]
+)
+def test_a_refund_that_one_node_took_and_another_one_called_refused_is_paid_once(
+    tmp_path, monkeypatch, said
+):
+    monkeypatch.setattr(submitter, "LOST_DEPTH", 0)
+
+    async def main() -> None:
+        async with owed(tmp_path) as (b, record):
+            sending, said_so = b.rail._chain.send, []
+
+            async def send(raw: bytes) -> None:
+                await sending(raw)
+                if len(said_so) < 3:
+                    said_so.append(raw)
+                    raise RpcRefused(-32000, said)
+
+            b.rail._chain.send = send
+            b.node.faults["eth_getTransactionReceipt"] = "null"
+            b.allow(1)
+            for _ in range(3):
+                await b.rail.refund(record, now())
+                await b.rail.maintain(now())
+            assert said_so
+            b.node.faults.clear()
+            await paid_once(b, record)
+
+    asyncio.run(main())
+
+
+def test_a_node_whose_receipts_lag_behind_its_counts_has_no_refund_paid_twice(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(submitter, "LOST_DEPTH", 2)
+
+    async def main() -> None:
+        async with owed(tmp_path) as (b, record):
+            b.node.faults["eth_getTransactionReceipt"] = "null"
+            b.allow(1)
+            assert (await b.rail.refund(record, now())).state is Settlement.UNKNOWN
+            for _ in range(5):
+                await b.chain.mint(address(GAS_KEY), 1)  # a block each
+                await b.rail.maintain(now())
+                await b.rail.refund(record, now())
+            b.node.faults.clear()
+            await paid_once(b, record)
+
+    asyncio.run(main())
+
+
+def test_a_refund_that_is_not_deep_enough_yet_is_not_paid_again(tmp_path, monkeypatch):
+    """More confirmations than the depth at which somebody else's use of a nonce is believed."""
+    monkeypatch.setattr(submitter, "LOST_DEPTH", 2)
+
+    async def main() -> None:
+        async with owed(tmp_path) as (b, record):
+            b.rail._chain._confirmations = 6
+            b.allow(1)
+            assert (await b.rail.refund(record, now())).state is Settlement.UNKNOWN
+            for _ in range(7):
+                await b.chain.mint(address(GAS_KEY), 1)
+                await b.rail.maintain(now())
+                await b.rail.refund(record, now())
+            await paid_once(b, record)
+
+    asyncio.run(main())
+
+
+# What a buyer may provoke
+
+
+@pytest.mark.parametrize("target", ["/api/paid", "/api/first"])
+def test_asking_and_hanging_up_makes_no_refunds(tmp_path, target):
+    """Each would cost the seller two transfers and the upstream's work."""
+    with selling(tmp_path) as gateway:
+        gateway.keeper.opened.clear()
+        credential = gateway.buy(target)
+        client = RawClient(gateway.port)
+        field = f"Authorization: {credential.format()}"
+        client.send(f"GET {target} HTTP/1.1\r\nHost: g\r\n{field}\r\n\r\n".encode())
+        wait_until(lambda: gateway.hits == 1, "the upstream is at it")
+        client.close()
+        wait_until(lambda: gateway.proxy.orphans == 1, "the gateway has noticed")
+        gateway.keeper.opened.set()
+        state = "credited" if target == "/api/paid" else "settled"
+        gateway.reaches(**{state: 1})
+        assert refunds(gateway) == []
+
+
+def test_what_the_upstream_refuses_is_a_credit_and_no_refund(tmp_path):
+    with selling(tmp_path) as gateway:
+        gateway.keeper.answers("404 No", body=b"no such city")
+        answer = gateway.send(gateway.buy("/api/first"), "/api/first")
+        assert (answer[0], answer[2]) == (404, b"no such city")
+        assert answer[1]["payment-outcome"].startswith("credited;until=@")
+        assert (gateway.states(), refunds(gateway)) == ({"credited": 1}, [])
 
 
 def test_a_gateway_restarted_without_the_payees_key_keeps_the_debt(tmp_path):
@@ -280,3 +395,47 @@ def test_what_is_unknown_is_resolved_with_no_buyer_at_hand(tmp_path):
 def test_a_record_says_nothing_that_could_move_the_payers_money():
     fields = set(PaymentRecord.__dataclass_fields__)
     assert not fields & {"signature", "evidence", "credential"}
+
+
+def test_a_credit_of_an_earlier_version_finds_its_way_back(tmp_path):
+    """Its row does not say who was paid; the credential that is presented again does."""
+    with selling(tmp_path) as gateway:
+        gateway.keeper.answers("404 No")
+        credential = gateway.buy("/api/first")
+        gateway.send(credential, "/api/first")
+        gateway.reaches(credited=1)
+        gateway.stop()
+        gateway.place.write("UPDATE exchanges SET payee = ''")
+        gateway.start()
+        gateway.keeper.answers("500 Oops")
+        refunding(gateway.send(credential, "/api/first"))
+        paid_back(gateway)
+
+
+def test_a_payment_of_ours_is_found_however_many_blocks_ago_it_was_made(tmp_path, monkeypatch):
+    """A gateway that was down for hours knows its transactions; the logs are searched last."""
+    monkeypatch.setattr(inspection, "LOG_WINDOWS", (1,))
+    monkeypatch.setattr(inspection, "WINDOWS_MAX", 1)
+
+    async def main() -> None:
+        async with owed(tmp_path) as (b, record):
+            for _ in range(5):
+                await b.chain.mint(address(GAS_KEY), 1)
+            assert (await b.rail.look_up(record, now())).state is Settlement.SETTLED
+
+    asyncio.run(main())
+
+
+def test_a_payment_by_others_is_searched_for_window_by_window(tmp_path, monkeypatch):
+    monkeypatch.setattr(inspection, "LOG_WINDOWS", (1,))
+
+    async def main() -> None:
+        async with owed(tmp_path) as (b, record):
+            for _ in range(5):
+                await b.chain.mint(address(GAS_KEY), 1)
+            await b.database.write(lambda db: db.execute("DELETE FROM broadcasts"))
+            assert (await b.rail.look_up(record, now())).state is Settlement.SETTLED
+            monkeypatch.setattr(inspection, "WINDOWS_MAX", 1)
+            assert (await b.rail.look_up(record, now())).state is Settlement.UNKNOWN
+
+    asyncio.run(main())

@@ -84,6 +84,9 @@ class Switches:
 
     refunds_from: bytes | None = None
 
+    async def sent_for(self, *_: object) -> tuple[str, ...]:
+        return ()
+
     async def refund(self, *_: object) -> Attempt:
         return Attempt(Settlement.REFUSED)
 

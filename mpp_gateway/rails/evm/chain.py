@@ -147,6 +147,39 @@ class ChainClient:
         """Return the block of that number."""
         return await self._block(hex(number))
 
+    async def spender(self, sender: bytes, nonce: int, depth: int) -> str | None:
+        """Return the transaction that used the nonce, `depth` blocks ago or more; None if none did.
+
+        Finds the block by the sender's count, so the node has to know that for as long back.
+        """
+        high = (await self.latest_block()).number - depth
+
+        async def is_used(number: int) -> bool:
+            return nonce < await self.transaction_count(sender, hex(number))
+
+        if high < 0 or not await is_used(high):
+            return None
+        step, low = 1, high - 1
+        while low >= 0 and await is_used(low):
+            high, step = low, 2 * step
+            low = max(low - step, -1)
+        while high - low > 1:
+            middle = (low + high) // 2
+            if await is_used(middle):
+                high = middle
+            else:
+                low = middle
+        return await self._transaction_of(sender, nonce, high)
+
+    async def _transaction_of(self, sender: bytes, nonce: int, number: int) -> str:
+        block = await self._ask("eth_getBlockByNumber", hex(number), True)
+        for found in _list(block.get("transactions") if isinstance(block, Mapping) else None):
+            if not isinstance(found, Mapping) or _data(found.get("from")) != sender:
+                continue
+            if _int(found.get("nonce")) == nonce and isinstance(found.get("hash"), str):
+                return str(found["hash"]).lower()
+        raise RpcFailed("eth_getBlockByNumber: the block lacks a transaction that it counts")
+
     async def _block(self, which: str) -> Block:
         block = await self._ask("eth_getBlockByNumber", which, False)
         if not isinstance(block, Mapping):
@@ -198,8 +231,11 @@ class ChainClient:
         """Broadcast a signed transaction."""
         await self._ask("eth_sendRawTransaction", _hex(raw))
 
-    async def receipt(self, tx_hash: str) -> TxReceipt | None:
-        """Return what became of a transaction; None until it is `confirmations` blocks deep."""
+    async def receipt(self, tx_hash: str, *, is_deep: bool = True) -> TxReceipt | None:
+        """Return what became of a transaction; None until it is `confirmations` blocks deep.
+
+        Without `is_deep` any block will do.
+        """
         found = await self._ask("eth_getTransactionReceipt", tx_hash)
         if found is None:
             return None
@@ -207,7 +243,7 @@ class ChainClient:
             return None
         logs = tuple(_log(log) for log in _list(found.get("logs")))
         number, status = _int(found.get("blockNumber")), _int(found.get("status"))
-        if self._confirmations > 1:
+        if is_deep and self._confirmations > 1:
             head = await self.latest_block()
             if head.number - number + 1 < self._confirmations:
                 return None

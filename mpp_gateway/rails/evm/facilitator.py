@@ -143,6 +143,10 @@ class FacilitatorSettler:
         """None: what a facilitator has settled it cannot take back."""
         return None
 
+    async def sent_for(self, *_: object) -> tuple[str, ...]:
+        """None: a facilitator sends its own."""
+        return ()
+
     async def refund(self, *_: object) -> Attempt:
         """Refuse: see `refunds_from`."""
         return Attempt(Settlement.REFUSED, detail="a facilitator makes no refunds")

@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from mpp_gateway.rails.base import Settlement
 from mpp_gateway.rails.evm import abi
 from mpp_gateway.rails.evm.abi import Transfer
-from mpp_gateway.rails.evm.chain import Block, ChainClient, RpcFailed, RpcRefused
+from mpp_gateway.rails.evm.chain import Block, ChainClient, RpcFailed, RpcRefused, TxReceipt
 from mpp_gateway.rails.evm.request import Attempt, PaymentKey
 
 LOG_WINDOWS = (5_000, 500, 50)
 """Blocks to look back for the event, the widest first: public nodes cap the range differently."""
+WINDOWS_MAX = 40
+"""How many of them, one behind the other: with the widest about five days of a two-second chain."""
 
 
 class Inspector:
@@ -19,14 +21,17 @@ class Inspector:
     def __init__(self, chain: ChainClient) -> None:
         self._chain = chain
 
-    async def trace(self, key: PaymentKey, transfer: Transfer, valid_until_s: int) -> Attempt:
+    async def trace(
+        self, key: PaymentKey, transfer: Transfer, valid_until_s: int, sent: tuple[str, ...] = ()
+    ) -> Attempt:
         """Return where the money of `key` is, as far as the chain tells.
 
         SETTLED if the nonce paid exactly `transfer` (it does not matter who submitted it), REFUSED
         if it was spent or cancelled otherwise, or can no longer be used, UNKNOWN in any other case.
+        `sent` are transactions of ours that may have done it: they are asked first, however old.
         """
         try:
-            return await self._trace(key, transfer, valid_until_s)
+            return await self._trace(key, transfer, valid_until_s, sent)
         except (RpcFailed, RpcRefused) as error:
             return Attempt(Settlement.UNKNOWN, detail=f"the chain cannot be asked: {error}")
 
@@ -46,14 +51,16 @@ class Inspector:
                 continue
             if receipt is None:
                 continue
-            if receipt.succeeded and abi.authorization_paid(receipt.logs, key.nonce, transfer):
+            if _pays(receipt, key, transfer):
                 return Attempt(Settlement.SETTLED, tx_hash)
             return Attempt(
                 Settlement.UNKNOWN, tx_hash, "the named transaction does not show the payment"
             )
         return Attempt(Settlement.UNKNOWN, tx_hash, "the named transaction is in no block yet")
 
-    async def _trace(self, key: PaymentKey, transfer: Transfer, valid_until_s: int) -> Attempt:
+    async def _trace(
+        self, key: PaymentKey, transfer: Transfer, valid_until_s: int, sent: tuple[str, ...]
+    ) -> Attempt:
         head = await self._chain.latest_block()
         # Asked at the very block whose time decides: a node that lags behind would otherwise say
         # "unused" about a payment that is already mined, and the buyer would pay twice.
@@ -64,6 +71,10 @@ class Inspector:
             return Attempt(
                 Settlement.UNKNOWN, detail="the authorization is unused so far", is_unused=True
             )
+        for tx_hash in sent:
+            receipt = await self._chain.receipt(tx_hash)
+            if receipt is not None and _pays(receipt, key, transfer):
+                return Attempt(Settlement.SETTLED, tx_hash)
         return await self._find(key, transfer, head)
 
     async def _find(self, key: PaymentKey, transfer: Transfer, head: Block) -> Attempt:
@@ -73,24 +84,33 @@ class Inspector:
             "0x" + abi.address_word(key.sender).hex(),
             "0x" + key.nonce.hex(),
         ]
-        for window in LOG_WINDOWS:
+        windows, last = list(LOG_WINDOWS), head.number
+        for _ in range(WINDOWS_MAX + len(windows)):
+            if not windows or last < 0:
+                break
             try:
-                logs = await self._chain.logs(topics, head.number - window, head.number)
+                logs = await self._chain.logs(topics, last - windows[0], last)
             except RpcRefused:
+                windows.pop(0)
                 continue
             for log in logs:
                 if log.topics[:1] == (abi.AUTHORIZATION_CANCELED_TOPIC,):
                     return Attempt(Settlement.REFUSED, log.tx_hash, "cancelled by the payer")
                 return await self._judge(log.tx_hash, key, transfer)
+            last -= windows[0] + 1
         return Attempt(Settlement.UNKNOWN, detail="the nonce is used, by a transaction not found")
 
     async def _judge(self, tx_hash: str, key: PaymentKey, transfer: Transfer) -> Attempt:
         receipt = await self._chain.receipt(tx_hash)
         if receipt is None:
             return Attempt(Settlement.UNKNOWN, tx_hash, "the transaction has no receipt yet")
-        if receipt.succeeded and abi.authorization_paid(receipt.logs, key.nonce, transfer):
+        if _pays(receipt, key, transfer):
             return Attempt(Settlement.SETTLED, tx_hash)
         return Attempt(Settlement.REFUSED, tx_hash, "the nonce was spent on another transfer")
+
+
+def _pays(receipt: TxReceipt, key: PaymentKey, transfer: Transfer) -> bool:
+    return receipt.succeeded and abi.authorization_paid(receipt.logs, key.nonce, transfer)
 
 
 def _polls_ms(total_ms: int) -> Iterator[int]:

@@ -86,6 +86,10 @@ class OwnKeySettler:
             return Attempt(Settlement.SETTLED, done.tx_hash)
         return await self._judge_revert(payment, f"{done.tx_hash} did not transfer")
 
+    async def sent_for(self, proof_id: str) -> tuple[str, ...]:
+        """See `Settler.sent_for`."""
+        return await self._submitter.sent_for(proof_id)
+
     async def refund(self, proof_id: str, payer: bytes, amount_minor: int, now_s: int) -> Attempt:
         """Send `amount_minor` back to `payer`, once for each `proof_id`; see `Settler.refund`."""
         token = self._settings.token

@@ -138,6 +138,10 @@ class Settler(Protocol):
         """Whose money it can send back, by address; None: nobody's."""
         ...
 
+    async def sent_for(self, proof_id: str) -> tuple[str, ...]:
+        """Return the transactions that may have moved the payment, as far as we know of any."""
+        ...
+
     async def refund(self, proof_id: str, payer: bytes, amount_minor: int, now_s: int) -> Attempt:
         """Send money back, once for each `proof_id` however often it is asked to."""
         ...

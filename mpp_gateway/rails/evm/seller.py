@@ -187,7 +187,8 @@ class EvmRail:
             return Outcome(State.UNKNOWN, detail="the store does not say who was paid")
         key = PaymentKey.parse(record.proof_id)
         transfer = Transfer(key.token, key.sender, holder(record.payee), record.amount_minor)
-        attempt = await self._inspector.trace(key, transfer, record.valid_until_s)
+        sent = await self._settler.sent_for(record.proof_id)
+        attempt = await self._inspector.trace(key, transfer, record.valid_until_s, sent)
         return self._outcome(attempt, record.challenge_id, now_s)
 
     async def refund(self, record: PaymentRecord, now_s: int) -> Outcome:

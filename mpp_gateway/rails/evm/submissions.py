@@ -50,7 +50,7 @@ ONCE = "refund:"
 """Begins the name of a call that no contract keeps from happening twice: the store has to."""
 FOREVER_S = 2**40
 ONCE_SCHEMA = """
-CREATE INDEX submissions_once ON submissions (proof_id) WHERE proof_id LIKE 'refund:%'
+CREATE INDEX submissions_proof ON submissions (proof_id)
 """
 
 
@@ -188,13 +188,16 @@ class Submissions:
         reach(FailPoint.REPLACED)
         return replaced
 
-    async def finish(self, nonce: int, state: str) -> None:
-        """Record that a nonce is in a block (`DONE`), or gone (`LOST`): then the rest is erased."""
+    async def finish(self, row: Submission, state: str) -> None:
+        """Record that a nonce is in a block (`DONE`), or gone (`LOST`): then the rest is erased.
+
+        Of a call that must happen once nothing is: what it was sent as is how it is known again.
+        """
 
         def work(db: Connection) -> None:
-            self._move(db, nonce, state)
-            if state == LOST:
-                _erase(db, self._key, nonce)
+            self._move(db, row.nonce, state)
+            if state == LOST and not row.is_once:
+                _erase(db, self._key, row.nonce)
 
         if state == DONE:
             reach(FailPoint.MINED)
@@ -230,6 +233,13 @@ class Submissions:
         Of a call that must happen once (`ONCE`) the last that is in a block counts too.
         """
         return await self._database.read(lambda db: _find(db, self._key, proof_id))
+
+    async def sent_for(self, proof_id: str) -> tuple[str, ...]:
+        """Return every transaction that is stored for a proof, by hash, the newest first."""
+        rows = await self._database.read(
+            lambda db: db.execute(SENT_FOR, (*self._key, proof_id)).fetchall()
+        )
+        return tuple(tx_hash for (tx_hash,) in rows)
 
     async def unfinished(self) -> tuple[Submission, ...]:
         """Return every nonce that still needs a block, in order, and the free ones among them."""
@@ -271,8 +281,13 @@ _OPEN_ONE = (
 )
 _LAST_ONE = (
     "SELECT nonce, proof_id, state, valid_until_s FROM submissions"
-    " WHERE chain_id = ? AND sender = ? AND proof_id = ? AND proof_id LIKE 'refund:%'"
+    " WHERE chain_id = ? AND sender = ? AND proof_id = ?"
     " AND state IN ('open', 'done') ORDER BY nonce DESC LIMIT 1"
+)
+SENT_FOR = (
+    "SELECT b.tx_hash FROM submissions s JOIN broadcasts b ON b.chain_id = s.chain_id"
+    " AND b.sender = s.sender AND b.nonce = s.nonce"
+    " WHERE s.chain_id = ? AND s.sender = ? AND s.proof_id = ? ORDER BY b.seq DESC"
 )
 
 

@@ -189,10 +189,10 @@ class Submitter:
     async def _is_over(self, row: Submission, mined_below: int) -> bool:
         """Tell whether the row's nonce is in a block for certain, and write that down."""
         if await self._find_receipt(row) is not None:
-            await self._submissions.finish(row.nonce, DONE)
+            await self._submissions.finish(row, DONE)
             return True
         if row.nonce < mined_below and await self._is_lost(row):
-            await self._submissions.finish(row.nonce, LOST)
+            await self._submissions.finish(row, LOST)
             return True
         return False
 
@@ -202,6 +202,10 @@ class Submitter:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def sent_for(self, call_id: str) -> tuple[str, ...]:
+        """Return the transactions that were ever signed for a call and not erased, newest first."""
+        return await self._submissions.sent_for(call_id)
 
     # One call
 
@@ -213,7 +217,7 @@ class Submitter:
                 return prepared
             sent = await self._send(prepared.sent[-1])
             reach(FailPoint.SENT)
-            if sent is Sent.STALE and not await self._is_taken(prepared):
+            if not await self._is_certain(sent, prepared):
                 sent = Sent.MAYBE
             if sent in (Sent.YES, Sent.MAYBE) or not prepared.is_fresh:
                 return await self._follow(prepared, sent, now_s, deadline)
@@ -222,7 +226,7 @@ class Submitter:
                     await self._give_back(prepared.nonce, now_s)
                     return Submitted(Fate.NOT_SENT, "the node took no transaction")
                 self._floor = None
-                await self._submissions.finish(prepared.nonce, LOST)
+                await self._submissions.finish(prepared, LOST)
             except StoreUnavailable:
                 # The signature is still stored, so a later `maintain` might send it.
                 return Submitted(Fate.UNCLEAR, "the store failed after signing")
@@ -330,37 +334,48 @@ class Submitter:
     async def _conclude(self, submission: Submission, receipt: TxReceipt) -> Submitted:
         # The chain knows; `maintain` writes it down when the store is back.
         try:
-            await self._submissions.finish(submission.nonce, DONE)
+            await self._submissions.finish(submission, DONE)
         except StoreUnavailable as error:
             log.warning("%s is in a block, which is noted later: %s", receipt.tx_hash, error)
         return Submitted(Fate.MINED, tx_hash=receipt.tx_hash, receipt=receipt)
 
+    async def _is_certain(self, sent: Sent, row: Submission) -> bool:
+        """Tell whether what the node said of a transaction may be acted upon.
+
+        One node may have taken what another one, asked a moment later, calls refused. What a
+        contract lets happen only once loses nothing by that. A refund would be paid twice: it keeps
+        its nonce, and is sent again, until the chain shows what became of it.
+        """
+        if row.is_once:
+            return sent is Sent.YES
+        return sent is not Sent.STALE or await self._is_taken(row)
+
     async def _is_taken(self, row: Submission) -> bool:
         """Tell whether a node that calls the row's nonce too low is right, and it is not by ours.
 
-        A node that forwards a call twice says so of what it has just taken. Believed, a wrong word
-        would leave a gap that every later payment of the key waits behind for ever.
+        A node that forwards a call twice says so of what it has just taken, and what only waits for
+        a block may be dropped. Believed, a wrong word would leave a gap that every later payment of
+        the key waits behind for ever.
         """
         try:
-            used = await self._chain.transaction_count(self.address, "pending")
-            if row.nonce >= used or await self._find_receipt(row) is not None:
-                return False
-            return await self._is_lost(row)
+            used = await self._chain.transaction_count(self.address, "latest")
+            return row.nonce < used and await self._is_lost(row)
         except (RpcFailed, RpcRefused):
             return False
 
     async def _is_lost(self, row: Submission) -> bool:
-        """Tell whether the row's nonce was certainly used by a transaction that is not ours.
+        """Tell whether the row's nonce, which is used, was used by a transaction that is not ours.
 
         What the contract itself lets happen only once may be believed lost too early. A refund may
-        not: it would be paid twice, so there the nonce must have been used many blocks ago.
+        not: it would be paid twice. So there the other transaction has to be shown, many blocks
+        deep; that the node has no receipt of ours says nothing.
         """
+        if await self._find_receipt(row, is_deep=False) is not None:
+            return False
         if not row.is_once:
             return True
-        head = await self._chain.latest_block()
-        deep = max(0, head.number - LOST_DEPTH)
-        used = await self._chain.transaction_count(self.address, hex(deep))
-        return row.nonce < used and await self._find_receipt(row) is None
+        spender = await self._chain.spender(self.address, row.nonce, LOST_DEPTH)
+        return spender is not None and spender not in {signed.tx_hash for signed in row.sent}
 
     # Transactions
 
@@ -417,10 +432,12 @@ class Submitter:
                 with contextlib.suppress(RpcFailed, RpcRefused):
                     await self.maintain(now_s)
 
-    async def _find_receipt(self, submission: Submission) -> TxReceipt | None:
+    async def _find_receipt(
+        self, submission: Submission, *, is_deep: bool = True
+    ) -> TxReceipt | None:
         """Return the receipt; None only if the node has said of each that it has none."""
         for signed in reversed(submission.sent):
-            receipt = await self._chain.receipt(signed.tx_hash)
+            receipt = await self._chain.receipt(signed.tx_hash, is_deep=is_deep)
             if receipt is not None:
                 return receipt
         return None
