@@ -131,7 +131,8 @@ class PostgresDriver:
         """See `sql.Driver`."""
         assert self._connection is not None
         try:
-            self._connection.execute("COMMIT")
+            # One message: prepared, as psycopg would after a while, it is three.
+            self._connection.execute("COMMIT", prepare=False)
         except psycopg.Error as error:
             if self._connection.closed:
                 raise CommitLost(f"the connection was lost: {reason(error)}") from None

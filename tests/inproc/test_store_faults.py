@@ -219,6 +219,49 @@ def test_a_settlement_that_could_not_be_recorded_is_known_where_no_chain_can_be_
         assert (gateway.balance(), gateway.states()) == (PRICE, {"settled": 1})
 
 
+@pytest.mark.parametrize("was_made", [False, True], ids=["lost", "made"])
+@pytest.mark.parametrize("moment", MOMENTS[:-1])
+def test_a_commit_whose_answer_is_lost_binds_no_payment_to_a_request_that_is_over(
+    tmp_path, own_server, moment, was_made
+):
+    """Nobody can say whether it was made. If so it is nobody's, and is taken back."""
+    with (
+        line_to(own_server.port) as line,
+        paid_gateway(
+            tmp_path, facilitator=True, place=by_line(line, own_server.database())
+        ) as gateway,
+    ):
+        gateway.keeper.answers("200 OK", body=b"marked")
+        credential = gateway.buy()
+        database = gateway.proxy.runtime.serving.database
+        gateway.proxy.call(lambda: database.read(lambda db: None))  # what a start asks is asked
+
+        def arm() -> None:
+            (line.die_after if was_made else line.die_before)(b"COMMIT")
+
+        async def arm_then() -> None:
+            arm()
+
+        if moment == "claim":
+            arm()
+        elif moment == "settle":
+            gateway.keeper.before = arm_then
+        else:
+            gateway.facilitator.then["/verify" if moment == "hold" else "/settle"] = arm
+        answer = gateway.send(credential)
+        gateway.keeper.before = None
+        status, slug, moved = ANSWERS[moment]
+        refused(answer, slug, status)
+        assert b"marked" not in answer[2]
+        assert (line.is_dead, gateway.balance()) == (True, moved)
+        line.heal()
+        again = until_told(gateway, credential)
+        assert (again[0], again[2]) == (200, b"marked")
+        wait_until(lambda: is_delivered(gateway), "the delivery is noted")
+        refused(gateway.send(credential), "invalid-challenge")
+        assert (gateway.balance(), gateway.states()) == (PRICE, {"settled": 1})
+
+
 def test_an_exchange_that_was_taken_over_while_it_settled_is_not_served_here_too(tmp_path):
     """What a restart beside us, or the sweeper, has made UNKNOWN is served by whoever asks next."""
     with paid_gateway(tmp_path) as gateway:

@@ -25,6 +25,8 @@ class Line:
         self._generation = 0
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
+        self._held: list[object] = []
+        """What the loop alone would forget, and with it close what is to stay dead and open."""
         self._thread = threading.Thread(target=self._main, daemon=True)
 
     def die(self) -> None:
@@ -49,15 +51,18 @@ class Line:
         self._ready.set()
         self._loop.run_forever()
         server.close()
-        for task in asyncio.all_tasks(self._loop):
+        tasks = asyncio.all_tasks(self._loop)
+        for task in tasks:
             task.cancel()
-        self._loop.run_until_complete(asyncio.sleep(0))
+        self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
 
     async def _serve(self, client: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
+        self._held += [asyncio.current_task(), client, back]
         if self.is_dead:
             await asyncio.Event().wait()
         born = self._generation
         server, there = await asyncio.open_connection(*self._target)
+        self._held += [server, there]
         await asyncio.gather(self._pump(client, there, born, asks=True),
                              self._pump(server, back, born, asks=False))  # fmt: skip
 
