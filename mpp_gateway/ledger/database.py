@@ -6,6 +6,7 @@ import enum
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -42,9 +43,27 @@ class _Job:
     work: Work[object]
     future: asyncio.Future[object]
     loop: asyncio.AbstractEventLoop
+    late_at_s: int
+    """By the clock of the loop."""
     phase: _Phase = _Phase.WAITING
     result: object = None
     error: BaseException | None = None
+
+
+class _Watch:
+    """The jobs of one loop that somebody waits for, the oldest first, and a timer for that one."""
+
+    def __init__(self) -> None:
+        self.jobs: deque[_Job] = deque()
+        self.is_set = False
+
+    def forget_done(self) -> None:
+        while self.jobs and self.jobs[0].future.done():
+            self.jobs.popleft()
+
+
+def _seconds(loop: asyncio.AbstractEventLoop) -> int:
+    return int(loop.time())
 
 
 class Database:
@@ -59,6 +78,7 @@ class Database:
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._phases = threading.Lock()
         """Held to change a job's phase: what is withdrawn is certainly not written."""
+        self._watches: dict[asyncio.AbstractEventLoop, _Watch] = {}
         self._batch = 0
         self._batch_since_s = 0
         self._thread: threading.Thread | None = None
@@ -96,15 +116,12 @@ class Database:
             raise StoreUnavailable("too many writes wait for the store")
         loop = asyncio.get_running_loop()
         future: asyncio.Future[object] = loop.create_future()
-        job = _Job(work, future, loop)
+        job = _Job(work, future, loop, _seconds(loop) + WRITE_S + 1)
         if around is not None:
             reach(around[0])
         self._jobs.put(job)
-        deadline = loop.call_later(WRITE_S, self._hurry, job)
-        try:
-            result = await future
-        finally:
-            deadline.cancel()
+        self._watch(job)
+        result = await future
         if around is not None:
             reach(around[1])
         return result  # type: ignore[return-value]
@@ -120,6 +137,27 @@ class Database:
         self._closed = True
         self._jobs.put(None)
         await asyncio.to_thread(self._thread.join, CLOSE_S)
+
+    def _watch(self, job: _Job) -> None:
+        """See that somebody looks at `job` when it is late; they are many, and share a timer."""
+        watch = self._watches.get(job.loop)
+        if watch is None:
+            watch = self._watches[job.loop] = _Watch()
+        watch.forget_done()
+        watch.jobs.append(job)
+        if not watch.is_set:
+            watch.is_set = True
+            job.loop.call_later(WRITE_S + 1, self._look, job.loop, watch)
+
+    def _look(self, loop: asyncio.AbstractEventLoop, watch: _Watch) -> None:
+        now_s = _seconds(loop)
+        watch.forget_done()
+        while watch.jobs and watch.jobs[0].late_at_s <= now_s:
+            self._hurry(watch.jobs.popleft())
+            watch.forget_done()
+        watch.is_set = bool(watch.jobs)
+        if watch.is_set:
+            loop.call_later(watch.jobs[0].late_at_s - now_s, self._look, loop, watch)
 
     def _hurry(self, job: _Job) -> None:
         """Withdraw a job that is late, if that is still possible; see that the store goes on."""

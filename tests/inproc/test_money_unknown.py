@@ -70,28 +70,6 @@ def _told(gateway: Paid, credential, target: str):
     return answer
 
 
-@pytest.mark.parametrize("fault", ["hang", "lost", "500", "garbage"])
-@pytest.mark.parametrize("target", ["/api/paid", "/api/first"])
-def test_a_broadcast_that_is_not_answered_is_served_once_when_the_chain_tells(
-    tmp_path, fault, target
-):
-    with paid_gateway(tmp_path, timeouts=SHORT) as gateway:
-        gateway.keeper.answers("200 OK", "X-Upstream: marked", body=b"marked")
-        credential = gateway.buy(target)
-        gateway.node.faults |= {
-            "eth_sendRawTransaction": fault,
-            "eth_getTransactionReceipt": "hang",
-        }
-        unknown(gateway.send(credential, target))
-        assert gateway.states() == {"unknown": 1}
-        unknown(gateway.send(credential, target))
-        hits = gateway.hits
-        gateway.keeper.answers("200 OK", body=b"served")
-        gateway.node.faults.clear()
-        served_once(gateway, credential, target)
-        assert gateway.hits == hits + 1
-
-
 @pytest.mark.parametrize("fault", ["hang", "500", "garbage", "lost", "pending"])
 def test_a_facilitator_that_does_not_say_is_asked_about_on_the_chain(tmp_path, fault):
     with paid_gateway(tmp_path, facilitator=True, timeouts=SHORT) as gateway:
@@ -111,16 +89,6 @@ def test_a_facilitator_that_does_not_say_is_asked_about_on_the_chain(tmp_path, f
         else:
             submit_late(gateway)
         served_once(gateway, credential)
-
-
-def test_a_facilitator_that_lies_sells_nothing(tmp_path):
-    with paid_gateway(tmp_path, facilitator=True, timeouts=SHORT) as gateway:
-        gateway.keeper.answers("200 OK", "X-Upstream: marked", body=b"marked")
-        credential = gateway.buy()
-        fails_to_settle(gateway, "lie")
-        for _ in range(2):
-            unknown(gateway.send(credential))
-        assert (gateway.balance(), gateway.states()) == (0, {"unknown": 1})
 
 
 def test_an_unknown_payment_is_never_answered_with_a_request_to_pay_again(tmp_path):
@@ -187,35 +155,6 @@ def test_a_payment_that_died_unused_is_released_and_nothing_was_charged(tmp_path
         answer = gateway.send(credential)
         assert answer[0] == 402
         assert (gateway.balance(), gateway.states()) == (0, {"released": 1})
-
-
-def test_a_node_that_does_not_answer_before_the_call_costs_nothing(tmp_path):
-    with paid_gateway(tmp_path, timeouts=SHORT) as gateway:
-        credential = gateway.buy()
-        for fault in ("hang", "500", "garbage", "no-result", "error: overloaded"):
-            gateway.node.faults["*"] = fault
-            refused(gateway.send(credential), "rail-unavailable", 503)
-        gateway.untouched(released=1)
-        gateway.node.faults.clear()
-        assert gateway.send(credential)[0] == 200
-        assert gateway.balance() == PRICE
-
-
-def test_a_node_that_dies_between_the_check_and_the_settlement_costs_nothing(tmp_path):
-    with paid_gateway(tmp_path, timeouts=SHORT) as gateway:
-        credential = gateway.buy()
-
-        async def die() -> None:
-            gateway.node.faults["*"] = "500"
-
-        gateway.keeper.before = die
-        answer = gateway.send(credential)
-        assert answer[0] in (402, 503)
-        assert gateway.balance() == 0
-        gateway.keeper.before = None
-        gateway.node.faults.clear()
-        wait_until(lambda: gateway.send(credential)[0] == 200, "served once the node is back")
-        assert (gateway.balance(), gateway.states()) == (PRICE, {"settled": 1})
 
 
 @pytest.mark.parametrize("target", ["/api/paid", "/api/first"])
