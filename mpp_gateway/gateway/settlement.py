@@ -286,11 +286,11 @@ def _fail(exchange: Exchange, problem: Problem, clock: Clock) -> Machine[Answer]
 def fault(exchange: Exchange, now_s: int) -> Machine[Answer]:
     """Refuse a request for a fault of ours, and say what became of its money."""
     clock, problem = Clock(now_s), GatewayFault()
-    yield from release(exchange, clock, problem.slug)
-    if exchange.turn is not None:
-        _say_where_the_money_is(exchange, problem, clock.now_s)
     slug, status = problem.slug, problem.status
     yield from emit(event(events.RequestRefused, exchange, clock.now_s, slug=slug, status=status))
+    yield from release(exchange, clock, slug)
+    if exchange.turn is not None:
+        _say_where_the_money_is(exchange, problem, clock.now_s)
     return problem_answer(problem)
 
 

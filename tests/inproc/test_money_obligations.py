@@ -104,7 +104,7 @@ OBLIGATIONS: dict[str, str] = {
     "G8": "test_a_payment_with_a_changed_member_and_a_sound_signature_is_refused",
     "G9": "test_one_challenge_is_paid_once_though_its_nonce_has_two_forms",
     "G10": "test_money_that_leaves_between_the_check_and_the_settlement_buys_not_one_byte",
-    "G11": "test_a_broadcast_that_is_not_answered_is_served_once_when_the_chain_tells",
+    "G11": "test_a_fault_moves_at_most_one_price_and_who_paid_it_is_served",
     "G12": InPart("test_clear_text_beyond_this_machine_is_refused"),
     # evm charge, type `authorization`
     "EV1": "test_a_settled_payment_is_refused_when_its_text_is_written_otherwise",

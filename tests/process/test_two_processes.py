@@ -16,7 +16,7 @@ from tests.support.stores import Place, PostgresPlace, SqlitePlace
 COPIES = 1_000
 CLIENTS = 20
 PAYERS = 20
-PAYMENTS = {SqlitePlace: 10, PostgresPlace: 5}
+PAYMENTS = {SqlitePlace: 10, PostgresPlace: 2}
 """Of each payer."""
 SEED = 402
 COMES_BACK_S = 0.2
