@@ -12,6 +12,7 @@ from mpp_gateway.engine.gate import Gate, fail_closed
 from mpp_gateway.errors import NotReady
 from mpp_gateway.gateway import admission
 from mpp_gateway.gateway.answers import problem_answer
+from mpp_gateway.gateway.executor import new_request_id
 from mpp_gateway.protocol.messages import Answer
 
 ENTROPY_BYTES = 32
@@ -35,7 +36,9 @@ class Routing:
             self.runtime.tell(gate, refused)
             return
         entropy = secrets.token_bytes(ENTROPY_BYTES)
-        matching = admission.match(head, serving.snapshot, serving.executor.clock(), entropy)
+        matching = admission.match(
+            head, serving.snapshot, new_request_id(), serving.executor.clock(), entropy
+        )
         verdict = await serving.executor.run(matching, gate.began_ms)
         if isinstance(verdict, Answer):
             flow.response = response_of(verdict)

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import secrets
 from collections.abc import Callable, Coroutine
 from typing import Any
 from weakref import WeakSet
@@ -16,8 +15,7 @@ from mpp_gateway.engine.context import Engine
 from mpp_gateway.engine.gate import Gate
 from mpp_gateway.engine.limits import Limits
 from mpp_gateway.events import Event
-from mpp_gateway.gateway.admission import REQUEST_ID_BYTES
-from mpp_gateway.gateway.executor import wall_clock
+from mpp_gateway.gateway.executor import new_request_id, wall_clock
 from mpp_gateway.gateway.reporting import Reporter, Sink, uptime_ms
 from mpp_gateway.gateway.serving import OpenBooks, Serving, open_serving
 from mpp_gateway.gateway.slots import NO_MODULES, Slots
@@ -91,7 +89,7 @@ class Runtime:
     def tell(self, gate: Gate, answered: Callable[..., Event]) -> None:
         """Tell the sink of a request that was answered before any stage of the machine saw it."""
         clock = self.serving.executor.clock if self.serving else wall_clock
-        request_id, at_s = secrets.token_hex(REQUEST_ID_BYTES), clock()
+        request_id, at_s = new_request_id(), clock()
         for event in (events.RequestReceived, answered):
             self.reporter.tell(event(request_id=request_id, at_s=at_s), gate.began_ms)
 

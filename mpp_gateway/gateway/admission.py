@@ -59,7 +59,6 @@ from mpp_gateway.rails.base import (
 from mpp_gateway.rails.payment_scheme import PaymentScheme, credential_tokens, scope_of
 from mpp_gateway.routing.table import Preflight
 
-REQUEST_ID_BYTES = 12
 ALREADY_PAID = 1 << 256
 IN_PROGRESS_RETRY_S = 1
 SECOND_MS = 1000
@@ -87,10 +86,9 @@ type AdmissionStep = Callable[[Admission], Generator[Effect, Reply]]
 
 
 def match(
-    head: RequestHead, snapshot: Snapshot, now_s: int, entropy: bytes
+    head: RequestHead, snapshot: Snapshot, request_id: str, now_s: int, entropy: bytes
 ) -> Machine[Exchange | Answer]:
     """Find the route of a request. Nothing is read, claimed or charged here."""
-    request_id = entropy[:REQUEST_ID_BYTES].hex()
     yield from emit(events.RequestReceived(request_id=request_id, at_s=now_s))
     try:
         found = snapshot.table.match(head.method, head.target)
@@ -415,8 +413,9 @@ def _verify_and_hold(admission: Admission) -> Generator[Effect, Reply]:
         admission.found = verified.paid
         if verified.paid is None:
             spendable_minor = verified.spendable_minor
+    settled_by_s = exchange.settled_by_s(admission.clock.now_s) if _settles_now(admission) else None
     held = yield from perform(
-        admission.clock, Hold(exchange.turn, spendable_minor, exchange.seen_seq)
+        admission.clock, Hold(exchange.turn, spendable_minor, exchange.seen_seq, settled_by_s)
     )
     if not held and admission.found is not None:
         raise GatewayFault(private=f"{exchange.turn.exchange_id} was not ours to hold")
@@ -425,7 +424,7 @@ def _verify_and_hold(admission: Admission) -> Generator[Effect, Reply]:
             "The payer's unsettled calls and this one cost more than it holds.",
             hint="Wait for the calls under way to end; nothing was charged for this one.",
         )
-    exchange.state = State.VERIFIED
+    exchange.state = State.VERIFIED if settled_by_s is None else State.SETTLING
     yield from emit(event(events.PaymentVerified, exchange, admission.clock.now_s))
 
 
@@ -438,8 +437,12 @@ def _settle_before(admission: Admission) -> Generator[Effect, Reply]:
     exchange = admission.exchange
     if exchange.presented is None or exchange.paid:
         return
-    if admission.found is not None or _settles_before(exchange):
+    if _settles_now(admission):
         yield from settlement.settle(exchange, admission.clock, admission.found)
+
+
+def _settles_now(admission: Admission) -> bool:
+    return admission.found is not None or _settles_before(admission.exchange)
 
 
 def _settles_before(exchange: Exchange) -> bool:

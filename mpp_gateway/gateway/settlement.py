@@ -52,12 +52,13 @@ def settle(exchange: Exchange, clock: Clock, found: Outcome | None = None) -> Ma
     turn, presented = exchange.turn, exchange.presented
     assert turn is not None
     assert presented is not None
-    # After a crash this record is what tells the restart to ask the rail. Without it the money
-    # could have moved with nobody left who knows.
-    due_s = exchange.settled_by_s(clock.now_s)
-    if not (yield from move(turn, State.VERIFIED, State.SETTLING, clock, due_s=due_s)):
-        raise GatewayFault(private=f"{turn.exchange_id} was not ours to settle")
-    exchange.state = State.SETTLING
+    if exchange.state is not State.SETTLING:  # written with the hold, where nothing is in between
+        # After a crash this record is what tells the restart to ask the rail. Without it the money
+        # could have moved with nobody left who knows.
+        due_s = exchange.settled_by_s(clock.now_s)
+        if not (yield from move(turn, State.VERIFIED, State.SETTLING, clock, due_s=due_s)):
+            raise GatewayFault(private=f"{turn.exchange_id} was not ours to settle")
+        exchange.state = State.SETTLING
     outcome = found
     if outcome is None:
         timeout_s = exchange.route.timeouts.settle_s

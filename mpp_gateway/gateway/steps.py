@@ -92,11 +92,15 @@ class Verify:
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """Set the price aside in the store. Result: whether the payer's money covers it."""
+    """Set the price aside in the store. Result: whether the payer's money covers it.
+
+    With `settled_by_s` it is to be settled at once, and until then: one write says both.
+    """
 
     turn: Turn
     spendable_minor: int | None
     seen_seq: int
+    settled_by_s: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

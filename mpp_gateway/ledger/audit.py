@@ -3,7 +3,7 @@
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
@@ -36,6 +36,7 @@ class Line:
     before: str
     after: str
     amount: str
+    """Where the line is silent, that of the line before."""
     at_s: int
 
 
@@ -131,8 +132,9 @@ def audit(reading: Reading, tick: Tick = lambda _: None) -> Audit:
 
 def faults_of(row: Row, lines: Iterable[Line]) -> Iterator[str]:
     """Yield what is wrong with one exchange: its lines by themselves, then the row beside them."""
-    state, attempt, seq, paid_seq = "", 1, 0, None
+    state, attempt, seq = "", 1, 0
     first = last = None
+    paid_after_seq = paid_seq = 0
     for line in lines:
         if line.seq <= seq:
             yield f"line {line.seq} stands behind line {seq}"
@@ -147,14 +149,18 @@ def faults_of(row: Row, lines: Iterable[Line]) -> Iterator[str]:
             attempt = line.attempt
         if last is not None and not _may_follow(last, line):
             yield f"line {line.seq} is about {line.amount!r}, line {last.seq} about {last.amount!r}"
+        if line.after in PAYING:
+            paid_after_seq, paid_seq = seq, line.seq
         first, last = first or line, line
         state, seq = line.after, line.seq
-        paid_seq = seq if state in PAYING else paid_seq
     if first is None or last is None:
         yield "no line of the journal is left"
         return
     yield from _row_faults(row, first, last)
-    if row.paid_seq != (None if state == State.REFUNDED else paid_seq):
+    # The table says which number was next: a transaction that came to nothing may have taken it.
+    is_paid = paid_seq > 0 and state != State.REFUNDED
+    right_seqs = range(paid_after_seq + 1, paid_seq + 1) if is_paid else (None,)
+    if row.paid_seq not in right_seqs:
         yield f"the table says that it was paid by line {row.paid_seq}, the journal says {paid_seq}"
     yield from _list_faults(row)
 
@@ -217,11 +223,13 @@ def _is_legal(line: Line) -> bool:
 def _histories(reading: Reading) -> Iterator[tuple[Row, list[Line]]]:
     for _, group in groupby(reading.rows(_EVERY_LINE), key=lambda found: found[0]):
         row: Row | None = None
-        lines = []
+        lines: list[Line] = []
         for exchange_id, tenant, rail, asset, *rest in group:
             row = row or Row(exchange_id, Purse(tenant, rail, asset), *rest[:10])
             if rest[10] is not None:
-                lines.append(Line(*rest[10:]))
+                line = Line(*rest[10:])
+                is_silent = lines and not line.amount
+                lines.append(replace(line, amount=lines[-1].amount) if is_silent else line)
         assert row is not None
         yield row, lines
 

@@ -188,7 +188,8 @@ class OverPosted(Exception):
 class Line:
     """One move in the journal: the exchange went from one state to another.
 
-    `amount_minor` is what it is about from here on: less than before where less was used than held.
+    `amount_minor` is what it is about from here on, None for what it was about before: it is said
+    where the exchange begins and where less is used than was held.
     """
 
     seq: int
@@ -197,7 +198,7 @@ class Line:
     before: State | None
     """None where the exchange began."""
     after: State
-    amount_minor: int
+    amount_minor: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,10 +229,12 @@ def balances(lines: Iterable[Line]) -> dict[State, int]:
     found: dict[State, int] = defaultdict(int)
     last: dict[str, int] = {}
     for line in lines:
-        found[line.after] += line.amount_minor
+        before_minor = last.get(line.exchange_id, 0)
+        minor = before_minor if line.amount_minor is None else line.amount_minor
+        found[line.after] += minor
         if line.before is not None:
-            found[line.before] -= last.get(line.exchange_id, 0)
-        last[line.exchange_id] = line.amount_minor
+            found[line.before] -= before_minor
+        last[line.exchange_id] = minor
     return {state: minor for state, minor in found.items() if minor}
 
 
@@ -285,8 +288,18 @@ class Book:
                 return Claimed(Claim.UNKNOWN, key, entry.attempt, valid_until_s=last_s)
         return Claimed(Claim.IN_PROGRESS, key, entry.attempt, valid_until_s=last_s)
 
-    def hold(self, turn: Turn, spendable_minor: int | None, seen_seq: int, now_s: int) -> bool:
-        """Move to VERIFIED if what the payer has not settled, and this price, can be spent."""
+    def hold(
+        self,
+        turn: Turn,
+        spendable_minor: int | None,
+        seen_seq: int,
+        now_s: int,
+        settled_by_s: int | None = None,
+    ) -> bool:
+        """Move to VERIFIED if what the payer has not settled, and this price, can be spent.
+
+        On to SETTLING, if it is to be settled at once, by `settled_by_s`.
+        """
         entry = self.entries.get(turn.exchange_id)
         if entry is None:
             return False
@@ -301,7 +314,11 @@ class Book:
         spendable = price_minor if spendable_minor is None else spendable_minor
         if others_minor + price_minor > spendable:
             return False
-        return self.move(turn, State.CLAIMED, State.VERIFIED, now_s)
+        if not self.move(turn, State.CLAIMED, State.VERIFIED, now_s):
+            return False
+        if settled_by_s is None:
+            return True
+        return self.move(turn, State.VERIFIED, State.SETTLING, now_s, due_s=settled_by_s)
 
     def move(
         self,
@@ -335,7 +352,7 @@ class Book:
             amount_minor=entry.amount_minor if amount_minor is None else amount_minor,
             updated_s=now_s,
         )
-        self._write(turn.exchange_id, before, after)
+        self._write(turn.exchange_id, before, after, amount_minor)
         return True
 
     def give_up(
@@ -394,7 +411,7 @@ class Book:
             amount_minor=request.amount_minor,
             updated_s=now_s,
         )
-        self._write(request.exchange_id, None, State.CLAIMED)
+        self._write(request.exchange_id, None, State.CLAIMED, request.amount_minor)
         return Claimed(Claim.FRESH, request.exchange_id, seq=self._seq)
 
     def _reopen(self, entry: Entry, after: State, due_s: int, now_s: int) -> None:
@@ -432,10 +449,11 @@ class Book:
             if key != but_for
         )
 
-    def _write(self, key: str, before: State | None, after: State) -> None:
+    def _write(
+        self, key: str, before: State | None, after: State, minor: int | None = None
+    ) -> None:
         self._seq += 1
         entry = self.entries[key]
-        minor = entry.amount_minor
         self.lines.append(Line(self._seq, key, entry.attempt, before, after, minor))
         if after in (State.SETTLED, State.CREDITED):
             self.entries[key] = replace(entry, paid_seq=self._seq)

@@ -51,15 +51,24 @@ class Exchanges:
         return await self._database.write(lambda db: _unclaim(db, request, now_s))
 
     async def hold(
-        self, turn: Turn, spendable_minor: int | None, seen_seq: int, now_s: int
+        self,
+        turn: Turn,
+        spendable_minor: int | None,
+        seen_seq: int,
+        now_s: int,
+        settled_by_s: int | None = None,
     ) -> bool:
         """Move to VERIFIED if the payer's unsettled holds and this price fit `spendable_minor`.
+
+        On to SETTLING, if it is to be settled at once, by `settled_by_s`.
 
         `seen_seq` is the journal's last entry before the balance was read: what settled after it
         is counted as still unpaid.
         """
+        after = State.VERIFIED if settled_by_s is None else State.SETTLING
         return await self._database.write(
-            lambda db: _hold(db, turn, spendable_minor, seen_seq, now_s), AROUND[State.VERIFIED]
+            lambda db: _hold(db, turn, spendable_minor, seen_seq, now_s, settled_by_s),
+            AROUND[after],
         )
 
     async def move(
@@ -256,7 +265,7 @@ def _insert(db: Connection, request: ClaimRequest, owner: str, now_s: int) -> bo
             request.payee,
             str(request.amount_minor),
             request.scope,
-            State.CLAIMED,
+            State.CLAIMED.value,
             request.challenge_id,
             request.valid_until_s,
             owner,
@@ -302,32 +311,42 @@ def _last_seq(db: Connection) -> int:
 # Two searches, each by an index of its own that has no released row: whoever lets a payer's calls
 # fail by the thousand would otherwise make every hold walk over all of them, in the only writer.
 HELD_BY_OTHERS = """
-SELECT amount_minor FROM exchanges WHERE account = ? AND held_until_s > ? AND id <> ?
+SELECT amount_minor, 0 FROM exchanges
+WHERE account = (SELECT account FROM exchanges WHERE id = ?) AND held_until_s > ? AND id <> ?
 UNION ALL
-SELECT amount_minor FROM exchanges WHERE account = ? AND paid_seq > ? AND id <> ?
+SELECT amount_minor, 0 FROM exchanges
+WHERE account = (SELECT account FROM exchanges WHERE id = ?) AND paid_seq > ? AND id <> ?
 """
 """A proof that is out of date moves no money any more. Counted for ever, one settlement that stayed
 unknown would lock its payer out."""
+_PRICE = "SELECT amount_minor, 1 FROM exchanges WHERE id = ?"
+_PRICE_AND_HELD = f"{_PRICE} UNION ALL {HELD_BY_OTHERS}"
 
 
 def _hold(
-    db: Connection, turn: Turn, spendable_minor: int | None, seen_seq: int, now_s: int
+    db: Connection,
+    turn: Turn,
+    spendable_minor: int | None,
+    seen_seq: int,
+    now_s: int,
+    settled_by_s: int | None = None,
 ) -> bool:
-    row = db.execute(
-        "SELECT account, amount_minor FROM exchanges WHERE id = ?", (turn.exchange_id,)
-    ).fetchone()
-    if row is None:
-        return False  # taken from us, released and forgotten
-    account, amount_minor = row[0], int(row[1])
     key = turn.exchange_id
-    others = db.execute(HELD_BY_OTHERS, (account, now_s, key, account, seen_seq, key))
-    held_minor = sum(int(row[0]) for row in others)
+    needed_minor = price_minor = 0
+    rows = db.execute(_PRICE_AND_HELD, (key, key, now_s, key, key, seen_seq, key)).fetchall()
+    for minor, is_price in rows:
+        needed_minor += int(minor)
+        price_minor = int(minor) if is_price else price_minor
     # A balance that nobody could read is known to cover this one payment and no other: without
     # this line a payer with money for one call runs twenty at the seller's cost.
-    spendable = amount_minor if spendable_minor is None else spendable_minor
-    if held_minor + amount_minor > spendable:
+    if needed_minor > (price_minor if spendable_minor is None else spendable_minor):
         return False
-    return move(db, turn, Change(State.CLAIMED, State.VERIFIED), now_s)
+    # Without rows it was taken from us, released and forgotten: then this moves nothing.
+    if not move(db, turn, Change(State.CLAIMED, State.VERIFIED), now_s):
+        return False
+    if settled_by_s is None:
+        return True
+    return move(db, turn, Change(State.VERIFIED, State.SETTLING, due_s=settled_by_s), now_s)
 
 
 def set_due(db: Connection, turn: Turn, due_s: int | None) -> bool:
@@ -336,7 +355,7 @@ def set_due(db: Connection, turn: Turn, due_s: int | None) -> bool:
     changed = db.execute(
         "UPDATE exchanges SET due_s = ? WHERE id = ? AND attempt = ? AND state = ?"
         " AND (due_s IS NOT NULL OR ? = 1)",
-        (due_s, turn.exchange_id, turn.attempt, State.SETTLED, int(due_s is None)),
+        (due_s, turn.exchange_id, turn.attempt, State.SETTLED.value, int(due_s is None)),
     ).rowcount
     return changed == 1
 

@@ -92,7 +92,12 @@ _COLUMNS = (
 )
 _NAMES = ("id", "proof_id", "reference", "refund")
 _ORDER = tuple(str(state) for state in State)
-_MOVES = "seq, exchange_id, attempt, from_state, to_state, amount_minor, at_s, detail"
+# A line that is silent about its amount leaves it as the lines before have it.
+_MOVES = (
+    "seq, exchange_id, attempt, from_state, to_state, (SELECT said.amount_minor FROM journal said"
+    " WHERE said.exchange_id = journal.exchange_id AND said.seq <= journal.seq"
+    " AND said.amount_minor <> '' ORDER BY said.seq DESC LIMIT 1), at_s, detail"
+)
 
 
 def balances(reading: Reading, *, by_account: bool = False) -> Iterator[Balance]:

@@ -1,12 +1,12 @@
 """How an exchange moves: each move one row changed and one line of the journal, or nothing at all.
 
-All functions run inside one transaction of the store.
+All functions run inside one transaction of the store. Every paid call makes three or four moves,
+all of them in one thread: what they cost is the ceiling of the whole gateway.
 """
 
-import enum
 import json
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache
+from typing import NamedTuple
 
 from mpp_gateway.failpoints import FailPoint, reach
 from mpp_gateway.ledger.book import (
@@ -23,8 +23,7 @@ from mpp_gateway.ledger.book import (
 from mpp_gateway.ledger.sql import Connection
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """What a move writes down; None leaves what is there."""
 
     before: State
@@ -36,46 +35,70 @@ class Change:
     amount_minor: int | None = None
     refund: str | None = None
 
-    @property
-    def is_reopening(self) -> bool:
-        """Whether it begins another attempt."""
-        return self.before in (State.RELEASED, State.CREDITED)
 
-
-class _Mark(enum.Enum):
-    """What a list keeps of the move that put a row on it."""
-
-    TIME = "time"
-    LINE = "line"
-
-
+# The number of this very move's line, or one that is left out: one transaction writes at a time.
+_NEXT_LINE = "(SELECT coalesce(max(seq), 0) + 1 FROM journal)"
 # The lists that a move puts the row on, and those that it takes it from.
-_LISTS: dict[State, tuple[str, _Mark | None]] = {
-    State.CLAIMED: (", forget_s = NULL", None),
-    State.VERIFIED: (", held_until_s = valid_until_s", None),
-    State.SETTLING: ("", None),
-    State.UNKNOWN: (", asked_s = ?", _Mark.TIME),
-    State.SETTLED: (", held_until_s = NULL, paid_seq = ?", _Mark.LINE),
-    State.CREDITED: (", held_until_s = NULL, asked_s = NULL, paid_seq = ?", _Mark.LINE),
-    State.REFUNDING: (", asked_s = ?", _Mark.TIME),
-    State.REFUNDED: (", asked_s = NULL, paid_seq = NULL", None),
+_LISTS = {
+    State.CLAIMED: ", forget_s = NULL",
+    State.VERIFIED: ", held_until_s = valid_until_s",
+    State.SETTLING: "",
+    State.UNKNOWN: "",
+    State.SETTLED: f", held_until_s = NULL, paid_seq = {_NEXT_LINE}",
+    State.CREDITED: f", held_until_s = NULL, asked_s = NULL, paid_seq = {_NEXT_LINE}",
+    State.REFUNDING: "",
+    State.REFUNDED: ", asked_s = NULL, paid_seq = NULL",
     # It gives up its challenge: another payment may take it.
     State.RELEASED: (
-        ", held_until_s = NULL, asked_s = NULL, challenge_id = NULL, forget_s = valid_until_s",
-        None,
+        ", held_until_s = NULL, asked_s = NULL, challenge_id = NULL, forget_s = valid_until_s"
     ),
 }
+_ASKED = frozenset({State.UNKNOWN, State.REFUNDING})
+_REOPENED = frozenset({State.RELEASED, State.CREDITED})
+
+_THEIRS = " WHERE id = ? AND attempt = ? AND state = ?"
+_IS_THEIRS = "SELECT 1 FROM exchanges" + _THEIRS  # noqa: S608 - ours
+# More than was held is money that the buyer never agreed to. Decimal digits, however many.
+_COVERED = " AND (length(amount_minor), amount_minor) >= (length(?), ?)"
+_LINE = (
+    "INSERT INTO journal (exchange_id, attempt, from_state, to_state, amount_minor, at_s, detail)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?)"
+)
 
 
-@lru_cache
-def _update(after: State, *, sets_due: bool) -> str:
-    due = ", due_s = ?" if sets_due else ""
-    return (
-        "UPDATE exchanges SET state = ?, updated_s = ?, attempt = ?,"  # noqa: S608 - no input
-        " reference = coalesce(?, reference), receipt = coalesce(?, receipt),"
-        " amount_minor = coalesce(?, amount_minor), refund = coalesce(?, refund)"
-        f"{due}{_LISTS[after][0]} WHERE id = ?"
-    )
+class _Step:
+    """One pair of the state table, as what it writes: worked out once, for the paid call's sake."""
+
+    __slots__ = ("after", "before", "ends", "is_asked", "is_posting", "opens", "update")
+
+    def __init__(self, before: State, after: State) -> None:
+        # Plain strings: SQLite's module asks each member of an enum how it wants to be stored.
+        self.before = before.value
+        self.after = after.value
+        self.opens = int(before in _REOPENED)
+        """Another attempt begins."""
+        self.ends = after not in LEFT_OPEN
+        self.is_asked = after in _ASKED
+        self.is_posting = (before, after) in POSTING
+        lists = _LISTS[after]
+
+        @cache
+        def update(*columns: str) -> str:
+            given = "".join(f", {column} = ?" for column in columns)
+            covered = _COVERED if "amount_minor" in columns else ""
+            return (
+                f"UPDATE exchanges SET state = ?, updated_s = ?{given}{lists}"  # noqa: S608 - ours
+                f"{_THEIRS}{covered}"
+            )
+
+        self.update = update
+
+
+_STEPS = {
+    (before, after): _Step(before, after)
+    for before, followers in TRANSITIONS.items()
+    for after in followers
+}
 
 
 def move(db: Connection, turn: Turn, change: Change, now_s: int) -> bool:
@@ -83,33 +106,52 @@ def move(db: Connection, turn: Turn, change: Change, now_s: int) -> bool:
 
     Errors: `IllegalTransition`, `OverPosted`.
     """
-    after = change.after
-    if after not in TRANSITIONS[change.before]:
-        raise IllegalTransition(f"{turn.exchange_id}: {change.before} -> {after}")
-    if change.amount_minor is not None and (change.before, after) not in POSTING:
-        raise IllegalTransition(f"{turn.exchange_id}: {change.before} -> {after} posts no amount")
-    if change.amount_minor is not None:
-        _check_posted(db, turn, change.before, change.amount_minor)
-    seq = journal(db, turn, change, now_s)
-    if seq is None:
+    step = _STEPS.get((change.before, change.after))
+    if step is None:
+        raise IllegalTransition(f"{turn.exchange_id}: {change.before} -> {change.after}")
+    posted = "" if change.amount_minor is None else str(change.amount_minor)
+    if posted and not step.is_posting:
+        raise IllegalTransition(f"{turn.exchange_id}: {step.before} -> {step.after} posts nothing")
+    columns = _columns(turn, step, change, posted, now_s)
+    theirs = turn.exchange_id, turn.attempt, step.before
+    values = (step.after, now_s, *columns.values(), *theirs)
+    if posted:
+        values += posted, posted
+    if db.execute(step.update(*columns), values).rowcount == 0:
+        if posted and db.execute(_IS_THEIRS, theirs).fetchone():
+            raise OverPosted(turn.exchange_id)
         return False
-    values: list[str | int | None] = [
-        after,
-        now_s,
-        turn.attempt + change.is_reopening,
-        change.reference,
-        None if change.receipt is None else json.dumps(change.receipt),
-        None if change.amount_minor is None else str(change.amount_minor),
-        change.refund,
-    ]
-    sets_due = after not in LEFT_OPEN or change.due_s is not None
-    if sets_due:
-        values.append(change.due_s if after in LEFT_OPEN else None)
-    mark = _LISTS[after][1]
-    if mark is not None:
-        values.append(now_s if mark is _Mark.TIME else seq)
-    db.execute(_update(after, sets_due=sets_due), (*values, turn.exchange_id))
+    _journal(db, turn, step, posted, now_s, change.detail)
     return True
+
+
+def _journal(db: Connection, turn: Turn, step: _Step, posted: str, now_s: int, detail: str) -> None:
+    attempt = turn.attempt + step.opens
+    db.execute(_LINE, (turn.exchange_id, attempt, step.before, step.after, posted, now_s, detail))
+
+
+def _columns(
+    turn: Turn, step: _Step, change: Change, posted: str, now_s: int
+) -> dict[str, str | int | None]:
+    """Return the columns that a move writes, with their values; the others stay as they are."""
+    columns: dict[str, str | int | None] = {}
+    if step.opens:
+        columns["attempt"] = turn.attempt + 1
+    if step.is_asked:
+        columns["asked_s"] = now_s
+    if step.ends:
+        columns["due_s"] = None
+    elif change.due_s is not None:
+        columns["due_s"] = change.due_s
+    if change.reference is not None:
+        columns["reference"] = change.reference
+    if change.receipt is not None:
+        columns["receipt"] = json.dumps(change.receipt)
+    if posted:
+        columns["amount_minor"] = posted
+    if change.refund is not None:
+        columns["refund"] = change.refund
+    return columns
 
 
 def give_up(db: Connection, turn: Turn, change: Change, now_s: int) -> bool:
@@ -120,53 +162,16 @@ def give_up(db: Connection, turn: Turn, change: Change, now_s: int) -> bool:
     before, is_moved = State(row[0]), False
     for after in WAYS_OUT[change.after].get(before, ()):
         minor = change.amount_minor if (before, after) in POSTING else None
-        step = replace(change, before=before, after=after, amount_minor=minor)
+        step = change._replace(before=before, after=after, amount_minor=minor)
         is_moved = move(db, turn, step, now_s)
         before = after
     return is_moved
 
 
-def _check_posted(db: Connection, turn: Turn, before: State, amount_minor: int) -> None:
-    row = db.execute(
-        "SELECT amount_minor FROM exchanges WHERE id = ? AND attempt = ? AND state = ?",
-        (turn.exchange_id, turn.attempt, before),
-    ).fetchone()
-    # More than was held is money that the buyer never agreed to.
-    if row is not None and amount_minor > int(row[0]):
-        raise OverPosted(turn.exchange_id)
-
-
-_LINE = (
-    "INSERT INTO journal (exchange_id, attempt, from_state, to_state, amount_minor, at_s, detail)"
-)
-_MOVED = (
-    " SELECT id, attempt + ?, state, ?, coalesce(?, amount_minor), ?, ? FROM exchanges"
-    " WHERE id = ? AND attempt = ? AND state = ?"
-)
-
-
-def journal(db: Connection, turn: Turn, change: Change, now_s: int) -> int | None:
-    """Write the line of `turn`'s move; return its number, or None if it is not its move."""
-    return db.append(
-        _LINE + _MOVED,
-        (
-            int(change.is_reopening),
-            change.after,
-            None if change.amount_minor is None else str(change.amount_minor),
-            now_s,
-            change.detail,
-            turn.exchange_id,
-            turn.attempt,
-            change.before,
-        ),
-    )
-
-
 def first_line(db: Connection, request: ClaimRequest, now_s: int) -> int:
     """Write that the exchange began; return the line's number."""
     minor = str(request.amount_minor)
-    values = (request.exchange_id, State.CLAIMED, minor, now_s)
-    seq = db.append(_LINE + " VALUES (?, 1, '', ?, ?, ?, '')", values)
+    seq = db.append(_LINE, (request.exchange_id, 1, "", State.CLAIMED.value, minor, now_s, ""))
     assert seq is not None
     return seq
 

@@ -4,26 +4,32 @@ python bookkeeper.py '{"store": "sqlite:////tmp/x.db", "work": "claim", "callers
 """
 
 import asyncio
-import itertools
 import json
-import os
+import random
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 from pydantic import SecretStr
 
 from mpp_gateway.config.model import PostgresStore, SqliteStore, Store
 from mpp_gateway.gateway.serving import MIGRATIONS
-from mpp_gateway.ledger.book import Claim, ClaimRequest, State, Turn
+from mpp_gateway.ledger.book import Claim, Claimed, ClaimRequest, State, Turn
 from mpp_gateway.ledger.database import Database
 from mpp_gateway.ledger.exchanges import Exchanges
 from mpp_gateway.ledger.stores import driver_of
 
 NOW_S = 1_800_000_000
+SETTLED: dict[str, Any] = {
+    "reference": "0x" + "ee" * 32,
+    "receipt": (("Payment-Receipt", "r" * 200),),
+    "due_s": NOW_S + 90,
+}
 BEAT_S = 0.001
 WARM_UP = 512
+CHANCE = random.Random()  # noqa: S311 - as many names as from the system, at less cost
 
 
 def _store(url: str) -> Store:
@@ -32,11 +38,12 @@ def _store(url: str) -> Store:
     return PostgresStore(SecretStr(url))
 
 
-def _request(name: str) -> ClaimRequest:
-    proof = f"eip3009:8453:0x{'ab' * 20}:0x{'cd' * 20}:0x{name:0>64}"
-    purse = f"eip155:8453/erc20:0x{'ab' * 20}/0x{name:0>40}"
+def _request(payer: int) -> ClaimRequest:
+    """Return what a payment of `payer` claims: names, nonces and challenges like real ones."""
+    proof = f"eip3009:8453:0x{'ab' * 20}:0x{payer:040x}:0x{CHANCE.getrandbits(256):064x}"
+    purse = f"eip155:8453/erc20:0x{'ab' * 20}/0x{payer:040x}"
     return ClaimRequest(
-        exchange_id=name,
+        exchange_id=f"{time.time_ns() // 1_000_000:012x}{CHANCE.getrandbits(48):012x}",
         proof_id=proof,
         rail="base",
         asset=f"eip155:8453/erc20:0x{'ab' * 20}",
@@ -47,32 +54,39 @@ def _request(name: str) -> ClaimRequest:
         valid_until_s=NOW_S + 600,
         due_s=NOW_S + 700,
         credit_s=2_592_000,
-        challenge_id=name * 2,
+        challenge_id=f"{CHANCE.getrandbits(256):043x}",
     )
 
 
-async def _claim(books: Exchanges, name: str) -> Turn:
-    claimed = await books.claim(_request(name), NOW_S)
+async def _claim(books: Exchanges, payer: int) -> Claimed:
+    claimed = await books.claim(_request(payer), NOW_S)
     assert claimed.claim is Claim.FRESH
-    return Turn(claimed.exchange_id, claimed.attempt)
+    return claimed
 
 
-async def _exchange(books: Exchanges, name: str) -> None:
+async def _exchange(books: Exchanges, payer: int) -> None:
     """What a paid call writes, in its order: claim, hold, settling, settled, delivered."""
-    turn = await _claim(books, name)
-    receipt = (("Payment-Receipt", "r" * 200),)
-    assert await books.hold(turn, 10**9, 0, NOW_S)
+    claimed = await _claim(books, payer)
+    turn = Turn(claimed.exchange_id, claimed.attempt)
+    assert await books.hold(turn, 10**9, claimed.seq, NOW_S)
     assert await books.move(turn, State.VERIFIED, State.SETTLING, NOW_S, due_s=NOW_S + 90)
-    assert await books.move(
-        turn, State.SETTLING, State.SETTLED, NOW_S, reference="0x" + "ee" * 32, receipt=receipt,
-        amount_minor=10_000,
-    )  # fmt: skip
+    assert await books.move(turn, State.SETTLING, State.SETTLED, NOW_S, **SETTLED)
     assert await books.mark_delivered(turn)
 
 
-WORK: dict[str, Callable[[Exchanges, str], Awaitable[object]]] = {
+async def _paid_first(books: Exchanges, payer: int) -> None:
+    """The same where money moves before the upstream is asked: hold and settling are one write."""
+    claimed = await _claim(books, payer)
+    turn = Turn(claimed.exchange_id, claimed.attempt)
+    assert await books.hold(turn, 10**9, claimed.seq, NOW_S, NOW_S + 90)
+    assert await books.move(turn, State.SETTLING, State.SETTLED, NOW_S, **SETTLED)
+    assert await books.mark_delivered(turn)
+
+
+WORK: dict[str, Callable[[Exchanges, int], Awaitable[object]]] = {
     "claim": _claim,
     "exchange": _exchange,
+    "paid-first": _paid_first,
 }
 
 
@@ -94,17 +108,17 @@ class Pulse:
         self._task.cancel()
 
 
-async def _all(books: Exchanges, order: dict, names: Iterator[str], count: int) -> list[float]:
+async def _all(books: Exchanges, order: dict, count: int) -> list[float]:
     work, waits = WORK[order["work"]], []
     left = iter(range(count))
 
-    async def caller() -> None:
+    async def caller(payer: int) -> None:
         for _ in left:
             began = time.perf_counter()
-            await work(books, next(names))
+            await work(books, payer)
             waits.append(time.perf_counter() - began)
 
-    await asyncio.gather(*(caller() for _ in range(order["callers"])))
+    await asyncio.gather(*(caller(payer) for payer in range(order["callers"])))
     return waits
 
 
@@ -113,13 +127,12 @@ async def run(order: dict) -> dict[str, float]:
     database = Database(driver_of(_store(order["store"])), MIGRATIONS)
     database.open()
     books = Exchanges(database, "benchmark")
-    names = (f"{os.getpid():x}{number:08x}" for number in itertools.count())
-    await _all(books, order, names, min(WARM_UP, order["count"]))
+    await _all(books, order, min(WARM_UP, order["count"]))
     print("ready", flush=True)
     await asyncio.to_thread(sys.stdin.readline)
     pulse = Pulse()
     began_s, cpu_s = time.perf_counter(), time.process_time()
-    waits = sorted(await _all(books, order, names, order["count"]))
+    waits = sorted(await _all(books, order, order["count"]))
     took_s, used_s = time.perf_counter() - began_s, time.process_time() - cpu_s
     pulse.stop()
     await database.close()

@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 sys.path.insert(0, str(ROOT))
 STORES = ("sqlite", "postgresql", "bare")
-WORK = ("claim", "exchange")
+WORK = ("claim", "paid-first", "exchange")
 LOADS = ((1, 1), (1, 16), (1, 64), (2, 64))
 """Processes, and callers in each of them."""
 BATCH = 64
@@ -25,7 +25,9 @@ ANSWER_S = 300
 
 EPILOG = """\
 claim       bind one proof to one exchange: the write that every paid call waits for first
-exchange    all five writes of a paid call: claim, hold, settling, settled, delivered
+paid-first  all four writes of a call that is paid before the upstream is asked: claim, hold and
+            settling, settled, delivered
+exchange    all five writes of one that is paid when the upstream has answered: settling is its own
 
 Each write is durable before its caller goes on: SQLite with WAL and synchronous=FULL, PostgreSQL
 with fsync and synchronous_commit=on. CPU is that of our process, all threads, user and system; a

@@ -24,7 +24,9 @@ def test_every_cell_is_measured(store, request):
     assert (done.returncode, done.stderr) == (0, "")
     rows = json.loads(done.stdout)
     cells = {(row["work"], row["processes"], row["callers"]) for row in rows}
-    assert cells == {(work, *load) for work in ("claim", "exchange") for load in LOADS}
+    assert cells == {
+        (work, *load) for work in ("claim", "paid-first", "exchange") for load in LOADS
+    }
     for row in rows:
         assert row["store"] == store
         assert min(row["per_s"], row["cpu_us"], row["p50_ms"], row["longest_ms"]) > 0

@@ -105,8 +105,11 @@ ROWS = (
     row("pays", P.AFTER_SETTLED, P.AFTER_CLAIMED, journey=OWED_TWICE, runs=2),
     row("pays", P.AFTER_CLAIMED, P.SENT, journey=f"claimed released {FOUND}", runs=2),
     row("pays beside another", P.AFTER_SETTLED, P.TAKEN_UP, journey=OWED, runs=2, at_start=True),
-    # With `settle: before` the money moves while the upstream is not asked yet.
-    row("pays first", P.AFTER_VERIFIED, journey=HELD),
+    # With `settle: before` the money moves while the upstream is not asked yet: that it is held and
+    # that it is about to move is one write.
+    row("pays first", P.BEFORE_SETTLING, journey=GIVEN_UP),
+    row("pays first", once(P.BEFORE_SETTLING, P.COMMITTING), journey=GIVEN_UP),
+    row("pays first", once(P.BEFORE_SETTLING, P.COMMITTED), journey=NEVER_SENT),
     row("pays first", P.AFTER_SETTLING, journey=NEVER_SENT),
     row("pays first", P.SENT, journey=FOUND),
     row("pays first", P.AFTER_SETTLED, journey=OWED),

@@ -114,7 +114,7 @@ async def by_executor(stage: Stage, play: Play, head: RequestHead) -> list[Any]:
     executor._reply = seen
     for number in range(play.copies):
         entropy = play.entropy[:-1] + bytes((number,))
-        matching = admission.match(head, stage.snapshot, stage.now_s, entropy)
+        matching = admission.match(head, stage.snapshot, entropy[:12].hex(), stage.now_s, entropy)
         found = await executor.run(matching, BEGAN_MS)
         shown.append(found if isinstance(found, Answer) else "matched")
         if isinstance(found, Exchange):
@@ -148,7 +148,7 @@ def by_resume(stage: Stage, play: Play, head: RequestHead, loop: Any) -> list[An
 
     for number in range(play.copies):
         entropy = play.entropy[:-1] + bytes((number,))
-        found = run(admission.match(head, stage.snapshot, stage.now_s, entropy))
+        found = run(admission.match(head, stage.snapshot, entropy[:12].hex(), stage.now_s, entropy))
         shown.append(found if isinstance(found, Answer) else "matched")
         if isinstance(found, Exchange):
             refusal = run(admission.admit(found, stage.now_s, entropy))

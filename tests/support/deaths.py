@@ -267,7 +267,7 @@ class House:
                 row["attempt"],
                 State(row["from_state"]) if row["from_state"] else None,
                 State(row["to_state"]),
-                int(row["amount_minor"]),
+                int(row["amount_minor"]) if row["amount_minor"] else None,
             )
             for row in rows
             if row["exchange_id"] in ids

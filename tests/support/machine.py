@@ -154,7 +154,7 @@ class Stage:
         return False
 
     async def match(self, head: RequestHead, entropy: bytes = ENTROPY) -> Exchange:
-        matching = admission.match(head, self.snapshot, self.now_s, entropy)
+        matching = admission.match(head, self.snapshot, entropy[:12].hex(), self.now_s, entropy)
         found = await self.executor.run(matching, BEGAN_MS)
         assert isinstance(found, Exchange)
         return found

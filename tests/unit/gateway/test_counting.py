@@ -47,7 +47,7 @@ def stage(tmp_path):
 
 def exchange_of(stage: Stage, method="GET", path="/api/paid", client=CLIENT):
     head = RequestHead(method, path, (), client=client)
-    exchange, _ = asked(stage, admission.match(head, stage.snapshot, NOW_S, ENTROPY))
+    exchange, _ = asked(stage, admission.match(head, stage.snapshot, "r1", NOW_S, ENTROPY))
     return exchange
 
 

@@ -61,7 +61,7 @@ def detail(
         compile_offers(config, rails),
     )
     head = RequestHead("GET", "/api/paid", ())
-    exchange, _ = driven(admission.match(head, snapshot, NOW_S, ENTROPY), told)
+    exchange, _ = driven(admission.match(head, snapshot, "r1", NOW_S, ENTROPY), told)
     answer, _ = driven(admission.admit(exchange, NOW_S, ENTROPY), told)
     assert answer.status == 402
     return json.loads(answer.body)["detail"]
