@@ -13,9 +13,32 @@ from tests.support.stores import Place, PostgresPlace, SqlitePlace
 if TYPE_CHECKING:
     from tests.support.postgres import Server
 
+LONGEST_FIRST = (
+    "inproc/test_store_faults.py",
+    "inproc/test_fault_matrix.py",
+    "process/test_crash_matrix.py",
+    "process/test_two_processes.py",
+    "inproc/test_engine_uploads.py",
+    "property/test_machine_books.py",
+    "peers/test_clients.py",
+    "process/test_cli.py",
+    "inproc/test_evm_own_key.py",
+    "inproc/test_engine_backpressure.py",
+    "unit/ledger/test_silent_stores.py",
+    "inproc/test_refunds.py",
+)
+"""A file stays with one process: one that began late would keep all the others waiting."""
+TESTS = Path(__file__).parent
+
 # How much time a generated example may take is no claim of any test.
 settings.register_profile("suite", deadline=None)
 settings.load_profile("suite")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest."""
+    places = {TESTS / name: place for place, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
 @pytest.fixture(scope="session")

@@ -119,7 +119,8 @@ class Upload:
         with contextlib.suppress(TimeoutError):
             self.client.buffer += self.client.socket.recv(65536)
         if not self.client.buffer:
-            self.client.send(b"x")
+            with contextlib.suppress(ConnectionError):  # it has its answer, which is read next
+                self.client.send(b"x")
         return not self.client.buffer
 
     def answer(self) -> tuple[int, bytes]:

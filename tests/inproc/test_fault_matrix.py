@@ -30,6 +30,7 @@ from tests.support.faults import (
     lanes,
 )
 from tests.support.paid import refused
+from tests.support.stores import in_memory
 
 SPENT = "402 invalid-challenge"
 OPEN = "503 settlement-unknown"
@@ -246,7 +247,7 @@ class Players:
             return
         free: dict[str, queue.SimpleQueue[Lane]] = {}
         with (
-            tempfile.TemporaryDirectory() as folder,
+            tempfile.TemporaryDirectory(dir=in_memory()) as folder,
             lanes(Path(folder), [KEY, ASKED, BLIND] * each, settle_s) as opened,
             ThreadPoolExecutor(each) as pool,
         ):

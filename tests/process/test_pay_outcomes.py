@@ -16,6 +16,7 @@ ROUTES = """
       "GET /paid": {charge: "0.01"}
       "GET /first": {charge: "0.01", settle: before}
       "GET /teapot": {charge: "0.01", charge_on: [404]}
+      "GET /brief": {charge: "0.01", timeouts: {settle_s: 1}}
 """
 AGAIN = "retry:   run the same command again"
 CUT = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nshort"
@@ -137,7 +138,7 @@ def test_an_outcome_that_nobody_knows_keeps_the_credential(market):
     market.node.faults["eth_sendRawTransaction"] = "lost"
     market.node.faults["eth_getTransactionReceipt"] = "hang"
     try:
-        done = pay(market, "/api/paid")
+        done = pay(market, "/api/brief")
     finally:
         market.node.faults.clear()
 
@@ -145,7 +146,7 @@ def test_an_outcome_that_nobody_knows_keeps_the_credential(market):
     assert "HTTP 503" in done.err
     assert "payment: not known; it may have been made, so do not pay again\n" in done.err
 
-    again = pay(market, "/api/paid", MPP_CREDENTIAL=credential_of(done.err))
+    again = pay(market, "/api/brief", MPP_CREDENTIAL=credential_of(done.err))
     assert (again.code, again.out) == (0, '{"ok":true}')
     assert market.balance() - before == 10_000
 

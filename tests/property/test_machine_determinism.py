@@ -20,6 +20,7 @@ from mpp_gateway.protocol.problems import PaymentInsufficient, Problem, Verifica
 from mpp_gateway.rails.base import Settlement
 from mpp_gateway.rails.evm.request import Attempt
 from tests.support.machine import BEGAN_MS, Stage, driven, head_with
+from tests.support.stores import in_memory
 
 METHODS = st.sampled_from(["GET", "POST", "HEAD", "DELETE", "OPTIONS"])
 TARGETS = st.sampled_from(
@@ -166,7 +167,7 @@ def by_resume(stage: Stage, play: Play, head: RequestHead, loop: Any) -> list[An
 def test_both_hosts_of_the_machine_give_the_same_effects_and_the_same_bytes(play):
     results = []
     for host in ("executor", "resume"):
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory(dir=in_memory()) as folder:
             loop = asyncio.new_event_loop()
             stage = Stage(Path(folder), more="limits: {unpaid_per_minute: 2}")
             head = replace(loop.run_until_complete(head_of(stage, play)), client=play.client)
@@ -184,7 +185,7 @@ def test_both_hosts_of_the_machine_give_the_same_effects_and_the_same_bytes(play
 @given(st.binary(min_size=32, max_size=32), st.binary(min_size=32, max_size=32))
 def test_a_challenge_depends_on_the_randomness_and_on_nothing_hidden(one, other):
     async def asked(entropy: bytes) -> Answer:
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory(dir=in_memory()) as folder:
             stage = Stage(Path(folder))
             _, answer = await stage.admit(RequestHead("GET", "/api/paid", ()), entropy)
             await stage.close()

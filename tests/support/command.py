@@ -3,9 +3,15 @@
 import os
 import pty
 import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from io import TextIOWrapper
 from pathlib import Path
+from typing import IO
 
+from tests.support import forkserver
 from tests.support.process import BIN, ROOT
 
 WAIT_S = 60
@@ -32,6 +38,7 @@ def environ(home: Path, **more: str) -> dict[str, str]:
         "COLUMNS",
         "FORCE_COLOR",
         "PYTHONPATH",
+        "PYTHONUNBUFFERED",
     }
     kept = {name: value for name, value in os.environ.items() if name not in left_out}
     return {**kept, "HOME": str(home), **more}
@@ -39,30 +46,50 @@ def environ(home: Path, **more: str) -> dict[str, str]:
 
 def run(*arguments: str | Path, home: Path, cwd: Path = ROOT, **more: str) -> Done:
     """Run `mpp-gateway` with pipes for its output."""
-    done = subprocess.run(
-        [COMMAND, *map(str, arguments)],
-        cwd=cwd,
-        env=environ(home, **more),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=WAIT_S,
-        check=False,
-    )
-    return Done(done.returncode, done.stdout, done.stderr)
+    with (
+        Path(os.devnull).open("rb") as nothing,
+        _pipe() as (out, said),
+        _pipe() as (err, complained),
+        ThreadPoolExecutor(2) as readers,
+    ):
+        child = forkserver.start(
+            [COMMAND, *map(str, arguments)],
+            cwd=cwd,
+            env=environ(home, **more),
+            stdin=nothing.fileno(),
+            stdout=said.fileno(),
+            stderr=complained.fileno(),
+        )
+        said.close()
+        complained.close()
+        texts = [readers.submit(TextIOWrapper(end).read) for end in (out, err)]
+        try:
+            code = child.wait(WAIT_S)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            raise
+        return Done(code, *[text.result(WAIT_S) for text in texts])
+
+
+@contextmanager
+def _pipe() -> Iterator[tuple[IO[bytes], IO[bytes]]]:
+    ours, theirs = os.pipe()
+    with open(ours, "rb") as read, open(theirs, "wb") as written:  # noqa: PTH123 - they are numbers
+        yield read, written
 
 
 def run_on_terminal(*arguments: str | Path, home: Path, **more: str) -> tuple[int, str]:
     """Run `mpp-gateway` on a terminal; return its exit code and what it shows."""
     ours, theirs = pty.openpty()
-    child = subprocess.Popen(
-        [COMMAND, *map(str, arguments)],
-        cwd=ROOT,
-        env=environ(home, **({"TERM": "xterm"} | more)),
-        stdin=subprocess.DEVNULL,
-        stdout=theirs,
-        stderr=theirs,
-    )
+    with Path(os.devnull).open("rb") as nothing:
+        child = forkserver.start(
+            [COMMAND, *map(str, arguments)],
+            cwd=ROOT,
+            env=environ(home, **({"TERM": "xterm"} | more)),
+            stdin=nothing.fileno(),
+            stdout=theirs,
+            stderr=theirs,
+        )
     os.close(theirs)
     shown = b""
     try:

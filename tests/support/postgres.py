@@ -4,7 +4,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import threading
@@ -14,6 +13,8 @@ from pathlib import Path
 
 import psycopg
 import pytest
+
+from tests.support.process import free_port
 
 BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
 START_S = 30
@@ -48,9 +49,7 @@ class Server:
         self._folder = Path(tempfile.mkdtemp(prefix="mpp-postgres-"))
         self._is_root = os.geteuid() == 0
         self._process: subprocess.Popen[bytes] | None = None
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()  # nobody's but ours while the server is down, too
         if self._is_root:
             shutil.chown(self._folder, NOBODY, NOBODY)
 

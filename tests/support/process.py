@@ -3,15 +3,17 @@
 import os
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
-BIN = Path(sys.executable).parent
+from tests.support import forkserver
+from tests.support.forkserver import BIN, ROOT
+
+__all__ = ["BIN", "ROOT", "Process", "free_port", "process"]
+
 START_S = 90
 POLL_S = 0.05
 
@@ -38,8 +40,9 @@ class Process:
     def __init__(self, command: Sequence[str], environ: dict[str, str], log: Path) -> None:
         self.log = log
         self._file = log.open("wb")
-        self.popen = subprocess.Popen(
-            command, cwd=ROOT, env=environ, stdout=self._file, stderr=subprocess.STDOUT
+        written = self._file.fileno()
+        self.popen = forkserver.start(
+            command, cwd=ROOT, env=environ, stdin=0, stdout=written, stderr=written
         )
 
     def output(self) -> str:

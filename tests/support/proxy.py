@@ -77,7 +77,8 @@ class Proxy:
         try:
             asyncio.run(self._run())
         except BaseException as error:  # noqa: BLE001 - told to whoever starts the proxy
-            self._error = error
+            if not self._ready.is_set():  # what has started may end: `is_stopped` says so
+                self._error = error
             self._ready.set()
 
     async def _run(self) -> None:

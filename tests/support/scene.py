@@ -17,6 +17,7 @@ from mpp_gateway.gateway.reporting import Sink, uptime_ms
 from .client import RawClient
 from .h2client import H2Client
 from .proxy import Proxy, config_text, running
+from .stores import in_memory
 from .toy_rail import TOY_METHOD, ToyRail
 from .upstream import OK, Respond, Upstream, upstream
 
@@ -157,7 +158,7 @@ def scene(
     rail = rail or ToyRail()
     timeouts = f"timeouts: {{{timeouts}}}" if timeouts else ""
     with (
-        tempfile.TemporaryDirectory() as folder,
+        tempfile.TemporaryDirectory(dir=in_memory()) as folder,
         upstream(respond, read_body=read_body, ssl=upstream_ssl) as server,
     ):
         store = Path(folder) / "gateway.db"

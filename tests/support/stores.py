@@ -1,5 +1,7 @@
 """Places for a store, to be opened any number of times, as by several processes."""
 
+import os
+import shutil
 import sqlite3
 from contextlib import closing
 from dataclasses import dataclass
@@ -11,6 +13,20 @@ from pydantic import SecretStr
 from mpp_gateway.config.model import PostgresStore, SqliteStore
 from mpp_gateway.ledger.sql import Driver
 from mpp_gateway.ledger.stores import driver_of
+
+MEMORY = Path("/dev/shm")
+ROOM_BYTES = 64 * 1024 * 1024
+
+
+def in_memory() -> Path | None:
+    """Return where files are kept in memory, if the machine has such a place and room there.
+
+    A store there does all that it does elsewhere, and no commit waits for a disk. Processes may
+    die; no test pulls the plug of the machine.
+    """
+    if not os.access(MEMORY, os.W_OK) or shutil.disk_usage(MEMORY).free < ROOM_BYTES:
+        return None
+    return MEMORY
 
 
 class Place(Protocol):

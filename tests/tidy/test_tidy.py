@@ -6,6 +6,7 @@ import subprocess
 import sys
 from importlib.metadata import packages_distributions
 
+from tests.conftest import LONGEST_FIRST, TESTS
 from tests.tidy.checks import PURE_MODULES, RANKS, impurities, is_broad, wrong_ranks
 from tests.tidy.source import PACKAGE, ROOT, imports, sources
 
@@ -169,6 +170,10 @@ def test_nothing_is_left_unfinished_and_no_machine_is_named():
             if words.search(line):
                 found.append(f"{name}:{number}: {line.strip()[:80]}")
     assert not found, "\n".join(found)
+
+
+def test_the_files_that_are_begun_first_are_there():
+    assert all((TESTS / name).is_file() for name in LONGEST_FIRST)
 
 
 def test_every_public_thing_says_what_it_promises():
