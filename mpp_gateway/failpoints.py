@@ -44,7 +44,7 @@ class FailPoint(enum.StrEnum):
     AFTER_DELIVERED = "after delivered"
     """The store says that the answer was handed over."""
     TAKEN_UP = "taken up"
-    """One exchange that a dead process left open is moved on, in a transaction with all others."""
+    """One exchange that a dead process left open is moved on, in a transaction with others."""
 
     BEFORE_KEPT = "before kept"
     AFTER_KEPT = "after kept"

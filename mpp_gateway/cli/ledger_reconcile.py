@@ -25,12 +25,15 @@ from mpp_gateway.gateway.reconciliation import (
     recipients,
 )
 from mpp_gateway.ledger import inquiry
-from mpp_gateway.ledger.extract import Extract
+from mpp_gateway.ledger.extract import BookedExchange, Extract
+from mpp_gateway.protocol.timestamps import format_rfc3339
 from mpp_gateway.rails import registry
 from mpp_gateway.rails.base import RailMisconfigured
 from mpp_gateway.rails.statement import NoStatement, Statement
 
 BATCH_ROWS = 5_000
+WAITING_MAX = 1_000
+"""How many refunds that are owed are told one by one; the others are counted."""
 GONE = "the configuration has no method of this name"
 
 
@@ -43,6 +46,9 @@ class Outcome:
     """Why a method was not compared, by its name."""
     exchanges: dict[str, int] = field(default_factory=dict)
     """How many exchanges of methods that were not compared there are."""
+    waiting: list[BookedExchange] = field(default_factory=list)
+    """Refunds that are owed, of all methods, the oldest debts first. No differences."""
+    waiting_found: int = 0
     failed: bool = False
     """Whether a network could not be asked, that should have been."""
 
@@ -68,6 +74,9 @@ async def compare(options: argparse.Namespace) -> int:
         statements = await _statements(config, outcome, stack)
         extract = stack.enter_context(closing(Extract()))
         await _copy(config, extract)
+        for outcome.waiting_found, owed in enumerate(extract.waiting(), 1):
+            if outcome.waiting_found <= WAITING_MAX:
+                outcome.waiting.append(owed)
         for name, (statement, last) in statements.items():
             asset = config.methods[name].asset.code
             work = Reconciliation(name, asset, statement, extract, last, int(time.time()))
@@ -138,10 +147,24 @@ def _json(outcome: Outcome, assets: Assets) -> dict[str, Any]:
             }
             for done in outcome.comparisons
         ],
+        "refunds_waiting": outcome.waiting_found,
+        "waiting": [_waiting_json(owed, assets) for owed in outcome.waiting],
         "not_compared": [
             {"rail": rail, "exchanges": outcome.exchanges.get(rail, 0), "reason": reason}
             for rail, reason in outcome.reasons.items()
         ],
+    }
+
+
+def _waiting_json(owed: BookedExchange, assets: Assets) -> dict[str, Any]:
+    return {
+        "rail": owed.rail,
+        "exchange_id": owed.exchange_id,
+        "proof_id": owed.proof_id,
+        "amount_minor": str(owed.amount_minor),
+        "amount": assets.exact(owed.amount_minor, owed.asset),
+        "since_at": format_rfc3339(owed.updated_s),
+        "since_s": owed.updated_s,
     }
 
 
@@ -150,7 +173,7 @@ def _difference_json(found: Difference, assets: Assets) -> dict[str, Any]:
         "kind": found.kind,
         "text": found.text,
         "exchange_id": found.exchange_id or None,
-        "proof_id": found.proof_id,
+        "proof_id": found.proof_id or None,
         "reference": found.reference,
         "amount_minor": str(found.amount_minor),
         "amount": assets.exact(found.amount_minor, found.asset),
@@ -159,12 +182,23 @@ def _difference_json(found: Difference, assets: Assets) -> dict[str, Any]:
 
 def _text(outcome: Outcome, assets: Assets) -> str:
     parts = [part for done in outcome.comparisons for part in _comparison_text(done, assets)]
+    parts += _waiting_text(outcome, assets)
     for rail, reason in outcome.reasons.items():
         count = outcome.exchanges.get(rail, 0)
         word = styled("not compared", "yellow")
         parts.append(f"{plain(rail)}: {word} ({count} exchanges): {plain(reason)}")
     parts += ["", _verdict(outcome)]
     return "\n".join(parts)
+
+
+def _waiting_text(outcome: Outcome, assets: Assets) -> Iterable[str]:
+    for owed in outcome.waiting:
+        amount = assets.amount(owed.amount_minor, owed.asset)
+        since = format_rfc3339(owed.updated_s)
+        yield f"\n{styled('waiting', 'yellow')}  {amount}  to be given back since {since}"
+        yield pairs_text([("exchange", owed.exchange_id), ("rail", owed.rail)])
+    if outcome.waiting_found > len(outcome.waiting):
+        yield f"and {outcome.waiting_found - len(outcome.waiting)} more refunds that wait"
 
 
 def _verdict(outcome: Outcome) -> str:
@@ -196,7 +230,7 @@ def _comparison_text(done: Comparison, assets: Assets) -> Iterable[str]:
         yield pairs_text(
             [
                 *([("exchange", found.exchange_id)] if found.exchange_id else []),
-                ("proof", found.proof_id),
+                *([("proof", found.proof_id)] if found.proof_id else []),
                 ("reference", found.reference or "-"),
             ]
         )

@@ -124,9 +124,11 @@ def _reconcile(verbs: Verbs) -> None:
         "reconcile",
         "compare the books with the payment networks",
         "Looks for every payment of the books on its chain, and for every payment by proof to an"
-        "\naddress of yours in the books. Exits with 0 if all that could be compared agrees, with"
+        "\naddress of yours in the books; for every refund of the books, and for money that your"
+        "\nkey sent to a buyer and that no refund explains. Refunds that are owed are told with"
+        "\nthe time since which they wait. Exits with 0 if all that could be compared agrees, with"
         "\n1 on a difference, with 7 if a network could not be asked. A method without `rpc_url`"
-        "\ncannot be compared and is named. Transfers by no proof are counted, and no fault."
+        "\ncannot be compared and is named. Other transfers by no proof are counted, and no fault."
         "\nThe addresses must be the gateway's own: what another store sold to them is extra.",
         "--config gateway.yaml",
         "--from-block 21000000",

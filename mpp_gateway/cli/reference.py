@@ -124,6 +124,10 @@ _EVENTS = """
 - `method` and `amount_minor` are those of the credential, before there is one those of the first
   offer. That money moved is said by `PaymentSettled` alone.
 - A request that is refused for its form (no HTTP, too slow, too large a head) has no events.
+- What becomes of the money with no request at hand is told too: a start or a sweep takes up what
+  was left, the rail answers late or is asked again, a refund is paid. There `request_id` is the id
+  of the exchange, `service`, `route` and `method` are empty, and `duration_ms` is 0.
+- What was unknown and turns out to be paid is a `PaymentSettled`, then a `PaymentCredited`.
 
 Every event has these fields; times are unix seconds, durations milliseconds:
 """

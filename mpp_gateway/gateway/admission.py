@@ -355,15 +355,15 @@ def _resolve(
         )
     elif outcome.state is Settlement.REFUSED:
         moved = yield from move(turn, State.UNKNOWN, State.RELEASED, admission.clock)
-    if moved:  # else somebody else was told first, and has told of it
-        kind = _RESOLVED[outcome.state]
-        yield from emit(event(kind, admission.exchange, admission.clock.now_s))
-
-
-_RESOLVED: dict[Settlement, type[events.Event]] = {
-    Settlement.SETTLED: events.PaymentCredited,
-    Settlement.REFUSED: events.PaymentReleased,
-}
+    if not moved:
+        return  # somebody else was told first, and has told of it
+    exchange, now_s = admission.exchange, admission.clock.now_s
+    if outcome.state is Settlement.REFUSED:
+        yield from emit(event(events.PaymentReleased, exchange, now_s))
+        return
+    settled = event(events.PaymentSettled, exchange, now_s, reference=outcome.reference)
+    yield from emit(settled)
+    yield from emit(event(events.PaymentCredited, exchange, now_s))
 
 
 def _find_paid(admission: Admission, presented: Presented) -> Generator[Effect, Reply]:

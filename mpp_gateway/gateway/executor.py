@@ -10,7 +10,7 @@ from typing import Any
 
 from mpp_gateway.errors import NotReady
 from mpp_gateway.gateway.machine import Machine
-from mpp_gateway.gateway.reporting import Reporter
+from mpp_gateway.gateway.reporting import Reporter, late_events
 from mpp_gateway.gateway.steps import (
     AskRail,
     Attend,
@@ -151,7 +151,7 @@ class Executor:
             self._buckets.give_back(effect.client, effect.tokens)
             return Reply(None, self.clock())
         try:
-            value = await self._perform(effect)
+            value = await self._perform(effect, began_ms)
         except Problem as problem:
             return problem
         except StoreUnavailable as error:
@@ -159,10 +159,12 @@ class Executor:
             return NotReady("The gateway cannot keep its books now.", retry_after_s=STORE_RETRY_S)
         return Reply(value, self.clock())
 
-    async def _perform(self, effect: Effect) -> Any:
+    async def _perform(self, effect: Effect, began_ms: int) -> Any:
         now_s = self.clock()
         match effect:
-            case ClaimProof() | Hold() | Move() | GiveUp() | RenewTurn():
+            case GiveUp():
+                return await self._give_up(effect, began_ms)
+            case ClaimProof() | Hold() | Move() | RenewTurn():
                 return await self._write(effect, now_s)
             case AskRail(rail):
                 return await self._rails[rail].ready(now_s)
@@ -178,7 +180,7 @@ class Executor:
                 raise TypeError(f"no such effect: {effect!r}")
 
     async def _write(
-        self, effect: ClaimProof | Hold | Move | GiveUp | RenewTurn, now_s: int
+        self, effect: ClaimProof | Hold | Move | RenewTurn, now_s: int
     ) -> Claimed | bool:
         match effect:
             case ClaimProof(request):
@@ -187,8 +189,6 @@ class Executor:
                 return await self._exchanges.hold(
                     turn, spendable_minor, seen_seq, now_s, settled_by_s
                 )
-            case GiveUp():
-                return await self._give_up(effect)
             case RenewTurn(turn, due_s):
                 return await self._exchanges.renew(turn, due_s)
             case Move():
@@ -226,20 +226,20 @@ class Executor:
                 self._later(unclaimed)
             raise
 
-    async def _give_up(self, effect: GiveUp) -> bool:
+    async def _give_up(self, effect: GiveUp, began_ms: int) -> bool:
         self._leave(effect.turn)
         # A request may end in several places; what is being written down need not be twice.
         key = (effect.turn, effect.after)
         task = self._ending.get(key)
         if task is None:
-            task = self._ending[key] = self._later(self._until_given_up(effect))
+            task = self._ending[key] = self._later(self._until_given_up(effect, began_ms))
             task.add_done_callback(lambda _: self._ending.pop(key, None))
         await asyncio.wait({task}, timeout=GIVE_UP_S)
         if not task.done():
             raise StoreUnavailable(f"the end of {effect.turn.exchange_id} is written down later")
         return bool(task.result())
 
-    async def _until_given_up(self, effect: GiveUp) -> bool | None:
+    async def _until_given_up(self, effect: GiveUp, began_ms: int) -> bool | None:
         is_given_up = await self._until_written(
             lambda: self._exchanges.give_up(
                 effect.turn,
@@ -252,6 +252,8 @@ class Executor:
             ),
             effect.turn.exchange_id,
         )
+        for event in effect.told if is_given_up else ():
+            self._reporter.tell(event, began_ms)
         if is_given_up and effect.after is State.REFUNDING:
             self._ask_soon()
         return is_given_up
@@ -341,6 +343,7 @@ class Executor:
         )
         if after is None:
             return
+        used_minor = effect.amount_minor - outcome.change_minor
         # The request's own word that it gave up waiting may come after this: it finds no way then.
         late = GiveUp(
             effect.turn,
@@ -348,9 +351,18 @@ class Executor:
             outcome.reference,
             outcome.headers,
             "settled late",
-            effect.amount_minor - outcome.change_minor,
+            used_minor,
+            late_events(
+                effect.turn.exchange_id,
+                after,
+                self.clock(),
+                effect.presented.offer.amount.asset.code,
+                used_minor,
+                reference=outcome.reference,
+                was_paid=False,
+            ),
         )
-        await self._until_given_up(late)
+        await self._until_given_up(late, self._reporter.begin())
 
     async def _look_up(self, name: str, payment: PaymentRecord, now_s: int) -> Outcome:
         try:

@@ -59,9 +59,13 @@ def give_up(
     receipt: Headers | None = None,
     detail: str = "",
     amount_minor: int | None = None,
+    told: tuple[Event, ...] = (),
 ) -> Machine[bool]:
-    """Write down where the money of an ending request is, now or when the store takes it."""
-    effect = GiveUp(turn, after, reference, receipt, detail, amount_minor)
+    """Write down where the money of an ending request is, now or when the store takes it.
+
+    Then, and only if it was ours to say, the sink is `told`.
+    """
+    effect = GiveUp(turn, after, reference, receipt, detail, amount_minor, told)
     given: bool = yield from perform(clock, effect)
     return given
 

@@ -1,8 +1,9 @@
 """The ledger beside what the payment networks say by themselves: every payment, and no more.
 
-Three differences count. A payment that the books have and the network does not; one that the
-network has otherwise; and money by proof at one of our payees of which the books know nothing, or
-say that it never came. The last is a buyer who paid for a call that nobody owes any more.
+Four differences count. A payment or a refund that the books have and the network does not; one that
+the network has otherwise; money by proof at one of our payees of which the books know nothing, or
+say that it never came: a buyer who paid for a call that nobody owes any more; and money that went
+back to a buyer of which the books do not say so: a refund that was paid twice.
 """
 
 import asyncio
@@ -14,7 +15,7 @@ from itertools import batched, groupby
 from mpp_gateway.config.model import GatewayConfig
 from mpp_gateway.ledger.book import State
 from mpp_gateway.ledger.extract import BookedExchange, Extract
-from mpp_gateway.rails.statement import Booked, Entry, Shown, Statement
+from mpp_gateway.rails.statement import Booked, Entry, Shown, Statement, Transferred
 
 CAME_IN = frozenset({State.SETTLED, State.CREDITED, State.REFUNDING, State.REFUNDED})
 """Where the books say that the money came."""
@@ -33,7 +34,7 @@ class Difference:
     """One thing of which the books and the network say something else."""
 
     kind: str
-    """missing, different, refund, extra, unrecorded."""
+    """missing, different, refund, extra, unrecorded, overpaid."""
     text: str
     proof_id: str
     reference: str
@@ -102,6 +103,8 @@ class Reconciliation:
         self._extract = extract
         self._now_s = now_s
         self._done = Comparison(rail, extract.rails().get(rail, 0), last=last)
+        self._on_its_way: Counter[Transferred] = Counter()
+        """Transfers back that a refund which is still owed may be, and no other one."""
 
     @property
     def so_far(self) -> Comparison:
@@ -114,7 +117,7 @@ class Reconciliation:
         Errors: `errors.RailUnavailable`, `rails.base.RailMisconfigured`.
         """
         # The statement has to know all of our payees before it reads anything.
-        self._statement.watch(self._extract.payees(self._rail))
+        self._statement.watch(self._extract.payees(self._rail), self._extract.givers())
         beginning = await self._check_payments(tick)
         await self._check_refunds(tick)
         self._done.first = await self._first(beginning) if first is None else first
@@ -149,17 +152,30 @@ class Reconciliation:
     async def _check_refunds(self, tick: Tick) -> None:
         """Find what the books say was given back."""
         async for entry, group in self._entries({State.REFUNDED}, "refund", tick):
-            # One transfer gives one payment back, also where two are alike.
-            alike = Counter((e.account, e.payee, e.amount_minor) for e in group)
-            for exchange in group:
-                key = exchange.account, exchange.payee, exchange.amount_minor
-                if self._statement.given_back(entry, _booked(exchange)) >= alike[key]:
-                    self._done.refunds += 1
-                    continue
-                alike[key] -= 1
-                why = entry.why or "the transaction does not show that"
+            unshown, left = self._paired(group, entry.transfers)
+            self._done.refunds += len(group) - len(unshown)
+            others = (f"it sent {t.amount_minor} to {t.target}" for t in left if t.is_from_us)
+            why = entry.why or next(others, "the transaction does not show that")
+            for exchange in unshown:
                 text = f"the books say that the money was given back, but {why}"
                 self._note("refund", text, exchange, entry.reference)
+
+    def _paired(
+        self, exchanges: list[BookedExchange], transfers: tuple[Transferred, ...]
+    ) -> tuple[list[BookedExchange], list[Transferred]]:
+        """Return the exchanges that no transfer gives back, and the transfers that are left.
+
+        One transfer gives one payment back, also where two are alike.
+        """
+        unshown, left = [], list(transfers)
+        for exchange in exchanges:
+            booked = _booked(exchange)
+            back = next((t for t in left if self._statement.gives_back(t, booked)), None)
+            if back is None:
+                unshown.append(exchange)
+            else:
+                left.remove(back)
+        return unshown, left
 
     async def _entries(
         self, states: frozenset[State] | set[State], by: str, tick: Tick
@@ -191,8 +207,8 @@ class Reconciliation:
         return first if beginning is None else min(first, beginning)
 
     async def _search(self, first: int, last: int, tick: Tick) -> None:
-        """Look at everything that came to our payees, whoever sent it."""
-        async for place, references in self._statement.incoming(first, last):
+        """Look at everything that came to our payees, whoever sent it, and at what went back."""
+        async for place, references in self._statement.movements(first, last):
             tick(place)
             for batch in batched(references, AT_ONCE, strict=False):
                 await asyncio.gather(*(self._look_once(reference) for reference in batch))
@@ -202,11 +218,41 @@ class Reconciliation:
             self._judge(await self._statement.under(reference))
 
     def _judge(self, entry: Entry) -> None:
-        """Hold everything that came in under one reference against the books."""
+        """Hold everything that came in or went back under one reference against the books."""
         self._done.others += entry.others
+        self._judge_refunds(entry)
         for shown in entry.payments:
             if shown.is_ours:
                 self._judge_payment(shown, entry.reference)
+
+    def _judge_refunds(self, entry: Entry) -> None:
+        """Find what went back to buyers, and is no refund that the books have."""
+        booked = self._extract.given_back_by(entry.reference)
+        unshown, left = self._paired(booked, entry.transfers)
+        # What stands in the place of a refund that is not there is told with that.
+        missed = len(unshown)
+        for sent in left:
+            if not sent.is_from_us or sent.source == sent.target:
+                continue
+            if missed:
+                missed -= 1
+            elif self._is_on_its_way(sent):
+                self._done.under_way += 1
+            elif self._extract.has_paid(sent.target):
+                text = f"{sent.target} was sent money, and no refund of the books is this one"
+                self._done.note(
+                    Difference(
+                        "overpaid", text, "", entry.reference, sent.amount_minor, self._asset
+                    )
+                )
+
+    def _is_on_its_way(self, sent: Transferred) -> bool:
+        """Tell whether it may be a refund that is owed, and of which the books hear in a moment."""
+        owed = self._extract.owed_back(sent.target, sent.source, sent.amount_minor)
+        if self._on_its_way[sent] >= owed:
+            return False
+        self._on_its_way[sent] += 1
+        return True
 
     def _judge_payment(self, shown: Shown, reference: str) -> None:
         exchange = self._extract.of_proof(shown.proof_id)

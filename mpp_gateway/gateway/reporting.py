@@ -2,13 +2,50 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
+from mpp_gateway import events
 from mpp_gateway.events import Event
+from mpp_gateway.ledger.book import State
 
 log = logging.getLogger(__name__)
 
 type Sink = Callable[[Event], None]
+
+LATE: dict[State, type[Event]] = {
+    State.RELEASED: events.PaymentReleased,
+    State.UNKNOWN: events.PaymentUnknown,
+    State.CREDITED: events.PaymentCredited,
+    State.REFUNDING: events.RefundOwed,
+}
+
+
+def late_events(
+    exchange_id: str,
+    after: State,
+    at_s: int,
+    asset: str,
+    amount_minor: int,
+    *,
+    reference: str = "",
+    was_paid: bool = True,
+) -> tuple[Event, ...]:
+    """Return what is to be told of a move that no request waits for; it has no route.
+
+    `reference` is of the payment or of the refund. Where the move itself shows that the money
+    came, `was_paid` is false before it.
+    """
+
+    def told(kind: Callable[..., Event], **more: str) -> Event:
+        return kind(
+            request_id=exchange_id, at_s=at_s, asset=asset, amount_minor=amount_minor, **more
+        )
+
+    if after is State.REFUNDED:
+        return (told(events.PaymentRefunded, reference=reference),)
+    if was_paid or after is not State.CREDITED:
+        return (told(LATE[after]),)
+    return told(events.PaymentSettled, reference=reference), told(LATE[after])
 
 
 def uptime_ms() -> int:
@@ -26,6 +63,11 @@ class Reporter:
     def begin(self) -> int:
         """Return the moment from which the durations of a request count: its head is here."""
         return 0 if self.sink is None else self.ticker()
+
+    def tell_late(self, late: Iterable[Event]) -> None:
+        """Tell the sink of what no request waits for: such events have no duration."""
+        for event in late:
+            self.tell(event, self.begin())
 
     def tell(self, event: Event, began_ms: int) -> None:
         """Tell the sink of `event` in a request that began at `began_ms`."""

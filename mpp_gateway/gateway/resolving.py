@@ -3,11 +3,8 @@
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from functools import partial
 
-from mpp_gateway import events
-from mpp_gateway.events import Event
-from mpp_gateway.gateway.reporting import Reporter
+from mpp_gateway.gateway.reporting import Reporter, late_events
 from mpp_gateway.ledger.book import Question, State
 from mpp_gateway.ledger.exchanges import Exchanges
 from mpp_gateway.ledger.sql import StoreUnavailable
@@ -94,7 +91,16 @@ class Resolver:
             log.warning("%s of %s is still open: %s", question.state, key, error)
             return False
         log.info("%s was %s and is %s", key, question.state, after)
-        self._reporter.tell(self._event(question, after, outcome), self._reporter.begin())
+        late = late_events(
+            key,
+            after,
+            self._clock(),
+            question.asset,
+            question.payment.amount_minor,
+            reference=outcome.reference,
+            was_paid=question.state is not State.UNKNOWN,
+        )
+        self._reporter.tell_late(late)
         return True
 
     async def _write(self, question: Question, after: State, outcome: Outcome) -> bool:
@@ -111,19 +117,6 @@ class Resolver:
             reference=outcome.reference,
             receipt=outcome.headers,
             detail="the rail was asked",
-        )
-
-    def _event(self, question: Question, after: State, outcome: Outcome) -> Event:
-        kind: Callable[..., Event] = events.PaymentReleased
-        if after is State.CREDITED:
-            kind = events.PaymentCredited
-        elif after is State.REFUNDED:
-            kind = partial(events.PaymentRefunded, reference=outcome.reference)
-        return kind(
-            request_id=question.turn.exchange_id,
-            at_s=self._clock(),
-            amount_minor=question.payment.amount_minor,
-            asset=question.asset,
         )
 
 

@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 
 from mpp_gateway.config.model import GatewayConfig
 from mpp_gateway.gateway.executor import Executor, wall_clock
-from mpp_gateway.gateway.reporting import Reporter
+from mpp_gateway.gateway.reporting import Reporter, late_events
 from mpp_gateway.gateway.resolving import Resolver
 from mpp_gateway.gateway.slots import NO_MODULES, Slots
 from mpp_gateway.gateway.snapshot import Snapshot, compile_offers
 from mpp_gateway.ledger.answers import ANSWERS_SCHEMA, Answers
 from mpp_gateway.ledger.database import Database
-from mpp_gateway.ledger.exchanges import Exchanges
+from mpp_gateway.ledger.exchanges import Exchanges, TakenUp
 from mpp_gateway.ledger.schema import EXCHANGES_SCHEMA, QUESTIONS_SCHEMA
 from mpp_gateway.ledger.sql import Lease, StoreUnavailable
 from mpp_gateway.ledger.stores import driver_of
@@ -132,7 +132,7 @@ async def open_serving(
         opened.push_async_callback(database.close)
         lease = opened.enter_context(closing(driver.lease(secrets.token_hex(16))))
         exchanges = Exchanges(database, lease.owner)
-        await _recover(exchanges, lease, clock())
+        await _recover(exchanges, lease, reporter, clock())
         lease.share()
         rails: dict[str, Rail] = {}
         for name, settings in config.methods.items():
@@ -163,7 +163,7 @@ async def open_serving(
         exchanges, answers, rails, reporter, clock, buckets=buckets, ask_soon=resolver.wanted.set
     )
     upkeep = (
-        asyncio.ensure_future(_keep(exchanges, answers, lease, rails, problems, clock)),
+        asyncio.ensure_future(_keep(exchanges, answers, lease, rails, problems, reporter, clock)),
         asyncio.ensure_future(_ask(resolver)),
     )
     return Serving(
@@ -186,12 +186,13 @@ async def _keep(
     lease: Lease,
     rails: dict[str, Rail],
     problems: dict[str, str],
+    reporter: Reporter,
     clock: Callable[[], int],
 ) -> None:
     """Look after the books and every rail now and then, for as long as the gateway serves."""
     while True:
         await asyncio.sleep(MAINTENANCE_S)
-        await _sweep(exchanges, answers, lease, clock())
+        await _sweep(exchanges, answers, lease, reporter, clock())
         for rail in rails.values():
             looking = _look_after(rail, problems, clock(), first=False)
             (error,) = await asyncio.gather(looking, return_exceptions=True)
@@ -212,10 +213,20 @@ async def _ask(resolver: Resolver) -> None:
                 await resolver.wanted.wait()
 
 
-async def _recover(exchanges: Exchanges, lease: Lease, now_s: int) -> None:
+async def _recover(exchanges: Exchanges, lease: Lease, reporter: Reporter, now_s: int) -> None:
     """Take up what is left open and nobody is at any more."""
-    if found := await exchanges.recover(lease.is_gone, now_s):
+    found = 0
+    async for batch in exchanges.recover(lease.is_gone, now_s):
+        found += _tell_of_taken_up(batch, reporter, now_s)
+    if found:
         log.warning("%d exchanges were left open by a process that is gone", found)
+
+
+def _tell_of_taken_up(batch: list[TakenUp], reporter: Reporter, now_s: int) -> int:
+    for taken in batch:
+        about = taken.exchange_id, taken.after, now_s, taken.asset, taken.amount_minor
+        reporter.tell_late(late_events(*about))
+    return len(batch)
 
 
 async def _tell_of_orphans(exchanges: Exchanges, rails: dict[str, Rail]) -> None:
@@ -225,10 +236,15 @@ async def _tell_of_orphans(exchanges: Exchanges, rails: dict[str, Rail]) -> None
             log.warning("%d payments by %s are open, and no method has this name now", count, name)
 
 
-async def _sweep(exchanges: Exchanges, answers: Answers, lease: Lease, now_s: int) -> None:
+async def _sweep(
+    exchanges: Exchanges, answers: Answers, lease: Lease, reporter: Reporter, now_s: int
+) -> None:
+    async def sweep(now_s: int) -> int:
+        return _tell_of_taken_up(await exchanges.sweep(now_s), reporter, now_s)
+
     try:
-        await _recover(exchanges, lease, now_s)
-        if found := await _until_done(exchanges.sweep, now_s):
+        await _recover(exchanges, lease, reporter, now_s)
+        if found := await _until_done(sweep, now_s):
             log.warning("%d exchanges were left open by a process that is gone", found)
         await _until_done(exchanges.purge, now_s)
         await _until_done(answers.purge, now_s)

@@ -66,6 +66,7 @@ def settle(exchange: Exchange, clock: Clock, found: Outcome | None = None) -> Ma
         outcome = yield from perform(clock, asked)
     match outcome.state:
         case Settlement.SETTLED:
+            told = event(events.PaymentSettled, exchange, clock.now_s, reference=outcome.reference)
             settled = move(
                 turn,
                 State.SETTLING,
@@ -91,21 +92,23 @@ def settle(exchange: Exchange, clock: Clock, found: Outcome | None = None) -> Ma
                         receipt=outcome.headers,
                         detail="settled, and not recorded in time",
                         amount_minor=presented.amount_minor - outcome.change_minor,
+                        told=(told, event(events.PaymentCredited, exchange, clock.now_s)),
                     )
                 )
                 raise _unknown(exchange)
             exchange.state, exchange.receipt = State.SETTLED, outcome.headers
-            yield from emit(
-                event(events.PaymentSettled, exchange, clock.now_s, reference=outcome.reference)
-            )
+            yield from emit(told)
         case Settlement.REFUSED:
-            yield from give_up(turn, State.RELEASED, clock, detail=outcome.detail)
+            released = (event(events.PaymentReleased, exchange, clock.now_s),)
+            yield from give_up(turn, State.RELEASED, clock, detail=outcome.detail, told=released)
             exchange.state = State.RELEASED
-            yield from emit(event(events.PaymentReleased, exchange, clock.now_s))
             raise _unsettled(outcome)
         case Settlement.UNKNOWN:
-            yield from _recorded(give_up(turn, State.UNKNOWN, clock, detail=outcome.detail))
-            yield from emit(event(events.PaymentUnknown, exchange, clock.now_s))
+            # Told with the move: by now the late answer of the rail may have been written down.
+            lost = (event(events.PaymentUnknown, exchange, clock.now_s),)
+            yield from _recorded(
+                give_up(turn, State.UNKNOWN, clock, detail=outcome.detail, told=lost)
+            )
             raise _unknown(exchange)
 
 
@@ -170,9 +173,9 @@ def release(
     may_refund = may_refund and not exchange.client_left and exchange.route.on_failure == "refund"
     if exchange.state is State.SETTLED and may_refund:
         after, kind = State.REFUNDING, events.RefundOwed
-    if (yield from _recorded(give_up(exchange.turn, after, clock, detail=detail))):
+    told = (event(kind, exchange, clock.now_s),)
+    if (yield from _recorded(give_up(exchange.turn, after, clock, detail=detail, told=told))):
         exchange.state = after
-        yield from emit(event(kind, exchange, clock.now_s))
 
 
 def refused(exchange: Exchange, problem: Problem, clock: Clock) -> Machine[Answer]:

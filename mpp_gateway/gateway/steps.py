@@ -134,6 +134,8 @@ class GiveUp:
     detail: str = ""
     amount_minor: int | None = None
     """What was used of what was held; None: all of it."""
+    told: tuple[Event, ...] = ()
+    """What the sink is told once it is written down, however late that is."""
 
 
 @dataclass(frozen=True, slots=True)

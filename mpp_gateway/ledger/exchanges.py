@@ -1,11 +1,14 @@
 """The durable record of every paid exchange: who claimed which proof, and where the money is."""
 
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from mpp_gateway.failpoints import FailPoint
 from mpp_gateway.ledger.book import (
+    LEFT_OPEN,
     Claim,
     Claimed,
     ClaimRequest,
@@ -25,6 +28,16 @@ AROUND = {state: (FailPoint(f"before {state}"), FailPoint(f"after {state}")) for
 
 type IsGone = Callable[[Connection, str], bool]
 """Tells whether nobody who marks rows with a name is left; see `sql.Lease`."""
+
+
+@dataclass(frozen=True, slots=True)
+class TakenUp:
+    """An exchange that nobody was at any more, and what became of it; see `book.LEFT_OPEN`."""
+
+    exchange_id: str
+    asset: str
+    amount_minor: int
+    after: State
 
 
 class Exchanges:
@@ -130,13 +143,17 @@ class Exchanges:
         """Stay in charge of what `turn` has paid for until `due_s`; False if it is not its own."""
         return await self._database.write(lambda db: set_due(db, turn, due_s))
 
-    async def recover(self, is_gone: IsGone, now_s: int) -> int:
+    async def recover(self, is_gone: IsGone, now_s: int) -> AsyncIterator[list[TakenUp]]:
         """Take up what processes have left of which `is_gone` says that they are.
 
         Nothing moved for CLAIMED and VERIFIED. An exchange that had begun to settle becomes
-        UNKNOWN, so that only the rail can resolve it. Returns how many there were.
+        UNKNOWN, so that only the rail can resolve it. Yields them batch by batch.
         """
-        return await self._database.write(lambda db: _recover(db, is_gone, now_s))
+        for owner in await self._database.read(_owners):
+            # One transaction for all of them would keep every payment waiting.
+            work = partial(_recover, owner=owner, is_gone=is_gone, now_s=now_s)
+            while found := await self._database.write(work):
+                yield found
 
     async def mark_delivered(self, turn: Turn) -> bool:
         """Note that the answer which `turn` paid for was handed over; False if it is not its."""
@@ -165,13 +182,15 @@ class Exchanges:
         """
         return await self._database.write(lambda db: _store_id(db, fresh))
 
-    async def sweep(self, now_s: int) -> int:
-        """Take up what its process should have been done with; return how many, a batch at most.
+    async def sweep(self, now_s: int) -> list[TakenUp]:
+        """Take up what its process should have been done with; return it, a batch at most.
 
         A settlement becomes UNKNOWN, a claim is released, and what was paid and not handed over is
         credited. Each row is due by the deadlines of the process that wrote it, not by ours.
         """
-        return await self._database.write(lambda db: _sweep(db, now_s))
+        return await self._database.write(
+            lambda db: _take_up(db, "due_s < ?", now_s, now_s, "by its process")
+        )
 
     async def purge(self, now_s: int) -> int:
         """Forget releases whose proofs can move no money any more; count them, a batch at most.
@@ -360,20 +379,37 @@ def set_due(db: Connection, turn: Turn, due_s: int | None) -> bool:
     return changed == 1
 
 
-def _recover(db: Connection, is_gone: IsGone, now_s: int) -> int:
+def _owners(db: Connection) -> list[str]:
+    left = "SELECT DISTINCT owner FROM exchanges WHERE due_s IS NOT NULL"
+    return [owner for (owner,) in db.execute(left).fetchall()]
+
+
+def _recover(db: Connection, owner: str, is_gone: IsGone, now_s: int) -> list[TakenUp]:
+    # Asked anew in each transaction: somebody of that name may have begun to serve meanwhile.
+    if not is_gone(db, owner):
+        return []
     # Paid, and no answer was handed over: killed in between. Without that row the buyer's money
     # would have bought nothing, and the same credential would be called used.
-    left = "SELECT DISTINCT owner FROM exchanges WHERE due_s IS NOT NULL"
-    found = 0
-    for (owner,) in db.execute(left).fetchall():
-        if is_gone(db, owner):
-            rows = db.execute(
-                "SELECT id, attempt, state FROM exchanges WHERE due_s IS NOT NULL AND owner = ?"
-                " ORDER BY id",
-                (owner,),
-            ).fetchall()
-            found += take_up(db, rows, now_s, "left open by a process that is gone")
-    return found
+    return _take_up(
+        db, "due_s IS NOT NULL AND owner = ?", owner, now_s, "by a process that is gone"
+    )
+
+
+def _take_up(
+    db: Connection, where: str, parameter: str | int, now_s: int, by: str
+) -> list[TakenUp]:
+    # Sorted here: by the store, every batch would be looked for among all that is open.
+    rows = sorted(
+        db.execute(
+            f"SELECT id, attempt, state, asset, amount_minor FROM exchanges WHERE {where} LIMIT ?",  # noqa: S608 - ours
+            (parameter, BATCH_ROWS),
+        ).fetchall()
+    )
+    take_up(db, [row[:3] for row in rows], now_s, f"left open {by}")
+    return [
+        TakenUp(exchange_id, asset, int(minor), LEFT_OPEN[State(state)])
+        for exchange_id, _, state, asset, minor in rows
+    ]
 
 
 def _questions(db: Connection, rail: str, after: tuple[int, str], limit: int) -> list[Question]:
@@ -406,14 +442,6 @@ def _store_id(db: Connection, fresh: str) -> str:
     if row is None:
         db.execute("INSERT INTO store (id) VALUES (?)", (fresh,))
     return fresh if row is None else str(row[0])
-
-
-def _sweep(db: Connection, now_s: int) -> int:
-    rows = db.execute(
-        "SELECT id, attempt, state FROM exchanges WHERE due_s < ? ORDER BY id LIMIT ?",
-        (now_s, BATCH_ROWS),
-    ).fetchall()
-    return take_up(db, rows, now_s, "left open by its process")
 
 
 def _purge(db: Connection, now_s: int) -> int:

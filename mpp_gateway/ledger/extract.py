@@ -13,14 +13,17 @@ _SCHEMA = """
 CREATE TABLE booked (
     proof_id TEXT PRIMARY KEY, exchange_id TEXT NOT NULL, rail TEXT NOT NULL, asset TEXT NOT NULL,
     account TEXT NOT NULL, payee TEXT NOT NULL, amount_minor TEXT NOT NULL, state TEXT NOT NULL,
-    reference TEXT NOT NULL, refund TEXT NOT NULL, created_s INTEGER NOT NULL, due_s INTEGER
+    reference TEXT NOT NULL, refund TEXT NOT NULL, created_s INTEGER NOT NULL, due_s INTEGER,
+    updated_s INTEGER NOT NULL
 );
 CREATE INDEX booked_rail ON booked (rail, state, reference);
+CREATE INDEX booked_refund ON booked (lower(refund)) WHERE state = 'refunded';
+CREATE INDEX booked_account ON booked (account, state);
 CREATE TABLE looked_at (rail TEXT NOT NULL, reference TEXT NOT NULL, PRIMARY KEY (rail, reference))
 """
 _COLUMNS = (
     "proof_id, exchange_id, rail, asset, account, payee, amount_minor, state, reference, refund,"
-    " created_s, due_s"
+    " created_s, due_s, updated_s"
 )
 
 
@@ -40,6 +43,8 @@ class BookedExchange:
     refund: str
     created_s: int
     due_s: int | None
+    updated_s: int
+    """Since when it is in its state."""
 
 
 class Extract:
@@ -53,7 +58,7 @@ class Extract:
         """Copy exchanges."""
         self._db.execute("BEGIN")
         self._db.executemany(
-            f"INSERT OR IGNORE INTO booked ({_COLUMNS}) VALUES ({', '.join('?' * 12)})",  # noqa: S608 - ours
+            f"INSERT OR IGNORE INTO booked ({_COLUMNS}) VALUES ({', '.join('?' * 13)})",  # noqa: S608 - ours
             map(_values, records),
         )
         self._db.execute("COMMIT")
@@ -67,6 +72,40 @@ class Extract:
         """Return everybody who was paid through a rail."""
         asked = "SELECT DISTINCT payee FROM booked WHERE rail = ? AND payee <> ''"
         return frozenset(payee for (payee,) in self._db.execute(asked, (rail,)))
+
+    def givers(self) -> frozenset[str]:
+        """Return everybody from whom money was given back, or is owed back, through any rail."""
+        asked = (
+            "SELECT DISTINCT payee FROM booked WHERE state IN ('refunding', 'refunded')"
+            " AND payee <> ''"
+        )
+        return frozenset(payee for (payee,) in self._db.execute(asked))
+
+    def given_back_by(self, reference: str) -> list[BookedExchange]:
+        """Return what was given back under a reference, through whatever rail."""
+        rows = self._db.execute(
+            f"SELECT {_COLUMNS} FROM booked WHERE state = 'refunded' AND lower(refund) = ?"  # noqa: S608
+            " ORDER BY proof_id",
+            (reference.lower(),),
+        )
+        return list(map(_booked, rows))
+
+    def has_paid(self, account: str) -> bool:
+        """Tell whether an account has ever paid for a call, through whatever rail."""
+        asked = (
+            "SELECT 1 FROM booked WHERE account = ?"
+            " AND state IN ('settled', 'credited', 'refunding', 'refunded') LIMIT 1"
+        )
+        return self._db.execute(asked, (account,)).fetchone() is not None
+
+    def owed_back(self, account: str, payee: str, amount_minor: int) -> int:
+        """Return how many exchanges with such a payment are to be given back, of any rail."""
+        asked = (
+            "SELECT count(*) FROM booked WHERE account = ? AND state = 'refunding' AND payee = ?"
+            " AND amount_minor = ?"
+        )
+        found = self._db.execute(asked, (account, payee, str(amount_minor)))
+        return int(found.fetchone()[0])
 
     def first_s(self, rail: str) -> int | None:
         """Return when the rail's first exchange began."""
@@ -86,6 +125,14 @@ class Extract:
             f"SELECT {_COLUMNS} FROM booked WHERE rail = ? AND state IN ({marks})"  # noqa: S608
             f" ORDER BY {by}, proof_id",
             (rail, *asked),
+        )
+        return map(_booked, rows)
+
+    def waiting(self) -> Iterator[BookedExchange]:
+        """Yield every exchange that is to be given back, those that wait longest first."""
+        rows = self._db.execute(
+            f"SELECT {_COLUMNS} FROM booked WHERE state = 'refunding'"  # noqa: S608 - ours
+            " ORDER BY updated_s, proof_id"
         )
         return map(_booked, rows)
 
@@ -121,6 +168,7 @@ def _values(record: Record) -> tuple[object, ...]:
         record.refund,
         record.created_s,
         record.due_s,
+        record.updated_s,
     )
 
 

@@ -26,6 +26,8 @@ class Transferred:
     source: str
     target: str
     amount_minor: int
+    is_from_us: bool = False
+    """Whether it left an account from which we give money back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,16 +78,20 @@ class Statement(Protocol):
         """Tell whether this is the payment of the books: proof, payee and amount."""
         ...
 
-    def given_back(self, entry: Entry, booked: Booked) -> int:
-        """Return how many transfers of an entry give this very payment back, or one like it."""
+    def gives_back(self, transferred: Transferred, booked: Booked) -> bool:
+        """Tell whether a transfer gives this very payment back, or one like it."""
         ...
 
-    def watch(self, payees: frozenset[str]) -> None:
-        """Count these among ours too, beside those of the configuration, from here on."""
+    def watch(self, payees: frozenset[str], givers: frozenset[str]) -> None:
+        """Count these among ours too, beside those of the configuration, from here on.
+
+        `payees` are paid, and from `givers` money is given back.
+        """
         ...
 
-    def incoming(self, first: int, last: int) -> AsyncIterator[tuple[int, tuple[str, ...]]]:
-        """Yield how far it is searched by now, and the references with money for us in that."""
+    def movements(self, first: int, last: int) -> AsyncIterator[tuple[int, tuple[str, ...]]]:
+        """Yield how far it is searched by now, and the references in that under which money came
+        to our payees or left our givers."""
         ...
 
     async def close(self) -> None:

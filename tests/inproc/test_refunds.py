@@ -9,7 +9,7 @@ import pytest
 
 from mpp_gateway.ledger.book import PaymentRecord
 from mpp_gateway.rails.base import Settlement
-from mpp_gateway.rails.evm import inspection, submitter
+from mpp_gateway.rails.evm import inspection, outbox
 from mpp_gateway.rails.evm.chain import RpcRefused
 from mpp_gateway.rails.evm.submissions import ONCE
 from tests.support.client import RawClient
@@ -241,7 +241,7 @@ def test_a_refund_whose_nonce_somebody_else_used_is_sent_under_another_only_when
             await b.chain.transfer(GAS_KEY, address(GAS_KEY), 1)  # uses the leased nonce
             await b.rail.maintain(now())
             assert "lost" not in {state for _, state in await b.submissions()}
-            monkeypatch.setattr(submitter, "LOST_DEPTH", 0)
+            monkeypatch.setattr(outbox, "LOST_DEPTH", 0)
             await paid_once(b, record)
             assert "lost" in {state for _, state in await b.submissions()}
 
@@ -254,7 +254,7 @@ def test_a_refund_whose_nonce_somebody_else_used_is_sent_under_another_only_when
 def test_a_refund_that_one_node_took_and_another_one_called_refused_is_paid_once(
     tmp_path, monkeypatch, said
 ):
-    monkeypatch.setattr(submitter, "LOST_DEPTH", 0)
+    monkeypatch.setattr(outbox, "LOST_DEPTH", 0)
 
     async def main() -> None:
         async with owed(tmp_path) as (b, record):
@@ -282,7 +282,7 @@ def test_a_refund_that_one_node_took_and_another_one_called_refused_is_paid_once
 def test_a_node_whose_receipts_lag_behind_its_counts_has_no_refund_paid_twice(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(submitter, "LOST_DEPTH", 2)
+    monkeypatch.setattr(outbox, "LOST_DEPTH", 2)
 
     async def main() -> None:
         async with owed(tmp_path) as (b, record):
@@ -301,7 +301,7 @@ def test_a_node_whose_receipts_lag_behind_its_counts_has_no_refund_paid_twice(
 
 def test_a_refund_that_is_not_deep_enough_yet_is_not_paid_again(tmp_path, monkeypatch):
     """More confirmations than the depth at which somebody else's use of a nonce is believed."""
-    monkeypatch.setattr(submitter, "LOST_DEPTH", 2)
+    monkeypatch.setattr(outbox, "LOST_DEPTH", 2)
 
     async def main() -> None:
         async with owed(tmp_path) as (b, record):

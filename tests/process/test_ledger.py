@@ -12,8 +12,11 @@ from pathlib import Path
 import pytest
 
 from mpp_gateway.cli.ledger_views import MOVE_NAMES, RECORD_NAMES
+from mpp_gateway.crypto.addresses import parse_address
+from mpp_gateway.rails.evm import abi
 from tests.support.command import Done, run, run_on_terminal
 from tests.support.evm import address
+from tests.support.facilitator import submit
 from tests.support.paid import PRICE, Paid, fresh_key, paid_gateway, wait_until
 from tests.support.stores import PostgresPlace, SqlitePlace
 
@@ -327,7 +330,97 @@ def test_refunds_are_found_on_the_chain_and_one_transfer_gives_back_one_payment(
         assert asked(paid, "verify")["sound"] is True
 
         change(paid, "UPDATE exchanges SET refund = ? WHERE refund = ?", first, second)
-        assert differences(paid) == [("refund", first)]
+        assert differences(paid) == [("refund", first), ("overpaid", second)]
+
+
+@pytest.fixture
+def refunding(tmp_path):
+    """A gateway whose payee is its own gas key; one call was paid back."""
+    with paid_gateway(tmp_path, routes=REFUNDED, pays_itself=True) as paid:
+        paid.folder = tmp_path
+        paid.keeper.answers("500 Oops")
+        paid.send(paid.buy("/api/first"), "/api/first")
+        wait_until(lambda: paid.states() == {"refunded": 1}, "it is paid back")
+        yield paid
+
+
+def send_from_key(paid: Paid, minor: int, *, gas: int | None = None) -> str:
+    """Send tokens from the gateway's own key to the buyer, behind its back."""
+    text = paid.config.split('private_key: "0x')[1].split('"')[0]
+    key, to = bytes.fromhex(text), address(paid.key)
+    paid.chain.run(paid.chain.demo.mint(paid.payee, PRICE))
+    if gas is None:
+        return paid.chain.run(paid.chain.demo.transfer(key, to, minor))
+    payload = abi.transfer(parse_address(to), minor)
+    return paid.chain.run(submit(paid.chain.demo, payload, key, gas=gas))
+
+
+def test_a_refund_that_was_sent_twice_is_found_on_the_chain(refunding):
+    assert differences(refunding, code=0) == []
+    again = send_from_key(refunding, PRICE)
+
+    assert differences(refunding) == [("overpaid", again)]
+    code, text = run_on_terminal(
+        *("ledger", "reconcile", "--config", refunding.folder / "gateway.yaml"),
+        home=refunding.folder,
+        NO_COLOR="1",
+    )
+    assert code == 1
+    assert "\noverpaid  0.01  " in text
+
+
+@pytest.mark.parametrize("minor", [1, PRICE - 1])
+def test_a_refund_of_another_amount_is_told(minor, refunding):
+    (row,) = refunding.rows()
+    sent = send_from_key(refunding, minor)
+    change(refunding, "UPDATE exchanges SET refund = ?", sent)
+
+    assert differences(refunding) == [("refund", sent), ("overpaid", row["refund"])]
+
+
+def test_a_refund_to_somebody_else_is_told(refunding):
+    (row,) = refunding.rows()
+    other = row["account"][:-4] + "abcd"
+    change(refunding, "UPDATE exchanges SET account = ?", other)
+
+    done = ledger(refunding, "reconcile")
+    (found,) = json.loads(done.out)["compared"][0]["differences"]
+    assert (done.code, found["kind"], found["reference"]) == (1, "refund", row["refund"])
+    assert f"it sent {PRICE} to {row['account']}" in found["text"]
+
+
+def test_a_refund_whose_transaction_failed_is_told(refunding):
+    (row,) = refunding.rows()
+    failed = send_from_key(refunding, 10**12, gas=100_000)
+    change(refunding, "UPDATE exchanges SET refund = ?", failed)
+
+    done = ledger(refunding, "reconcile")
+    first, second = json.loads(done.out)["compared"][0]["differences"]
+    assert (done.code, first["kind"], first["reference"]) == (1, "refund", failed)
+    assert "the transaction failed" in first["text"]
+    assert (second["kind"], second["reference"]) == ("overpaid", row["refund"])
+
+
+def test_a_refund_that_is_owed_is_told_with_its_time_and_is_no_difference(refunding):
+    """As after a kill between the block and the note, and then with the money still to go."""
+    refunding.stop()
+    (row,) = refunding.rows()
+    change(refunding, "UPDATE exchanges SET state = 'refunding', updated_s = 1750000000")
+
+    found = asked(refunding, "reconcile")
+    (owed,) = found["waiting"]
+    assert (found["agrees"], found["refunds_waiting"]) == (True, 1)
+    assert (owed["exchange_id"], owed["since_at"]) == (row["id"], "2025-06-15T15:06:40Z")
+    assert found["compared"][0]["under_way"] == 1  # the transfer, of which the books say nothing
+    again = send_from_key(refunding, PRICE)
+    assert differences(refunding) == [("overpaid", again)]
+    code, text = run_on_terminal(
+        *("ledger", "reconcile", "--config", refunding.folder / "gateway.yaml"),
+        home=refunding.folder,
+        NO_COLOR="1",
+    )
+    assert code == 1
+    assert "\nwaiting  0.01  to be given back since 2025-06-15T15:06:40Z\n" in text
 
 
 def test_money_that_came_by_no_proof_is_counted_and_no_fault(paid):

@@ -46,6 +46,7 @@ from mpp_gateway.ledger.database import Database
 from mpp_gateway.ledger.exchanges import Exchanges
 from mpp_gateway.ledger.schema import EXCHANGES_SCHEMA, QUESTIONS_SCHEMA
 from mpp_gateway.ledger.sqlite import SqliteDriver
+from tests.support.ledger import swept, taken_up
 from tests.support.stores import in_memory
 
 PRICE = 10
@@ -218,13 +219,13 @@ class Books(RuleBasedStateMachine):
     @rule(is_gone=st.booleans())
     def crash(self, is_gone):
         self.both(
-            self.store.recover(lambda _, owner: is_gone and owner == OWNER, NOW_S),
+            taken_up(self.store, lambda _, owner: is_gone and owner == OWNER, NOW_S),
             lambda: self.book.recover(lambda owner: is_gone and owner == OWNER, NOW_S),
         )
 
     @rule(now_s=st.sampled_from([DUE_S, DUE_S + 3, DUE_S + 100]))
     def sweep(self, now_s):
-        self.both(self.store.sweep(now_s), lambda: self.book.sweep(now_s))
+        self.both(swept(self.store, now_s), lambda: self.book.sweep(now_s))
 
     @precondition(lambda self: len(self.book.entries) > 3)
     @rule(now_s=st.sampled_from([VALID_S, VALID_S + 3]))
@@ -294,7 +295,7 @@ class Books(RuleBasedStateMachine):
         )
 
 
-Books.TestCase.settings = settings(max_examples=400, stateful_step_count=40, derandomize=True)
+Books.TestCase.settings = settings(max_examples=500, stateful_step_count=40, derandomize=True)
 TestBooksOnSqlite = Books.TestCase
 
 

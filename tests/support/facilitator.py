@@ -120,8 +120,11 @@ class StandInFacilitator:
         )
 
 
-async def submit(chain: DemoChain, payload: bytes, key: bytes) -> str:
-    """Call the token with `payload` from the owner of `key`; a revert raises `RpcError`."""
+async def submit(chain: DemoChain, payload: bytes, key: bytes, gas: int | None = None) -> str:
+    """Call the token with `payload` from the owner of `key`; return the transaction.
+
+    A revert raises `RpcError`; where `gas` is given it is mined.
+    """
     account = Account.from_key(key)
     sender = bytes.fromhex(account.address[2:])
 
@@ -131,7 +134,7 @@ async def submit(chain: DemoChain, payload: bytes, key: bytes) -> str:
                 "type": 2,
                 "chainId": chain.chain_id,
                 "nonce": node.nonce(sender, "pending"),
-                "gas": node.estimate_gas(sender, chain.token, payload, 0),
+                "gas": gas or node.estimate_gas(sender, chain.token, payload, 0),
                 "maxFeePerGas": 3 * node.gas_price(),
                 "maxPriorityFeePerGas": 10**9,
                 "to": chain.token,

@@ -9,7 +9,7 @@ from mpp_gateway.config.model import PostgresStore, SqliteStore, Store
 from mpp_gateway.gateway.serving import MIGRATIONS
 from mpp_gateway.ledger.book import Claim, ClaimRequest, State, Turn
 from mpp_gateway.ledger.database import Database
-from mpp_gateway.ledger.exchanges import Exchanges
+from mpp_gateway.ledger.exchanges import Exchanges, IsGone
 from tests.support.stores import Place, SqlitePlace
 
 SCHEMA = len(MIGRATIONS)
@@ -38,6 +38,16 @@ PATHS: dict[State, tuple[State, ...]] = {
         State.REFUNDED,
     ),
 }
+
+
+async def taken_up(exchanges: Exchanges, is_gone: IsGone, now_s: int) -> int:
+    """Take up what is left by who is gone; return how many exchanges there were."""
+    return sum([len(batch) async for batch in exchanges.recover(is_gone, now_s)])
+
+
+async def swept(exchanges: Exchanges, now_s: int) -> int:
+    """Take up what is overdue; return how many exchanges there were."""
+    return len(await exchanges.sweep(now_s))
 
 
 def store_of(place: Place) -> Store:

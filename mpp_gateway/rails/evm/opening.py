@@ -1,7 +1,10 @@
 """From a configured method to a rail: the only module that reads the configuration."""
 
+from pydantic import SecretStr
+
 from mpp_gateway.config.methods import EvmMethod
 from mpp_gateway.crypto.addresses import parse_address
+from mpp_gateway.crypto.secp256k1 import address_of
 from mpp_gateway.ledger.database import Database
 from mpp_gateway.rails.evm.chain import ChainClient
 from mpp_gateway.rails.evm.facilitator import FacilitatorSettler
@@ -50,7 +53,10 @@ def open_statement(name: str, method: EvmMethod, recipients: frozenset[str]) -> 
     token = parse_address(method.token.address)
     chain = ChainClient(method.rpc_url.get_secret_value(), token, RPC_S, method.confirmations)
     payees = {parse_address(recipient) for recipient in {method.recipient, *recipients}}
-    return EvmStatement(name, chain, method.chain_id, token, payees, method.confirmations)
+    givers = set()
+    if method.submit.private_key is not None:
+        givers.add(address_of(_key_of(method.submit.private_key)))
+    return EvmStatement(name, chain, method.chain_id, token, payees, givers, method.confirmations)
 
 
 def _settler(
@@ -68,5 +74,9 @@ def _settler(
     # Imported here: signing transactions costs a second of start-up, and only this needs it.
     from mpp_gateway.rails.evm.own_key import OwnKeySettler  # noqa: PLC0415
 
-    key = bytes.fromhex(submit.private_key.get_secret_value().removeprefix("0x"))
+    key = _key_of(submit.private_key)
     return OwnKeySettler(settings, chain, inspector, database, key)
+
+
+def _key_of(text: SecretStr) -> bytes:
+    return bytes.fromhex(text.get_secret_value().removeprefix("0x"))

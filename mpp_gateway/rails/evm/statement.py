@@ -1,4 +1,5 @@
-"""The chain as an account statement: which transfers by authorization came to our payees."""
+"""The chain as an account statement: which transfers by authorization came to our payees, and
+which others left the accounts from which we give money back."""
 
 import re
 from collections.abc import AsyncIterator, Iterable
@@ -25,6 +26,7 @@ class EvmStatement:
         chain_id: int,
         token: bytes,
         payees: Iterable[bytes],
+        givers: Iterable[bytes] = (),
         confirmations: int = 1,
     ) -> None:
         self._name = name
@@ -32,6 +34,7 @@ class EvmStatement:
         self._chain_id = chain_id
         self._token = token
         self._payees = set(payees)
+        self._givers = set(givers)
         self._confirmations = confirmations
         self._windows = list(LOG_WINDOWS)
 
@@ -84,23 +87,33 @@ class EvmStatement:
         # A record from before payees were written down: whoever of ours it is.
         return shown.is_ours if payee is None else holder(shown.payee) == payee
 
-    def given_back(self, entry: Entry, booked: Booked) -> int:
-        """Return how many transfers give this payment back. See `rails.statement.Statement`."""
-        back = Transferred(booked.payee, booked.account, booked.amount_minor)
-        return entry.transfers.count(back)
+    def gives_back(self, transferred: Transferred, booked: Booked) -> bool:
+        """Tell whether a transfer gives this payment back. See `rails.statement.Statement`."""
+        ends = transferred.source, transferred.target, transferred.amount_minor
+        return ends == (booked.payee, booked.account, booked.amount_minor)
 
-    def watch(self, payees: frozenset[str]) -> None:
+    def watch(self, payees: frozenset[str], givers: frozenset[str]) -> None:
         """Count these among ours too, as the ledger names them."""
-        self._payees |= {found for payee in payees if (found := _holder(payee))}
+        self._payees |= _holders(payees)
+        self._givers |= _holders(givers)
 
-    async def incoming(self, first: int, last: int) -> AsyncIterator[tuple[int, tuple[str, ...]]]:
-        """Yield the transactions that moved the token to us, a window of blocks at a time."""
-        to_us = ["0x" + abi.address_word(payee).hex() for payee in sorted(self._payees)]
-        topics: list[str | list[str] | None] = ["0x" + abi.TRANSFER_TOPIC.hex(), None, to_us]
+    async def movements(self, first: int, last: int) -> AsyncIterator[tuple[int, tuple[str, ...]]]:
+        """Yield the transactions that moved the token to our payees, or from where we give back.
+
+        A window of blocks at a time.
+        """
+        moved = "0x" + abi.TRANSFER_TOPIC.hex()
+        questions: list[list[str | list[str] | None]] = [[moved, None, _words(self._payees)]]
+        if self._givers:
+            questions.append([moved, _words(self._givers)])
         while first <= last:
             end = min(first + self._windows[0] - 1, last)
             try:
-                logs = await self._chain.logs(topics, first, end)
+                logs = [
+                    log
+                    for topics in questions
+                    for log in await self._chain.logs(topics, first, end)
+                ]
             except (RpcFailed, RpcRefused) as error:
                 # Nodes cap the blocks of one question, and what an answer may weigh.
                 if len(self._windows) == 1:
@@ -120,7 +133,8 @@ class EvmStatement:
             is_ours = moved.recipient in self._payees
             source, target = self._purse(moved.sender), self._purse(moved.recipient)
             if nonce is None:
-                transfers.append(Transferred(source, target, moved.value))
+                is_from_us = moved.sender in self._givers
+                transfers.append(Transferred(source, target, moved.value, is_from_us))
                 others += is_ours
                 continue
             key = PaymentKey(self._chain_id, self._token, moved.sender, nonce)
@@ -129,6 +143,14 @@ class EvmStatement:
 
     def _purse(self, address: bytes) -> str:
         return purse(self._chain_id, self._token, address)
+
+
+def _words(addresses: set[bytes]) -> list[str]:
+    return ["0x" + abi.address_word(address).hex() for address in sorted(addresses)]
+
+
+def _holders(purses: frozenset[str]) -> set[bytes]:
+    return {found for purse in purses if (found := _holder(purse))}
 
 
 def _holder(payee: str) -> bytes | None:

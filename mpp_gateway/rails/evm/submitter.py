@@ -4,15 +4,8 @@ import asyncio
 import contextlib
 import enum
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
-from eth_account import Account
-from eth_account.typed_transactions.typed_transaction import TypedTransaction
-from hexbytes import HexBytes
-
-from mpp_gateway.crypto.addresses import checksum, parse_address
 from mpp_gateway.failpoints import FailPoint, reach
 from mpp_gateway.ledger.database import Database
 from mpp_gateway.ledger.sql import StoreUnavailable
@@ -24,44 +17,25 @@ from mpp_gateway.rails.evm.chain import (
     gathered,
 )
 from mpp_gateway.rails.evm.gas import Gas, Market
+from mpp_gateway.rails.evm.outbox import Handover, Outbox
 from mpp_gateway.rails.evm.request import EvmSettings
+from mpp_gateway.rails.evm.signing import Signer
 from mpp_gateway.rails.evm.submissions import (
     DONE,
-    FILLING,
-    FREE,
     LOST,
-    Fees,
     Signed,
     Submission,
     Submissions,
 )
+from mpp_gateway.rails.evm.upkeep import Upkeep
 
 log = logging.getLogger(__name__)
 
-FILL_GAS = 21_000
-LOST_DEPTH = 32
 BUMP_AFTER_S = 12
 RESEND_AFTER_S = 1
 LEASE_TRIES = 3
 POLLS_MS = (20, 50, 100, 200, 400)
 POLL_LAST_MS = 800
-
-_STALE = ("nonce too low", "nonce is too low", "invalid nonce", "replacement transaction")
-_NOT_ACCEPTED = (
-    "insufficient funds", "underpriced", "gas too low", "intrinsic gas", "exceeds block gas",
-    "fee cap", "less than block base fee", "invalid sender", "invalid chain", "not supported",
-)  # fmt: skip
-
-
-class Sent(enum.Enum):
-    """What became of handing a transaction to the node."""
-
-    YES = "yes"
-    MAYBE = "maybe"
-    """No answer, or one that nobody has explained: it may be out there."""
-    NO = "no"
-    STALE = "stale"
-    """Its nonce belongs to another transaction; it can never be mined."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,14 +105,17 @@ class Submitter:
     ) -> None:
         self._settings = settings
         self._chain = chain
-        self._account = Account.from_key(private_key)
-        self.address = parse_address(self._account.address)
+        self._signer = Signer(settings.chain_id, private_key)
+        self.address = self._signer.address
         self._submissions = Submissions(database, settings.chain_id, self.address)
         self._running: dict[str, asyncio.Task[Submitted]] = {}
         self._floor: int | None = None
         self._lease = asyncio.Lock()
         self._repair = asyncio.Lock()
         self.gas = Gas(settings, chain, self.address)
+        parts = chain, self._submissions, self.gas, self._signer
+        self._outbox = Outbox(settings, *parts)
+        self._upkeep = Upkeep(settings, *parts, self._outbox)
 
     async def submit(self, call: Call, now_s: int) -> Submitted:
         """Sign, store, send and follow `call`, for as long as `settle_s`.
@@ -160,41 +137,7 @@ class Submitter:
         ourselves takes its nonce, so that later payments do not wait for ever.
         Errors: `RpcFailed`, `RpcRefused`, `StoreUnavailable`.
         """
-        await self.gas.look(now_s)
-        rows = await self._submissions.unfinished()
-        if not rows:
-            return 0
-        mined_below = await self._chain.transaction_count(self.address, "latest")
-        offer = (await self.gas.market(now_s)).fees
-        highest = max((row.nonce for row in rows if row.state != FREE), default=-1)
-        left = 0
-        failure: RpcFailed | RpcRefused | None = None
-        for row in rows:
-            if row.proof_id in self._running and row.state != FREE:
-                continue
-            try:
-                if await self._is_over(row, mined_below):
-                    continue
-            except (RpcFailed, RpcRefused) as error:
-                # One question without an answer must not keep the other nonces waiting.
-                failure = error
-            else:
-                if row.nonce >= mined_below and (row.state != FREE or row.nonce < highest):
-                    await self._push(row, offer, now_s)
-            left += row.state != FREE or row.nonce < highest
-        if failure is not None:
-            raise failure
-        return left
-
-    async def _is_over(self, row: Submission, mined_below: int) -> bool:
-        """Tell whether the row's nonce is in a block for certain, and write that down."""
-        if await self._find_receipt(row) is not None:
-            await self._submissions.finish(row, DONE)
-            return True
-        if row.nonce < mined_below and await self._is_lost(row):
-            await self._submissions.finish(row, LOST)
-            return True
-        return False
+        return await self._upkeep.round(now_s, self._running)
 
     async def close(self) -> None:
         """Stop following transactions; `maintain` finds them again after the next start."""
@@ -215,14 +158,14 @@ class Submitter:
             prepared = await self._prepare(call, now_s, deadline)
             if isinstance(prepared, Submitted):
                 return prepared
-            sent = await self._send(prepared.sent[-1])
+            sent = await self._outbox.send(prepared.sent[-1])
             reach(FailPoint.SENT)
             if not await self._is_certain(sent, prepared):
-                sent = Sent.MAYBE
-            if sent in (Sent.YES, Sent.MAYBE) or not prepared.is_fresh:
+                sent = Handover.MAYBE
+            if sent in (Handover.YES, Handover.MAYBE) or not prepared.is_fresh:
                 return await self._follow(prepared, sent, now_s, deadline)
             try:
-                if sent is Sent.NO:
+                if sent is Handover.NO:
                     await self._give_back(prepared.nonce, now_s)
                     return Submitted(Fate.NOT_SENT, "the node took no transaction")
                 self._floor = None
@@ -265,7 +208,7 @@ class Submitter:
         self, call: Call, quote: Quote, passed: int | None, now_s: int
     ) -> Submission | Submitted:
         def sign(nonce: int) -> Signed:
-            return self._sign(nonce, call.to, call.payload, quote.gas, quote.market.fees)
+            return self._signer.sign(nonce, call.to, call.payload, quote.gas, quote.market.fees)
 
         # Outside the deadline: a lease that is cut off may be stored all the same, and a stored
         # transaction may be sent later. Only what is certainly not stored is refused.
@@ -285,7 +228,7 @@ class Submitter:
     async def _earlier(self, row: Submission) -> Submitted | None:
         """Return what a call that must be made once has come to; None if it did nothing."""
         try:
-            receipt = await self._find_receipt(row)
+            receipt = await self._outbox.find_receipt(row)
         except (RpcFailed, RpcRefused) as error:
             return Submitted(Fate.UNCLEAR, f"an earlier transaction cannot be asked for: {error}")
         if receipt is None:
@@ -307,7 +250,7 @@ class Submitter:
         return Quote(gas * 5 // 4, market, floor)
 
     async def _follow(
-        self, submission: Submission, sent: Sent, now_s: int, deadline: Deadline
+        self, submission: Submission, sent: Handover, now_s: int, deadline: Deadline
     ) -> Submitted:
         started_ms = deadline.left_ms()
         bumps = resends = 0
@@ -315,7 +258,7 @@ class Submitter:
             async with deadline.timeout():
                 polls = iter(POLLS_MS)
                 while True:
-                    receipt = await self._receipt_of(submission)
+                    receipt = await self._outbox.receipt_of(submission)
                     if receipt is not None:
                         return await self._conclude(submission, receipt)
                     wait_ms = next(polls, POLL_LAST_MS)
@@ -323,10 +266,10 @@ class Submitter:
                     elapsed = (started_ms - deadline.left_ms()) // 1000
                     if elapsed >= BUMP_AFTER_S * (bumps + 1):
                         bumps += 1
-                        submission = await self._bump(submission, now_s + elapsed)
-                    elif sent is not Sent.YES and elapsed >= RESEND_AFTER_S * (resends + 1):
+                        submission = await self._outbox.bump(submission, now_s + elapsed)
+                    elif sent is not Handover.YES and elapsed >= RESEND_AFTER_S * (resends + 1):
                         resends += 1
-                        sent = await self._send(submission.sent[-1])
+                        sent = await self._outbox.send(submission.sent[-1])
         except TimeoutError:
             tx_hash = submission.sent[-1].tx_hash
             return Submitted(Fate.UNCLEAR, "sent, and in no block in time", tx_hash)
@@ -339,7 +282,7 @@ class Submitter:
             log.warning("%s is in a block, which is noted later: %s", receipt.tx_hash, error)
         return Submitted(Fate.MINED, tx_hash=receipt.tx_hash, receipt=receipt)
 
-    async def _is_certain(self, sent: Sent, row: Submission) -> bool:
+    async def _is_certain(self, sent: Handover, row: Submission) -> bool:
         """Tell whether what the node said of a transaction may be acted upon.
 
         One node may have taken what another one, asked a moment later, calls refused. What a
@@ -347,82 +290,8 @@ class Submitter:
         its nonce, and is sent again, until the chain shows what became of it.
         """
         if row.is_once:
-            return sent is Sent.YES
-        return sent is not Sent.STALE or await self._is_taken(row)
-
-    async def _is_taken(self, row: Submission) -> bool:
-        """Tell whether a node that calls the row's nonce too low is right, and it is not by ours.
-
-        A node that forwards a call twice says so of what it has just taken, and what only waits for
-        a block may be dropped. Believed, a wrong word would leave a gap that every later payment of
-        the key waits behind for ever.
-        """
-        try:
-            used = await self._chain.transaction_count(self.address, "latest")
-            return row.nonce < used and await self._is_lost(row)
-        except (RpcFailed, RpcRefused):
-            return False
-
-    async def _is_lost(self, row: Submission) -> bool:
-        """Tell whether the row's nonce, which is used, was used by a transaction that is not ours.
-
-        What the contract itself lets happen only once may be believed lost too early. A refund may
-        not: it would be paid twice. So there the other transaction has to be shown, many blocks
-        deep; that the node has no receipt of ours says nothing.
-        """
-        if await self._find_receipt(row, is_deep=False) is not None:
-            return False
-        if not row.is_once:
-            return True
-        spender = await self._chain.spender(self.address, row.nonce, LOST_DEPTH)
-        return spender is not None and spender not in {signed.tx_hash for signed in row.sent}
-
-    # Transactions
-
-    async def _send(self, signed: Signed) -> Sent:
-        try:
-            await self._chain.send(signed.raw)
-        except RpcFailed as error:
-            return Sent.MAYBE if error.sent else Sent.NO
-        except RpcRefused as error:
-            message = error.message.lower()
-            if any(word in message for word in _STALE):
-                return Sent.STALE
-            if any(word in message for word in _NOT_ACCEPTED):
-                return Sent.NO
-            return Sent.YES if "known" in message else Sent.MAYBE
-        return Sent.YES
-
-    async def _bump(self, submission: Submission, now_s: int) -> Submission:
-        """Offer more for the same nonce; where that fails or may not be, send the last again."""
-        newest, signed = submission.sent[-1], None
-        with contextlib.suppress(RpcFailed, RpcRefused, StoreUnavailable):
-            market = await self.gas.market(now_s)
-            fees = newest.fees.bumped(market.fees, self._settings.max_fee_wei)
-            if fees is not None:
-                higher = self._resign(newest, fees)
-                if await self._submissions.replace(submission, higher, now_s, fills=False):
-                    signed = higher
-        if signed is None:
-            await self._send(newest)
-            return submission
-        await self._send(signed)
-        return replace(submission, sent=(*submission.sent, signed))
-
-    async def _push(self, row: Submission, offer: Fees, now_s: int) -> None:
-        usable = row.state not in (FREE, FILLING) and row.valid_until_s > now_s
-        if usable and row.sent[-1].fees.max_fee_wei >= offer.max_fee_wei:
-            await self._send(row.sent[-1])
-        elif usable:
-            await self._bump(row, now_s)
-        else:
-            # What cannot be outbid may have left the node's pool, where the same price will do.
-            ceiling_wei = self._settings.max_fee_wei
-            last = row.sent[-1].fees if row.sent else None
-            fees = offer if last is None else last.bumped(offer, ceiling_wei) or last
-            signed = self._sign(row.nonce, self.address, b"", FILL_GAS, fees.capped(ceiling_wei))
-            if await self._submissions.replace(row, signed, now_s, fills=True):
-                await self._send(signed)
+            return sent is Handover.YES
+        return sent is not Handover.STALE or await self._outbox.is_taken(row)
 
     async def _give_back(self, nonce: int, now_s: int) -> None:
         is_gap = await self._submissions.release(nonce)
@@ -432,59 +301,8 @@ class Submitter:
                 with contextlib.suppress(RpcFailed, RpcRefused):
                     await self.maintain(now_s)
 
-    async def _find_receipt(
-        self, submission: Submission, *, is_deep: bool = True
-    ) -> TxReceipt | None:
-        """Return the receipt; None only if the node has said of each that it has none."""
-        for signed in reversed(submission.sent):
-            receipt = await self._chain.receipt(signed.tx_hash, is_deep=is_deep)
-            if receipt is not None:
-                return receipt
-        return None
-
-    async def _receipt_of(self, submission: Submission) -> TxReceipt | None:
-        """Return the receipt; None also where the node did not answer."""
-        for signed in reversed(submission.sent):
-            try:
-                receipt = await self._chain.receipt(signed.tx_hash)
-            except (RpcFailed, RpcRefused):
-                continue
-            if receipt is not None:
-                return receipt
-        return None
-
     async def known_floor(self) -> int:
         """Return the chain's own count for the key, as it was when first asked."""
         if self._floor is None:
             self._floor = await self._chain.transaction_count(self.address, "pending")
         return self._floor
-
-    def _sign(self, nonce: int, to: bytes, payload: bytes, gas: int, fees: Fees) -> Signed:
-        return self._signed(
-            {
-                "type": 2,
-                "chainId": self._settings.chain_id,
-                "nonce": nonce,
-                "to": checksum(to),
-                "value": 0,
-                "data": payload,
-                "gas": gas,
-            },
-            fees,
-        )
-
-    def _resign(self, earlier: Signed, fees: Fees) -> Signed:
-        """Return the same transaction, of the same nonce, with other fees."""
-        fields = TypedTransaction.from_bytes(HexBytes(earlier.raw)).as_dict()
-        unsigned = {name: fields[name] for name in fields if name not in ("v", "r", "s")}
-        return self._signed(unsigned, fees)
-
-    def _signed(self, unsigned: Mapping[str, Any], fees: Fees) -> Signed:
-        signed = self._account.sign_transaction(
-            {
-                **unsigned,
-                "maxFeePerGas": fees.max_fee_wei,
-                "maxPriorityFeePerGas": fees.tip_wei,
-            }
-        )
-        return Signed("0x" + bytes(signed.hash).hex(), bytes(signed.raw_transaction), fees)

@@ -16,6 +16,7 @@ from mpp_gateway.rails.evm.statement import EvmStatement
 from mpp_gateway.rails.statement import Booked, Shown, Transferred
 
 CHAIN, TOKEN, PAYEE, PAYER, OTHER = 8453, b"t" * 20, b"p" * 20, b"b" * 20, b"o" * 20
+GIVER = b"g" * 20
 NONCE, HASH = b"n" * 32, "0x" + "ab" * 32
 PROOF = str(PaymentKey(CHAIN, TOKEN, PAYER, NONCE))
 
@@ -41,6 +42,7 @@ class Chain:
     cap: int = 10**9
     broken: bool = False
     number: int = CHAIN
+    sent: tuple[Log, ...] = ()
     asked: list[tuple[int, int]] = field(default_factory=list)
 
     async def receipt(self, tx_hash: str) -> TxReceipt | None:
@@ -52,6 +54,9 @@ class Chain:
         self.asked.append((first, last))
         if last - first + 1 > self.cap:
             raise RpcRefused(-32005, "range too large")
+        if len(topics) == 2:
+            assert topics[1] == ["0x" + abi.address_word(GIVER).hex()]
+            return self.sent if first <= 9 <= last else ()
         assert topics[2] == ["0x" + abi.address_word(PAYEE).hex()]
         return self.logs_of if first <= 7 <= last else ()
 
@@ -71,7 +76,7 @@ class Chain:
 
 
 def statement(chain: Chain, confirmations: int = 1) -> EvmStatement:
-    return EvmStatement("base", chain, CHAIN, TOKEN, {PAYEE}, confirmations)
+    return EvmStatement("base", chain, CHAIN, TOKEN, {PAYEE}, {GIVER}, confirmations)
 
 
 def entry(*logs: Log, **node):
@@ -183,12 +188,29 @@ def test_a_transfer_back_gives_one_payment_back():
     back = moved(5, payer=PAYEE, to=PAYER)
     found = entry(back, back, moved(4, payer=PAYEE, to=PAYER), moved(5, payer=OTHER, to=PAYER))
     assert found.transfers[0] == Transferred(*[purse(CHAIN, TOKEN, a) for a in (PAYEE, PAYER)], 5)
-    assert statement(Chain()).given_back(found, booked()) == 2
+    assert [statement(Chain()).gives_back(t, booked()) for t in found.transfers] == [
+        *(True, True, False, False)
+    ]
+
+
+def test_what_leaves_the_account_of_the_key_is_marked_and_searched_for():
+    sent = moved(payer=GIVER, to=OTHER, tx="0x" + "cd" * 32)
+    found = entry(sent, moved(payer=OTHER, to=PAYER))
+    assert [transferred.is_from_us for transferred in found.transfers] == [True, False]
+    chain = Chain((moved(),), sent=(sent,))
+    assert searched(chain, 0, 12)[-1] == (12, (HASH, sent.tx_hash))
+
+
+def test_accounts_that_gave_money_back_by_the_ledger_are_searched_too():
+    asked = EvmStatement("base", Chain((moved(payer=OTHER, to=PAYER),)), CHAIN, TOKEN, {PAYEE})
+    asked.watch(frozenset(), frozenset({purse(CHAIN, TOKEN, OTHER)}))
+    (found,) = asyncio.run(asked.under(HASH)).transfers
+    assert found.is_from_us
 
 
 def searched(chain: Chain, first: int, last: int) -> list[tuple[int, tuple[str, ...]]]:
     async def search():
-        return [found async for found in statement(chain).incoming(first, last)]
+        return [found async for found in statement(chain).movements(first, last)]
 
     return asyncio.run(search())
 
@@ -197,7 +219,8 @@ def searched(chain: Chain, first: int, last: int) -> list[tuple[int, tuple[str, 
 def test_every_block_is_searched_once_in_windows_that_the_node_takes(cap):
     chain = Chain((moved(), moved()), cap=cap)
     found = searched(chain, 3, 12_000)
-    taken = [(a, b) for a, b in chain.asked if b - a + 1 <= cap]
+    # Each window is asked for twice: for what came, and for what was sent back.
+    taken = list(dict.fromkeys((a, b) for a, b in chain.asked if b - a + 1 <= cap))
     assert [a for a, _ in taken] == [3, *(b + 1 for _, b in taken[:-1])]
     assert (taken[-1][1], found[-1][0]) == (12_000, 12_000)
     assert [references for _, references in found if references] == [(HASH,)]
@@ -242,6 +265,6 @@ def test_a_node_that_does_not_answer_is_unavailable():
 
 def test_payees_of_the_ledger_are_ours_too():
     asked = EvmStatement("base", Chain((used(), moved(to=OTHER))), CHAIN, TOKEN, {PAYEE})
-    asked.watch(frozenset({purse(CHAIN, TOKEN, OTHER), "from before"}))
+    asked.watch(frozenset({purse(CHAIN, TOKEN, OTHER), "from before"}), frozenset())
     (found,) = asyncio.run(asked.under(HASH)).payments
     assert found.is_ours

@@ -4,9 +4,18 @@ import asyncio
 
 import pytest
 
-from mpp_gateway.events import PaymentReleased, RequestReceived, RequestRefused, RouteMatched
+from mpp_gateway.events import (
+    PaymentCredited,
+    PaymentReleased,
+    PaymentSettled,
+    PaymentUnknown,
+    RequestReceived,
+    RequestRefused,
+    RouteMatched,
+)
 from mpp_gateway.gateway import executor
-from mpp_gateway.gateway.steps import Deliver, Settle
+from mpp_gateway.gateway.exchange import event
+from mpp_gateway.gateway.steps import Deliver, GiveUp, Settle
 from mpp_gateway.ledger.book import State
 from mpp_gateway.ledger.sql import StoreUnavailable
 from mpp_gateway.protocol.messages import Answer, RequestHead
@@ -43,10 +52,13 @@ def slug(answer) -> str:
 
 
 @pytest.mark.parametrize(
-    ("state", "after"),
-    [(Settlement.SETTLED, State.CREDITED), (Settlement.REFUSED, State.RELEASED)],
+    ("state", "after", "told"),
+    [
+        (Settlement.SETTLED, State.CREDITED, [PaymentSettled, PaymentCredited]),
+        (Settlement.REFUSED, State.RELEASED, [PaymentReleased]),
+    ],
 )
-def test_a_settlement_that_comes_late_is_written_down(tmp_path, state, after):
+def test_a_settlement_that_comes_late_is_written_down_and_told(tmp_path, state, after, told):
     async def story(stage: Stage) -> None:
         stage.settler.hold = asyncio.Event()
         stage.settler.attempt = Attempt(state, "0xlate")
@@ -55,8 +67,14 @@ def test_a_settlement_that_comes_late_is_written_down(tmp_path, state, after):
         assert (answer.status, slug(answer)) == (503, "settlement-unknown")
         assert await stage.exchanges.state(exchange.turn.exchange_id) is State.UNKNOWN
         stage.settler.hold.set()
+        assert [type(event) for event in stage.events[-2:]] == [PaymentUnknown, RequestRefused]
+        stage.events.clear()
         await stage.executor.close()
         assert await stage.exchanges.state(exchange.turn.exchange_id) is after
+        assert [type(event) for event in stage.events] == told
+        price = exchange.presented.offer.amount
+        about = (exchange.turn.exchange_id, price.asset.code, price.minor)
+        assert {(e.request_id, e.asset, e.amount_minor) for e in stage.events} == {about}
 
     play(tmp_path, story, more=QUICK)
 
@@ -76,6 +94,39 @@ def test_a_late_settlement_is_not_lost_when_it_overtakes_the_word_that_it_is_lat
         await stage.executor.close()
         assert await stage.exchanges.state(turn.exchange_id) is State.CREDITED
         assert not await stage.exchanges.move(turn, State.SETTLING, State.UNKNOWN, stage.now_s)
+        # Nor is it told that nobody knows, after it was told that it is paid.
+        lost = event(PaymentUnknown, exchange, stage.now_s)
+        late = GiveUp(turn, State.UNKNOWN, told=(lost,))
+        assert (await stage.executor._reply(late, 0, None)).value is False
+        assert [type(told) for told in stage.events[-2:]] == [PaymentSettled, PaymentCredited]
+
+    play(tmp_path, story)
+
+
+def test_an_end_that_the_store_takes_later_is_told_when_it_is_written_down(tmp_path, monkeypatch):
+    """Told before, or never, an operator's sums would not be those of the books."""
+    monkeypatch.setattr(executor, "GIVE_UP_S", 0.01)
+    monkeypatch.setattr(executor, "WRITE_AGAIN_S", 0.01)
+
+    async def story(stage: Stage) -> None:
+        _, exchange = await verified(stage)
+        give_up, is_full = stage.exchanges.give_up, [True]
+
+        async def full_at_first(*words, **more):
+            if is_full:
+                raise StoreUnavailable("disk full")
+            return await give_up(*words, **more)
+
+        stage.exchanges.give_up = full_at_first
+        stage.events.clear()
+        await stage.finish(exchange, delivered=False)
+        assert PaymentReleased not in {type(event) for event in stage.events}
+        is_full.clear()
+        await until(
+            lambda: [type(event) for event in stage.events][-1] is PaymentReleased, "it is told"
+        )
+        assert await stage.exchanges.state(exchange.turn.exchange_id) is State.RELEASED
+        assert [type(event) for event in stage.events].count(PaymentReleased) == 1
 
     play(tmp_path, story)
 
@@ -108,7 +159,7 @@ def test_a_call_that_was_paid_ahead_and_swept_meanwhile_is_not_delivered_twice(t
         head = head_with(credential, path="/api/first")
         first, _ = await stage.admit(head)
         assert first.state is State.SETTLED
-        assert await stage.exchanges.sweep(stage.now_s + 10**6) == 1
+        assert len(await stage.exchanges.sweep(stage.now_s + 10**6)) == 1
         if again:  # the credit is taken up, and its call is under way
             second, answer = await stage.admit(head, b"2" * 32)
             assert (answer, second.paid) == (None, True)
@@ -143,7 +194,7 @@ def test_no_sweep_comes_between_the_last_question_and_the_note_of_a_delivery(tmp
         assert isinstance(await stage.deliver(exchange), Deliver)
         await stage.finish(exchange)
         await until(lambda: swept, "the delivery is noted")
-        assert swept == [0]
+        assert swept == [[]]
         assert await stage.is_spent(head)
 
     play(tmp_path, story)
@@ -168,7 +219,7 @@ def test_a_delivery_that_a_full_disk_kept_from_the_books_is_noted_later(tmp_path
         assert isinstance(await stage.deliver(exchange), Deliver)
         await stage.finish(exchange)
         await noted.wait()
-        assert await stage.exchanges.sweep(stage.now_s + 10**6) == 0
+        assert await stage.exchanges.sweep(stage.now_s + 10**6) == []
         assert len(tries) == 3
 
     play(tmp_path, story)
@@ -192,10 +243,10 @@ def test_a_long_answer_is_not_taken_for_one_that_is_left(tmp_path, monkeypatch):
         for _ in range(3):
             stage.now_s += long_s
             await until(lambda: until_s[-1] > stage.now_s, "the turn is renewed")
-            assert await stage.exchanges.sweep(stage.now_s) == 0
+            assert await stage.exchanges.sweep(stage.now_s) == []
         await stage.finish(exchange)
         assert await stage.is_spent(head_with(credential))
-        assert await stage.exchanges.sweep(stage.now_s + 10**6) == 0
+        assert await stage.exchanges.sweep(stage.now_s + 10**6) == []
 
     play(tmp_path, story)
 

@@ -15,7 +15,7 @@ from mpp_gateway.gateway.reconciliation import (
 from mpp_gateway.ledger.book import State
 from mpp_gateway.ledger.extract import Extract
 from mpp_gateway.ledger.inquiry import Record
-from mpp_gateway.rails.statement import Booked, Entry, Shown
+from mpp_gateway.rails.statement import Booked, Entry, Shown, Transferred
 
 NOW_S = 1_000
 LAST = 9
@@ -28,7 +28,7 @@ class Statement:
         self.entries = {entry.reference: entry for entry in entries}
         self.asked: list[str] = []
         self.searched: tuple[int, int] | None = None
-        self.watched: frozenset[str] = frozenset()
+        self.watched: tuple[frozenset[str], frozenset[str]] = (frozenset(), frozenset())
 
     async def newest(self) -> int:
         return LAST
@@ -43,13 +43,14 @@ class Statement:
     def shows(self, shown: Shown, booked: Booked) -> bool:
         return (shown.proof_id, shown.amount_minor) == (booked.proof_id, booked.amount_minor)
 
-    def given_back(self, entry: Entry, booked: Booked) -> int:
-        return len(entry.transfers)
+    def gives_back(self, transferred: Transferred, booked: Booked) -> bool:
+        ends = transferred.source, transferred.target, transferred.amount_minor
+        return ends == (booked.payee, booked.account, booked.amount_minor)
 
-    def watch(self, payees: frozenset[str]) -> None:
-        self.watched = payees
+    def watch(self, payees: frozenset[str], givers: frozenset[str]) -> None:
+        self.watched = payees, givers
 
-    async def incoming(self, first: int, last: int) -> AsyncIterator[tuple[int, tuple[str, ...]]]:
+    async def movements(self, first: int, last: int) -> AsyncIterator[tuple[int, tuple[str, ...]]]:
         self.searched = first, last
         for entry in self.entries.values():
             if entry.place is not None and first <= entry.place <= last:
@@ -62,6 +63,10 @@ class Statement:
 def line(place: int, *proofs: str, minor: int = 5, **more) -> Entry:
     payments = tuple(Shown(proof, "us", minor, is_ours=True) for proof in proofs)
     return Entry(f"ref-{place}", place, payments, **more)
+
+
+def back(minor: int = 5, target: str = "payer", source: str = "us") -> Transferred:
+    return Transferred(source, target, minor, is_from_us=source == "us")
 
 
 def record(proof: str, state: State = State.SETTLED, reference: str = "", **changes) -> Record:
@@ -191,20 +196,70 @@ def test_the_search_begins_with_the_first_payment_or_exchange_or_where_it_is_tol
 
 
 def test_a_refund_is_found_or_told():
-    paid = line(5, "a", transfers=("one",))
-    back = {"state": "refunded", "refund": "ref-5"}
-    done, found = compared(Statement(paid), record("a", reference="ref-5", **back))
+    paid = line(5, "a", transfers=(back(),))
+    done, found = compared(Statement(paid), refunded("a"))
     assert (done.found, done.refunds, found) == (1, 1, [])
-    _, found = compared(Statement(line(5, "a")), record("a", reference="ref-5", **back))
+    _, found = compared(Statement(line(5, "a")), refunded("a"))
     assert found == [("refund", "a")]
 
 
+@pytest.mark.parametrize("sent", [back(4), back(6), back(target="them")])
+def test_a_refund_of_another_amount_or_to_somebody_else_is_told_once(sent):
+    done, found = compared(Statement(line(5, "a", transfers=(sent,))), refunded("a"))
+    assert (done.refunds, found) == (0, [("refund", "a")])
+    assert f"it sent {sent.amount_minor} to {sent.target}" in done.differences[0].text
+
+
+def refunded(proof: str, reference: str = "ref-5") -> Record:
+    return record(proof, State.REFUNDED, reference, refund=reference)
+
+
+def test_a_refund_that_was_sent_twice_is_overpaid():
+    paid = line(5, "a", transfers=(back(),))
+    done, found = compared(Statement(paid, line(6, transfers=(back(),))), refunded("a"))
+    assert (done.refunds, found) == (1, [("overpaid", "")])
+    assert (done.differences[0].reference, done.differences[0].amount_minor) == ("ref-6", 5)
+    twice = line(5, "a", transfers=(back(), back()))
+    assert compared(Statement(twice), refunded("a"))[1] == [("overpaid", "")]
+
+
+@pytest.mark.parametrize("state", [State.SETTLED, State.CREDITED])
+def test_money_sent_to_a_buyer_to_whom_none_is_owed_is_overpaid(state):
+    sent = line(5, "a", transfers=(back(3),))
+    assert compared(Statement(sent), record("a", state, "ref-5"))[1] == [("overpaid", "")]
+
+
+def test_one_refund_that_is_owed_explains_one_transfer():
+    owed = record("a", State.REFUNDING, "ref-5")
+    paid, sent, again = line(5, "a"), line(6, transfers=(back(),)), line(7, transfers=(back(),))
+    assert compared(Statement(paid), owed)[1] == []
+    done, found = compared(Statement(paid, sent), owed)
+    assert (done.under_way, found) == (1, [])
+    assert compared(Statement(paid, sent, again), owed)[1] == [("overpaid", "")]
+    assert compared(Statement(paid, line(6, transfers=(back(4),))), owed)[1] == [("overpaid", "")]
+
+
+@pytest.mark.parametrize(
+    "sent", [back(target="nobody"), back(source="a stranger"), back(target="us")]
+)
+def test_money_that_is_no_refund_to_a_buyer_of_ours_is_not_our_business(sent):
+    statement = Statement(line(5, "a", transfers=(sent,)))
+    assert compared(statement, record("a", reference="ref-5"))[1] == []
+
+
+def test_the_longest_debts_are_told_first():
+    extract = Extract()
+    states = {"a": State.REFUNDING, "b": State.REFUNDING, "c": State.REFUNDED}
+    extract.add(record(p, state, updated_s=NOW_S - ord(p)) for p, state in states.items())
+    found = [(owed.proof_id, owed.updated_s) for owed in extract.waiting()]
+    assert found == [("b", NOW_S - ord("b")), ("a", NOW_S - ord("a"))]
+
+
 def test_one_transfer_back_gives_one_of_two_alike_payments_back():
-    back = {"state": "refunded", "refund": "ref-5", "reference": "ref-5"}
-    both = [record(proof, **back) for proof in "ab"]
-    done, found = compared(Statement(line(5, "a", "b", transfers=("one",))), *both)
+    both = [refunded(proof) for proof in "ab"]
+    done, found = compared(Statement(line(5, "a", "b", transfers=(back(),))), *both)
     assert (done.refunds, len(found)) == (1, 1)
-    done, found = compared(Statement(line(5, "a", "b", transfers=("one", "two"))), *both)
+    done, found = compared(Statement(line(5, "a", "b", transfers=(back(), back()))), *both)
     assert (done.refunds, found) == (2, [])
 
 
@@ -213,7 +268,15 @@ def test_everybody_whom_the_books_paid_is_watched():
     compared(
         statement, record("a", State.RELEASED, payee="p"), record("b", State.RELEASED, payee="")
     )
-    assert statement.watched == {"p"}
+    assert statement.watched == ({"p"}, frozenset())
+
+
+def test_who_gave_money_back_or_owes_it_is_watched_whatever_the_rail():
+    statement = Statement()
+    states = (State.REFUNDING, State.REFUNDED, State.SETTLED)
+    sold = [record(s, s, payee=f"p-{s}", rail="other") for s in states]
+    compared(statement, *sold)
+    assert statement.watched == (frozenset(), {"p-refunding", "p-refunded"})
 
 
 def test_differences_without_end_are_counted_and_not_all_kept():

@@ -79,30 +79,32 @@ def stage(place, story, rail: Rail):
 
 
 @pytest.mark.parametrize(
-    ("state", "answer", "after", "event"),
+    ("state", "answer", "after", "told"),
     [
-        (State.UNKNOWN, SETTLED, State.CREDITED, "PaymentCredited"),
+        (State.UNKNOWN, SETTLED, State.CREDITED, "PaymentSettled PaymentCredited"),
         (State.UNKNOWN, Outcome(Settlement.REFUSED), State.RELEASED, "PaymentReleased"),
-        (State.UNKNOWN, Outcome(Settlement.UNKNOWN), State.UNKNOWN, None),
-        (State.UNKNOWN, RailUnavailable("no node"), State.UNKNOWN, None),
-        (State.UNKNOWN, RuntimeError("a fault of the rail's"), State.UNKNOWN, None),
+        (State.UNKNOWN, Outcome(Settlement.UNKNOWN), State.UNKNOWN, ""),
+        (State.UNKNOWN, RailUnavailable("no node"), State.UNKNOWN, ""),
+        (State.UNKNOWN, RuntimeError("a fault of the rail's"), State.UNKNOWN, ""),
         (State.REFUNDING, SETTLED, State.REFUNDED, "PaymentRefunded"),
-        (State.REFUNDING, Outcome(Settlement.REFUSED), State.REFUNDING, None),
-        (State.REFUNDING, Outcome(Settlement.UNKNOWN), State.REFUNDING, None),
-        (State.REFUNDING, RuntimeError("a fault of the rail's"), State.REFUNDING, None),
+        (State.REFUNDING, Outcome(Settlement.REFUSED), State.REFUNDING, ""),
+        (State.REFUNDING, Outcome(Settlement.UNKNOWN), State.REFUNDING, ""),
+        (State.REFUNDING, RuntimeError("a fault of the rail's"), State.REFUNDING, ""),
     ],
     ids=str,
 )
 def test_an_open_question_ends_with_the_rails_answer_and_no_other(
-    place, state, answer, after, event
+    place, state, answer, after, told
 ):
     async def story(s: Stage) -> None:
         await s.at(state, "p", "q")
         assert await s.resolver.round() == 1 + int(after is not state)
         assert await s.states("p", "q") == [after, END[state]]
-        assert [type(told).__name__ for told in s.told if told.request_id == "x-p"] == (
-            [event] if event else []
-        )
+        about = [event for event in s.told if event.request_id == "x-p"]
+        assert [type(event).__name__ for event in about] == told.split()
+        assert {(event.asset, event.amount_minor) for event in about} <= {("usd", 10)}
+        references = {event.reference for event in about if hasattr(event, "reference")}
+        assert references <= {"0xfound"}
 
     stage(place, story, Rail({"p": answer, "q": SETTLED}))
 

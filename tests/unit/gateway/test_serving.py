@@ -148,7 +148,7 @@ def test_a_settlement_of_less_than_a_second_still_gets_one(tmp_path):
 
 @asynccontextmanager
 async def beside(
-    path: Path, clock: list[int], monkeypatch, more: str = ""
+    path: Path, clock: list[int], monkeypatch, more: str = "", sink=None
 ) -> AsyncIterator[Serving]:
     """Serve from a store that another process serves from, with a clock to be turned."""
     settings = load_text(config_text(ROUTES, METHOD, store=path, more=more), "test.yaml", {})
@@ -158,7 +158,7 @@ async def beside(
     with lock.open("ab") as other:
         fcntl.flock(other, fcntl.LOCK_SH)  # held by the other one: nothing is recovered
         found = await open_serving(
-            settings, lambda _: None, clock=lambda: clock[0], build_rail=Rail()
+            settings, Reporter(sink), clock=lambda: clock[0], build_rail=Rail()
         )
         try:
             yield found
@@ -188,6 +188,61 @@ def test_upkeep_sweeps_what_another_process_left_behind_and_forgets_it(tmp_path,
                 return await found.exchanges.state(exchange_id) is None
 
             await until(forgotten, "the sweeper comes by")
+
+    asyncio.run(story())
+
+
+def told_of(heard: list, exchange_id: str) -> list[tuple[str, int, int]]:
+    """Return kind, amount and time of what was told of an exchange."""
+    return [
+        (type(event).__name__, event.amount_minor, event.at_s)
+        for event in heard
+        if event.request_id == exchange_id
+    ]
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"), [("/api/paid", "PaymentReleased"), ("/api/first", "PaymentCredited")]
+)
+def test_what_a_sweep_takes_up_is_told(tmp_path, monkeypatch, path, kind):
+    async def story() -> None:
+        stage, heard = Stage(tmp_path), []
+        exchange, _ = await stage.admit(head_with(await stage.buy(path=path), path=path))
+        await stage.close()
+        clock = [NOW_S + 10**6]
+        async with beside(tmp_path / "stage.db", clock, monkeypatch, sink=heard.append) as found:
+            await swept(found)
+        price = exchange.presented.amount_minor
+        assert told_of(heard, exchange.turn.exchange_id) == [(kind, price, clock[0])]
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/api/paid", "PaymentReleased"),
+        ("/api/first", "PaymentCredited"),
+        ("settling", "PaymentUnknown"),
+    ],
+)
+def test_what_a_start_takes_up_is_told(tmp_path, path, kind):
+    async def story() -> None:
+        stage, heard = Stage(tmp_path), []
+        route = "/api/paid" if path == "settling" else path
+        exchange, _ = await stage.admit(head_with(await stage.buy(path=route), path=route))
+        if path == "settling":
+            await stage.exchanges.move(exchange.turn, State.VERIFIED, State.SETTLING, NOW_S)
+        await stage.close()
+        store = tmp_path / "stage.db"
+        store.with_name("stage.db.lock").write_text(OWNER)
+        settings = load_text(config_text(ROUTES, METHOD, store=store), "test.yaml", {})
+        found = await open_serving(
+            settings, Reporter(heard.append), clock=lambda: NOW_S, build_rail=Rail()
+        )
+        await found.close()
+        price = exchange.presented.amount_minor
+        assert told_of(heard, exchange.turn.exchange_id) == [(kind, price, NOW_S)]
 
     asyncio.run(story())
 
@@ -245,7 +300,7 @@ def test_a_deleted_lock_file_hands_nobody_the_calls_of_a_live_gateway(tmp_path, 
         exchange, _ = await stage.admit(head_with(await stage.buy()))
         path = tmp_path / "stage.db"
         settings = load_text(config_text(ROUTES, METHOD, store=path), "test.yaml", {})
-        found = await open_serving(settings, print, clock=lambda: NOW_S, build_rail=Rail())
+        found = await open_serving(settings, Reporter(), clock=lambda: NOW_S, build_rail=Rail())
         assert await found.exchanges.state(exchange.turn.exchange_id) is State.VERIFIED
         assert isinstance(await stage.deliver(exchange), Deliver)
         await found.close()
@@ -291,7 +346,7 @@ def test_a_store_under_two_names_stops_the_start(tmp_path):
     (tmp_path / "gateway.db").touch()
     os.link(tmp_path / "gateway.db", tmp_path / "other.db")
     with pytest.raises(StoreUnavailable, match="hard link"):
-        asyncio.run(open_serving(config(tmp_path), print, build_rail=Rail()))
+        asyncio.run(open_serving(config(tmp_path), Reporter(), build_rail=Rail()))
 
 
 def test_open_payments_of_a_method_that_is_gone_are_told_of(tmp_path, caplog):

@@ -1,6 +1,7 @@
 """The store of exchanges: the state table, claims, holds, fences, and what a crash leaves."""
 
 import asyncio
+import dataclasses
 import itertools
 import sqlite3
 from collections import Counter
@@ -25,10 +26,12 @@ from mpp_gateway.ledger.exchanges import (
     BATCH_ROWS,
     HELD_BY_OTHERS,
     Exchanges,
+    TakenUp,
     _hold,
 )
 from mpp_gateway.ledger.schema import EXCHANGES_SCHEMA, QUESTIONS_SCHEMA
 from mpp_gateway.ledger.sql import Connection, StoreUnavailable
+from tests.support.ledger import swept, taken_up
 from tests.support.stores import Place, SqlitePlace
 
 NOW_S = 1_000
@@ -120,13 +123,13 @@ class Books:
         return turn
 
     def sweep(self, now_s: int) -> int:
-        return self.ask(self.exchanges.sweep(now_s))
+        return self.ask(swept(self.exchanges, now_s))
 
     def purge(self, now_s: int) -> int:
         return self.ask(self.exchanges.purge(now_s))
 
     def recover(self) -> int:
-        return self.ask(self.exchanges.recover(lambda _, owner: owner == self.lock, NOW_S))
+        return self.ask(taken_up(self.exchanges, lambda _, owner: owner == self.lock, NOW_S))
 
     def fill(self, count: int, state: State, **values) -> None:
         """Write many rows of the purse at once, past every check."""
@@ -581,6 +584,51 @@ def test_a_renewed_turn_is_not_swept_before_its_new_end(books):
 def test_the_sweeper_lets_payments_in_between_its_batches(books):
     books.fill(BATCH_ROWS + 1, State.SETTLING, due_s=DUE_S)
     assert [books.sweep(DUE_S + 1) for _ in range(3)] == [BATCH_ROWS, 1, 0]
+
+
+def test_recovery_lets_payments_in_between_its_batches(books):
+    """A start after a crash with many open rows must not hold the only writer."""
+    books.fill(2 * BATCH_ROWS + 1, State.SETTLING, due_s=DUE_S)
+
+    async def story() -> list[int]:
+        sizes = []
+        async for batch in books.exchanges.recover(lambda _, owner: owner == LOCK, NOW_S):
+            claimed = await books.exchanges.claim(claim_of(f"new {len(sizes)}", len(sizes)), NOW_S)
+            assert claimed.claim is Claim.FRESH
+            # What is claimed meanwhile has another owner: nobody who serves takes up its own.
+            await books.database.write(
+                lambda db: db.execute("UPDATE exchanges SET owner = 'other' WHERE id LIKE 'x%'")
+            )
+            sizes.append(len(batch))
+        return sizes
+
+    assert books.ask(story()) == [BATCH_ROWS, BATCH_ROWS, 1]
+
+
+def test_a_name_that_is_served_under_again_loses_nothing_more(books):
+    books.fill(2 * BATCH_ROWS, State.SETTLING, due_s=DUE_S)
+    asked = []
+
+    def is_gone(_, owner):
+        asked.append(owner)
+        return len(asked) == 1
+
+    assert books.ask(taken_up(books.exchanges, is_gone, NOW_S)) == BATCH_ROWS
+    assert asked == [LOCK, LOCK]
+
+
+@pytest.mark.parametrize("state", LEFT_OPEN)
+def test_what_is_taken_up_is_told_with_its_money(books, state):
+    expected = [TakenUp("x1", "usd", 10, LEFT_OPEN[state])]
+    books.at(state)
+    assert books.ask(books.exchanges.sweep(10**9)) == expected
+    books.at(state, "q", 2)
+
+    async def recovered() -> list[TakenUp]:
+        found = books.exchanges.recover(lambda _, owner: owner == LOCK, NOW_S)
+        return [taken for batch in [b async for b in found] for taken in batch]
+
+    assert books.ask(recovered()) == [dataclasses.replace(expected[0], exchange_id="x2")]
 
 
 # What is forgotten

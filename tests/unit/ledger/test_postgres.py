@@ -14,6 +14,7 @@ from mpp_gateway.ledger.exchanges import Exchanges
 from mpp_gateway.ledger.postgres import WRITER_LOCK, PostgresDriver
 from mpp_gateway.ledger.schema import EXCHANGES_SCHEMA, QUESTIONS_SCHEMA
 from mpp_gateway.ledger.sql import StoreTooNew, StoreUnavailable
+from tests.support.ledger import taken_up
 from tests.support.postgres import serving
 from tests.unit.ledger.test_exchanges import NOW_S, claim_of
 
@@ -48,7 +49,7 @@ class Process:
         self.exchanges = Exchanges(self.database, self.lease.owner)
 
     async def take_up(self) -> int:
-        return await self.exchanges.recover(self.lease.is_gone, NOW_S)
+        return await taken_up(self.exchanges, self.lease.is_gone, NOW_S)
 
     async def takes_something_up(self) -> bool:
         """Wait until the server has noticed a death."""

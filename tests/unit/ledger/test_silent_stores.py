@@ -19,6 +19,7 @@ from mpp_gateway.ledger.postgres import PostgresDriver
 from mpp_gateway.ledger.schema import EXCHANGES_SCHEMA, QUESTIONS_SCHEMA
 from mpp_gateway.ledger.sql import StoreUnavailable
 from mpp_gateway.ledger.sqlite import SqliteDriver
+from tests.support.ledger import taken_up
 from tests.support.line import line_to
 from tests.unit.ledger.test_exchanges import NOW_S, claim_of
 
@@ -112,7 +113,7 @@ def test_a_host_that_comes_back_holds_its_lease_though_the_server_still_has_the_
         line.heal()
         claimed = await until_it_works(lambda: process.exchanges.claim(claim_of("p3", 3), NOW_S))
         assert claimed.claim is Claim.FRESH
-        assert await other.exchanges.recover(other.lease.is_gone, NOW_S) == 0
+        assert await taken_up(other.exchanges, other.lease.is_gone, NOW_S) == 0
         for one in (process, other):
             await one.database.close()
 
