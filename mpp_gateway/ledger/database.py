@@ -8,7 +8,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from mpp_gateway.failpoints import FailPoint, reach
 from mpp_gateway.ledger.sql import CommitLost, Connection, Driver, StoreUnavailable, Work
@@ -38,16 +37,20 @@ class _Phase(enum.Enum):
     DONE = "done"
 
 
-@dataclass(slots=True, eq=False)
 class _Job:
-    work: Work[object]
-    future: asyncio.Future[object]
-    loop: asyncio.AbstractEventLoop
-    late_at_s: int
-    """By the clock of the loop."""
-    phase: _Phase = _Phase.WAITING
-    result: object = None
-    error: BaseException | None = None
+    """A write that somebody waits for. A paid call makes five: this is made with few steps."""
+
+    __slots__ = ("error", "future", "late_at_s", "loop", "phase", "result", "work")
+
+    def __init__(self, work: Work[object], loop: asyncio.AbstractEventLoop) -> None:
+        self.work = work
+        self.loop = loop
+        self.future: asyncio.Future[object] = loop.create_future()
+        self.late_at_s = int(loop.time()) + WRITE_S + 1
+        """By the clock of the loop."""
+        self.phase = _Phase.WAITING
+        self.result: object = None
+        self.error: BaseException | None = None
 
 
 class _Watch:
@@ -60,10 +63,6 @@ class _Watch:
     def forget_done(self) -> None:
         while self.jobs and self.jobs[0].future.done():
             self.jobs.popleft()
-
-
-def _seconds(loop: asyncio.AbstractEventLoop) -> int:
-    return int(loop.time())
 
 
 class Database:
@@ -114,14 +113,12 @@ class Database:
         # Counted with what was withdrawn: a store that hangs must not fill the memory.
         if self._jobs.qsize() >= (BEGINNINGS_MAX if begins else WAITING_MAX):
             raise StoreUnavailable("too many writes wait for the store")
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[object] = loop.create_future()
-        job = _Job(work, future, loop, _seconds(loop) + WRITE_S + 1)
+        job = _Job(work, asyncio.get_running_loop())
         if around is not None:
             reach(around[0])
         self._jobs.put(job)
         self._watch(job)
-        result = await future
+        result = await job.future
         if around is not None:
             reach(around[1])
         return result  # type: ignore[return-value]
@@ -150,7 +147,7 @@ class Database:
             job.loop.call_later(WRITE_S + 1, self._look, job.loop, watch)
 
     def _look(self, loop: asyncio.AbstractEventLoop, watch: _Watch) -> None:
-        now_s = _seconds(loop)
+        now_s = int(loop.time())
         watch.forget_done()
         while watch.jobs and watch.jobs[0].late_at_s <= now_s:
             self._hurry(watch.jobs.popleft())
