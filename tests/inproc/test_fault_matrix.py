@@ -212,7 +212,7 @@ ROWS = [
     for target, name, kind in product(targets, names, kinds)
     if target == ON_SUCCESS or at == "settle" or kind not in SHOWN_ONCE
 ]
-LANES_EACH = 6
+LANES_EACH = 12
 """Slow rows wait side by side."""
 
 

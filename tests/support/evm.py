@@ -86,12 +86,12 @@ CANNED: dict[str, Callable[[], web.Response]] = {
 
 @dataclass
 class FaultyNode:
-    """JSON-RPC pass-through to a chain. `faults` maps a method to what goes wrong with it.
+    """Answers JSON-RPC as `chain` does. `faults` maps a method to what goes wrong with it.
 
     A call of the token may be named with its function: `eth_call balanceOf`.
     """
 
-    target: str
+    chain: DemoChain
     faults: dict[str, str] = field(default_factory=dict)
     """hang, 500, garbage, no-result, shape (JSON that cannot be a result), null, reset (before
     forwarding), lost (after), or `error: text`; swallow: answered as if it had been sent on; twice:
@@ -108,8 +108,7 @@ class FaultyNode:
     """Lets go of the answers of `held error: text`."""
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
-        body = await request.read()
-        asked = json.loads(body)
+        asked = json.loads(await request.read())
         method = asked["method"]
         name = f"{method} {function_of(asked)}".strip()
         self.calls.append(method)
@@ -126,9 +125,9 @@ class FaultyNode:
             error = {"code": -32000, "message": fault.removeprefix("error: ")}
             return web.json_response({"jsonrpc": "2.0", "id": 1, "error": error})
         if fault == "twice":
-            await self._ask(body, name)
+            await self._ask(asked, name)
         if fault != "reset":
-            answer = await self._ask(body, name)
+            answer = await self._ask(asked, name)
         if method in self.lies:
             members = json.loads(answer)
             members["result"] = self.lies[method](members["result"])
@@ -138,12 +137,8 @@ class FaultyNode:
             return web.Response()
         return web.Response(body=answer, content_type="application/json")
 
-    async def _ask(self, body: bytes, name: str) -> bytes:
-        async with (
-            aiohttp.ClientSession() as session,
-            session.post(self.target, data=body) as response,
-        ):
-            answer = await response.read()
+    async def _ask(self, asked: dict[str, Any], name: str) -> bytes:
+        answer = await self.chain.run(lambda _: json.dumps(self.chain._answer(asked)).encode())
         if name in self.then:
             happened = self.then.pop(name)()
             if asyncio.iscoroutine(happened):
@@ -285,7 +280,7 @@ async def bench(
         chain = await stack.enter_async_context(DemoChain())
         await chain.mint(address(PAYER), PURSE_MINOR)
         await chain.fund_gas(address(GAS_KEY))
-        node = FaultyNode(chain.rpc_url)
+        node = FaultyNode(chain)
         node.url = await stack.enter_async_context(served(node.serve))
         database = Database(SqliteDriver(path), (SUBMISSIONS_SCHEMA, ONCE_SCHEMA))
         database.open()

@@ -337,7 +337,7 @@ def lanes(folder: Path, setups: Sequence[str], settle_s: int) -> Iterator[list[L
     methods, services = "", []
     with ExitStack() as stack:
         for number, setup in enumerate(setups):
-            node, keeper = FaultyNode(thread.demo.rpc_url), Gatekeeper()
+            node, keeper = FaultyNode(thread.demo), Gatekeeper()
             node.url = serve(stack, thread, node.serve)
             up = stack.enter_context(upstream(keeper))
             gas_key, payee = fresh_key("gas"), address(fresh_key("payee"))

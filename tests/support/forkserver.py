@@ -25,6 +25,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from tests.support.authority import share_authority
+
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 PROGRAMS = {
@@ -57,6 +59,7 @@ MESSAGE_MAX = 1 << 17
 def _main(number: int) -> NoReturn:
     for name in IMPORTED:
         importlib.import_module(name)
+    share_authority()
     assert threading.active_count() == 1, "a fork would lose a thread"
     gc.collect()
     gc.freeze()

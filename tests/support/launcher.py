@@ -22,6 +22,7 @@ from typing import Any
 
 from mpp_gateway import failpoints
 from mpp_gateway.failpoints import FailPoint
+from tests.support.authority import share_authority
 
 ROOT = Path(__file__).parents[2]
 START_S = 90
@@ -71,6 +72,7 @@ def _main() -> None:
     from mpp_gateway.ledger import postgres, sqlite  # noqa: F401
     from mpp_gateway.rails.evm import opening, submitter  # noqa: F401
 
+    share_authority()
     assert threading.active_count() == 1, "a fork would lose a thread"
     for line in sys.stdin:
         asked = json.loads(line)

@@ -393,7 +393,7 @@ def paid_parts(
     payee = address(gas_key if pays_itself else fresh_key("payee"))
     thread.run(thread.demo.mint(address(key), purse_minor))
     thread.run(thread.demo.fund_gas(address(gas_key)))
-    node = FaultyNode(thread.demo.rpc_url)
+    node = FaultyNode(thread.demo)
     keeper = Gatekeeper()
     with ExitStack() as stack:
         node.url = serve(stack, thread, node.serve)

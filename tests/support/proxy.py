@@ -14,6 +14,7 @@ from mitmproxy.tools.dump import DumpMaster
 from mpp_gateway.addons.build import build_addons
 from mpp_gateway.addons.runtime import Runtime
 from mpp_gateway.config import load_text
+from tests.support.authority import share_authority
 
 SECRET = "test-secret-test-secret-test-secret-0123"
 START_S = 60
@@ -28,6 +29,7 @@ class Proxy:
         self.runtime = runtime
         self.addons = list(addons)
         self.mode = mode
+        share_authority()
         self.extra = extra
         self.port = 0
         self.log: list[str] = []
