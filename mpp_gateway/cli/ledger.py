@@ -23,7 +23,8 @@ def balances(options: argparse.Namespace) -> int:
     """Print how much money is in which state."""
     config = read_config(options.config)
     with opened(config) as books, progress("reading the books"):
-        found = list(inquiry.balances(books, by_account=options.by == "account"))
+        since_s = int(time.time()) - config.credit_s
+        found = list(inquiry.balances(books, since_s, by_account=options.by == "account"))
     assets = views.Assets(config)
     if wants_json(options):
         emit_json(views.balances_json(found, assets))

@@ -14,7 +14,7 @@ from mpp_gateway.config.model import GatewayConfig
 from mpp_gateway.ledger import inquiry
 from mpp_gateway.ledger.audit import Audit
 from mpp_gateway.ledger.book import State
-from mpp_gateway.ledger.inquiry import Balance, KeptNote, Move, Purse, Record
+from mpp_gateway.ledger.inquiry import Balance, JournalLine, KeptNote, Purse, Record
 from mpp_gateway.ledger.reading import Reading
 from mpp_gateway.protocol.money import Asset, format_minor, format_short
 from mpp_gateway.protocol.timestamps import format_rfc3339
@@ -26,14 +26,16 @@ RAIL = 8
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """What makes a spreadsheet run a cell. Names of accounts and references come from strangers."""
 
-TOTALS: Mapping[str, tuple[State, ...]] = {
+TOTALS: Mapping[str, tuple[str, ...]] = {
     "received": (State.SETTLED,),
     "owed to buyers": (State.CREDITED, State.REFUNDING),
+    "lapsed credits": (inquiry.LAPSED,),
     "given back": (State.REFUNDED,),
     "under way": (State.CLAIMED, State.VERIFIED, State.SETTLING),
     "unknown": (State.UNKNOWN,),
 }
-"""What the states come to. A release is in none: it was never paid."""
+"""What the states come to. A release is in none: it was never paid. The journal knows no lapsed
+credits, for their time is that of the configuration."""
 
 
 class Assets:
@@ -73,7 +75,7 @@ class Story:
     """All that is known of one exchange at `now_s`."""
 
     record: Record
-    moves: tuple[Move, ...]
+    moves: tuple[JournalLine, ...]
     sent: tuple[Sent, ...]
     kept: KeptNote | None
     now_s: int
@@ -245,7 +247,7 @@ def story_json(story: Story, assets: Assets) -> dict[str, Any]:
     }
 
 
-def move_json(move: Move) -> dict[str, Any]:
+def move_json(move: JournalLine) -> dict[str, Any]:
     """Return one line of the journal for a program."""
     return {
         "seq": move.seq,
@@ -368,8 +370,6 @@ def _kept_text(kept: KeptNote | None) -> str:
     if kept is None:
         return "not kept"
     until = _iso(kept.until_s) or "-"
-    if kept.status == 0:
-        return f"on its way, and kept until {until} then"
     return f"kept until {until} for whoever has the Idempotency-Key ({kept.length} bytes)"
 
 

@@ -113,8 +113,7 @@ def _values(answer: KeptAnswer) -> tuple[str | int | bytes, ...]:
 def _find(db: Connection, exchange_id: str, key_digest: str, now_s: int) -> KeptAnswer | None:
     row = db.execute(
         "SELECT request_digest, status, headers, body, until_s FROM answers"
-        # Earlier versions had an answer of status 0 stand for one that was still on its way.
-        " WHERE exchange_id = ? AND key_digest = ? AND until_s > ? AND status > 0",
+        " WHERE exchange_id = ? AND key_digest = ? AND until_s > ?",
         (exchange_id, key_digest, now_s),
     ).fetchone()
     if row is None:

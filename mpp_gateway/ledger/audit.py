@@ -28,7 +28,7 @@ type Tick = Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class FoundLine:
     """One line of the journal, as it is there: nothing of it is believed."""
 
     seq: int
@@ -130,7 +130,7 @@ def audit(reading: Reading, tick: Tick = lambda _: None) -> Audit:
     return done
 
 
-def faults_of(row: Row, lines: Iterable[Line]) -> Iterator[str]:
+def faults_of(row: Row, lines: Iterable[FoundLine]) -> Iterator[str]:
     """Yield what is wrong with one exchange: its lines by themselves, then the row beside them."""
     state, attempt, seq = "", 1, 0
     first = last = None
@@ -165,7 +165,7 @@ def faults_of(row: Row, lines: Iterable[Line]) -> Iterator[str]:
     yield from _list_faults(row)
 
 
-def _row_faults(row: Row, first: Line, last: Line) -> Iterator[str]:
+def _row_faults(row: Row, first: FoundLine, last: FoundLine) -> Iterator[str]:
     if not _AMOUNT.fullmatch(row.amount):
         yield f"{row.amount!r} is no amount"
     if row.amount != last.amount:
@@ -202,7 +202,7 @@ def _list_faults(row: Row) -> Iterator[str]:
             yield f"it is listed {what}, which {row.state} must not be"
 
 
-def _may_follow(last: Line, line: Line) -> bool:
+def _may_follow(last: FoundLine, line: FoundLine) -> bool:
     """Tell whether the amounts agree: less may settle than was held; nothing else changes."""
     if line.amount == last.amount:
         return True
@@ -211,7 +211,7 @@ def _may_follow(last: Line, line: Line) -> bool:
     return bool(is_settled and are_amounts) and int(line.amount) < int(last.amount)
 
 
-def _is_legal(line: Line) -> bool:
+def _is_legal(line: FoundLine) -> bool:
     if not line.before:
         return line.after == State.CLAIMED
     return any(
@@ -220,14 +220,14 @@ def _is_legal(line: Line) -> bool:
     )
 
 
-def _histories(reading: Reading) -> Iterator[tuple[Row, list[Line]]]:
+def _histories(reading: Reading) -> Iterator[tuple[Row, list[FoundLine]]]:
     for _, group in groupby(reading.rows(_EVERY_LINE), key=lambda found: found[0]):
         row: Row | None = None
-        lines: list[Line] = []
+        lines: list[FoundLine] = []
         for exchange_id, tenant, rail, asset, *rest in group:
             row = row or Row(exchange_id, Purse(tenant, rail, asset), *rest[:10])
             if rest[10] is not None:
-                line = Line(*rest[10:])
+                line = FoundLine(*rest[10:])
                 is_silent = lines and not line.amount
                 lines.append(replace(line, amount=lines[-1].amount) if is_silent else line)
         assert row is not None
@@ -244,7 +244,7 @@ def _add(sums: _Sums, purse: Purse, state: str, count: int, amount: Any) -> None
     found[1] += count * minor
 
 
-def _follow(sums: _Sums, purse: Purse, lines: list[Line]) -> None:
+def _follow(sums: _Sums, purse: Purse, lines: list[FoundLine]) -> None:
     """Move the money of one exchange from line to line, as `book.balances` does."""
     amount = "0"
     for line in lines:

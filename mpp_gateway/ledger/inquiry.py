@@ -41,7 +41,7 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
-class Move:
+class JournalLine:
     """One line of the journal."""
 
     seq: int
@@ -66,7 +66,7 @@ class Purse:
 
 @dataclass(frozen=True, slots=True)
 class Balance:
-    """How many exchanges are in one state, and their money."""
+    """How many exchanges are in one state (or `LAPSED`), and their money."""
 
     purse: Purse
     state: str
@@ -76,10 +76,7 @@ class Balance:
 
 @dataclass(frozen=True, slots=True)
 class KeptNote:
-    """That an answer is kept for an exchange; what is in it is nobody's business but the buyer's.
-
-    `status` is 0 while the answer is on its way.
-    """
+    """That an answer is kept for an exchange; what is in it is the buyer's business alone."""
 
     status: int
     length: int
@@ -91,7 +88,11 @@ _COLUMNS = (
     " reference, refund, receipt, challenge_id, valid_until_s, due_s, created_s, updated_s"
 )
 _NAMES = ("id", "proof_id", "reference", "refund")
-_ORDER = tuple(str(state) for state in State)
+LAPSED = "lapsed"
+"""What sums say for a credit whose time is over; its row says `credited` for ever."""
+_ORDER = tuple(
+    name for state in State for name in ((state, LAPSED) if state is State.CREDITED else (state,))
+)
 # A line that is silent about its amount leaves it as the lines before have it.
 _MOVES = (
     "seq, exchange_id, attempt, from_state, to_state, (SELECT said.amount_minor FROM journal said"
@@ -100,18 +101,25 @@ _MOVES = (
 )
 
 
-def balances(reading: Reading, *, by_account: bool = False) -> Iterator[Balance]:
-    """Yield the sums by purse and state, in order."""
+def balances(
+    reading: Reading, credited_since_s: int, *, by_account: bool = False
+) -> Iterator[Balance]:
+    """Yield the sums by purse and state, in order.
+
+    A credit that is no younger than `credited_since_s` is `LAPSED`: nobody can ask for it.
+    """
     # Amounts are text: they may be above what the store can add. Equal ones, of which there are
     # few, are counted by the store and added up here.
-    key = "tenant, rail, asset, state" + (", account" if by_account else "")
+    key = "tenant, rail, asset, shown" + (", account" if by_account else "")
     rows = reading.rows(
-        f"SELECT {key}, amount_minor, count(*) FROM exchanges"  # noqa: S608 - ours
-        f" GROUP BY {key}, amount_minor"
+        f"SELECT {key}, amount_minor, count(*) FROM (SELECT tenant, rail, asset, account,"  # noqa: S608 - ours
+        " amount_minor, CASE WHEN state = 'credited' AND updated_s <= ? THEN 'lapsed'"
+        f" ELSE state END AS shown FROM exchanges) AS counted GROUP BY {key}, amount_minor",
+        (credited_since_s,),
     )
     found: dict[tuple[Purse, str], tuple[int, int]] = {}
-    for tenant, rail, asset, state, *account, amount_minor, count in rows:
-        place = Purse(tenant, rail, asset, *account), state
+    for tenant, rail, asset, shown, *account, amount_minor, count in rows:
+        place = Purse(tenant, rail, asset, *account), shown
         counted, minor = found.get(place, (0, 0))
         found[place] = counted + count, minor + count * _minor(amount_minor)
     for purse, state in sorted(found, key=place_of):
@@ -151,14 +159,14 @@ def every(reading: Reading) -> Iterator[Record]:
     return map(_record, rows)
 
 
-def moves(reading: Reading, exchange_id: str | None = None) -> Iterator[Move]:
+def moves(reading: Reading, exchange_id: str | None = None) -> Iterator[JournalLine]:
     """Yield the lines of the journal, of one exchange or all of them, in their order."""
     where, parameters = (
         ("", ()) if exchange_id is None else (" WHERE exchange_id = ?", (exchange_id,))
     )
     rows = reading.rows(f"SELECT {_MOVES} FROM journal{where} ORDER BY seq", parameters)  # noqa: S608
     for seq, found_id, attempt, before, after, amount_minor, at_s, detail in rows:
-        yield Move(seq, found_id, attempt, before, after, _minor(amount_minor), at_s, detail)
+        yield JournalLine(seq, found_id, attempt, before, after, _minor(amount_minor), at_s, detail)
 
 
 def find(reading: Reading, name: str) -> list[Record]:

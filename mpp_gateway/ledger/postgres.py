@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Any
 
 import psycopg
+from psycopg import conninfo
 
 from mpp_gateway.ledger.sql import (
     CommitLost,
@@ -103,7 +104,8 @@ class PostgresDriver:
         except (psycopg.Error, OSError) as error:
             self.close()
             # Not the error's own text: it may repeat the URL, and with it the password.
-            raise StoreUnavailable(f"cannot use the store: {reason(error)}") from None
+            where = place_of(self._url)
+            raise StoreUnavailable(f"cannot use the store{where}: {reason(error)}") from None
         except StoreTooNew:
             # Kept, each try of a gateway that is too old would take a place from those that serve.
             self.close()
@@ -279,6 +281,17 @@ def _spelled(statement: str) -> str:
     for pattern, text in _SPELLING:
         statement = pattern.sub(text, statement)
     return statement
+
+
+def place_of(url: str) -> str:
+    """Return ` at host:port/database`, as the URL has it: no user and no password of it."""
+    try:
+        found = conninfo.conninfo_to_dict(url)
+    except psycopg.Error:
+        return ""
+    host = found.get("host") or found.get("hostaddr") or "localhost"
+    port, name = found.get("port"), found.get("dbname")
+    return f" at {host}" + (f":{port}" if port else "") + (f"/{name}" if name else "")
 
 
 def reason(error: Exception) -> str:

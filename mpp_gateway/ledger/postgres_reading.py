@@ -7,7 +7,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from mpp_gateway.ledger.postgres import connect, reason, translated
+from mpp_gateway.ledger.postgres import connect, place_of, reason, translated
 from mpp_gateway.ledger.reading import BATCH_ROWS, NOT_MADE, Reading, check_schema
 from mpp_gateway.ledger.sql import StoreUnavailable
 
@@ -50,7 +50,7 @@ def reading_server(url: str, schema: int) -> Iterator[Reading]:
         connection = connect(url, SESSION)
     except (psycopg.Error, OSError) as error:
         # Not the error's own text: it may repeat the URL, and with it the password.
-        raise StoreUnavailable(f"cannot read the store: {reason(error)}") from None
+        raise StoreUnavailable(f"cannot read the store{place_of(url)}: {reason(error)}") from None
     with connection:
         try:
             connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import time
 
 import pytest
 
@@ -35,7 +36,7 @@ def books(tmp_path):
         keeper.sell(ID + "0" * 24)
         keeper.sell("a" * 32)
         keeper.sell("b" * 32, State.RELEASED)
-        keeper.sell("c" * 32, State.CREDITED)
+        keeper.sell("c" * 32, State.CREDITED, now_s=int(time.time()))
     return tmp_path
 
 

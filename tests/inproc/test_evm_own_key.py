@@ -6,6 +6,7 @@ import logging
 import pytest
 
 from mpp_gateway.crypto.keccak import keccak256
+from mpp_gateway.crypto.secp256k1 import address_of
 from mpp_gateway.demo.chain import TIP_WEI
 from mpp_gateway.errors import RailUnavailable
 from mpp_gateway.protocol.problems import PaymentInsufficient, VerificationFailed
@@ -16,6 +17,7 @@ from mpp_gateway.rails.evm.chain import ChainClient, RpcFailed
 from mpp_gateway.rails.evm.inspection import Inspector
 from mpp_gateway.rails.evm.own_key import OwnKeySettler
 from mpp_gateway.rails.evm.seller import EvmRail, RailMisconfigured
+from mpp_gateway.rails.evm.upkeep import GAP_S
 from tests.support.evm import (
     BINDING,
     GAS_KEY,
@@ -457,6 +459,148 @@ def test_a_refused_nonce_below_one_under_way_is_filled_at_once(tmp_path):
         assert await b.balances() == (PURSE_MINOR - PRICE, PRICE)
         await b.rail.maintain(now())
         assert await b.submissions() == [(0, "done"), (1, "done")]
+
+    on_a_chain(story, tmp_path)
+
+
+# Gaps: a nonce that is on no list of what is under way, and that later ones wait for.
+
+
+async def dropped(b: Bench) -> None:
+    """Let the chain forget what waits for a block, as after a reorganisation."""
+    await b.chain.run(lambda node: node._pool.clear())
+
+
+async def mend(b: Bench) -> None:
+    """Look twice, as far apart as a lagging node deserves."""
+    await b.rail.maintain(now())
+    await b.rail.maintain(now() + GAP_S)
+
+
+async def gone(b: Bench, state: str, entropy: bytes = b"\1" * 16):
+    """A payment that the store calls `state`, and of which the chain knows nothing."""
+    await b.chain.run(lambda node: setattr(node, "automine", False))
+    b.allow(1)
+    presented = b.presented(entropy)
+    assert (await b.settle(presented)).state is UNKNOWN
+    await dropped(b)
+    await b.chain.run(lambda node: setattr(node, "automine", True))
+    b.allow()
+    await change(b, "UPDATE submissions SET state = ?", state)
+    if state == "lost":
+        await change(b, "DELETE FROM broadcasts")
+    return presented
+
+
+async def change(b: Bench, statement: str, *values: str) -> None:
+    await b.database.write(lambda db: db.execute(statement, values))
+
+
+def test_a_payment_that_a_reorganisation_took_back_is_sent_again_and_keeps_none_waiting(tmp_path):
+    async def story(b: Bench) -> None:
+        presented = await gone(b, "done")
+        later = await _start(b, b"\2" * 16)
+        await b.rail.maintain(now())
+        assert await b.chain.run(lambda node: node.nonce(address_of(GAS_KEY))) == 0  # it may lag
+        await mend(b)
+        assert (await later).state is SETTLED
+        assert (await b.rail.look_up(presented.record, now())).state is SETTLED
+        assert await b.balances() == (PURSE_MINOR - 2 * PRICE, 2 * PRICE)
+        assert await b.rail.maintain(now()) == 0
+        assert await b.submissions() == [(0, "done"), (1, "done")]
+
+    on_a_chain(story, tmp_path)
+
+
+@pytest.mark.parametrize("why", ["lost", "too late"])
+def test_a_nonce_of_which_nothing_is_left_to_send_is_filled_with_nothing(tmp_path, why):
+    async def story(b: Bench) -> None:
+        await gone(b, "lost" if why == "lost" else "done")
+        if why != "lost":
+            await change(b, "UPDATE submissions SET valid_until_s = 1")
+        later = await _start(b, b"\2" * 16)
+        await mend(b)
+        assert (await later).state is SETTLED
+        assert await b.balances() == (PURSE_MINOR - PRICE, PRICE)
+        assert await b.rail.maintain(now()) == 0
+        assert await b.submissions() == [(0, "done"), (1, "done")]
+
+    on_a_chain(story, tmp_path)
+
+
+def test_nonces_that_a_node_has_counted_and_nobody_has_used_are_filled(tmp_path):
+    """It lied about the count: the next transaction waits for some that nobody ever sends."""
+
+    async def story(b: Bench) -> None:
+        b.node.lies["eth_getTransactionCount"] = lambda _: "0x3"
+        later = await _start(b, b"\2" * 16)
+        b.node.lies.clear()
+        await mend(b)
+        assert (await later).state is SETTLED
+        assert await b.rail.maintain(now()) == 0
+        assert await b.submissions() == [(n, "done") for n in range(4)]
+        assert (await b.settle(b.presented(b"\3" * 16))).state is SETTLED
+
+    on_a_chain(story, tmp_path)
+
+
+def test_a_node_that_lies_about_a_used_nonce_leaves_no_gap(tmp_path):
+    async def story(b: Bench) -> None:
+        await b.rail.verify(b.presented(), now())  # the count is known
+        b.node.lies["eth_getTransactionCount"] = lambda _: "0x2"
+        b.node.faults["eth_sendRawTransaction"] = "error: nonce too low"
+        b.allow(1)
+        first = b.presented(b"\1" * 16)
+        outcome = await b.settle(first)
+        assert "lost" in dict(await b.submissions()).values(), (outcome, await b.submissions())
+        b.node.lies.clear()
+        b.node.faults.clear()
+        b.allow()
+        later = await _start(b, b"\2" * 16)
+        await mend(b)
+        assert (await later).state is SETTLED
+        await mend(b)
+        assert await b.rail.maintain(now()) == 0
+        assert {state for _, state in await b.submissions()} == {"done"}
+        paid = (await b.rail.look_up(first.record, now())).state is SETTLED
+        assert await b.balances() == (PURSE_MINOR - (1 + paid) * PRICE, (1 + paid) * PRICE)
+
+    on_a_chain(story, tmp_path)
+
+
+def test_what_another_program_has_sent_with_the_key_is_not_outbid(tmp_path):
+    async def story(b: Bench) -> None:
+        b.node.faults["eth_sendRawTransaction"] = "swallow"
+        b.allow(1)
+        await b.chain.run(lambda node: setattr(node, "automine", False))
+        await b.chain.transfer(GAS_KEY, address(GAS_KEY), 0)
+        assert (await b.settle(b.presented())).state is UNKNOWN
+        assert await b.submissions() == [(1, "open")]
+        b.node.faults.clear()
+        b.allow()
+        await mend(b)
+        assert await b.submissions() == [(1, "open")]
+
+    on_a_chain(story, tmp_path)
+
+
+def test_a_count_that_lags_behind_for_a_moment_has_nothing_sent_anew(tmp_path):
+    async def story(b: Bench) -> None:
+        assert (await b.settle(b.presented(b"\1" * 16))).state is SETTLED
+        await b.chain.run(lambda node: setattr(node, "automine", False))
+        b.node.lies["eth_getTransactionCount"] = lambda _: "0x0"
+        later = await _start(b, b"\2" * 16)
+        await b.rail.maintain(now())
+        b.node.lies.clear()
+        await b.rail.maintain(now() + GAP_S)
+        b.node.lies["eth_getTransactionCount"] = lambda _: "0x0"
+        await b.rail.maintain(now() + GAP_S)
+        assert await b.submissions() == [(0, "done"), (1, "open")]
+        # And where it lags for long, what has a receipt is in its block.
+        await b.rail.maintain(now() + 2 * GAP_S)
+        assert await b.submissions() == [(0, "done"), (1, "open")]
+        await b.chain.run(lambda node: node.mine())
+        assert (await later).state is SETTLED
 
     on_a_chain(story, tmp_path)
 

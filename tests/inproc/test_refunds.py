@@ -12,6 +12,7 @@ from mpp_gateway.rails.base import Settlement
 from mpp_gateway.rails.evm import inspection, outbox
 from mpp_gateway.rails.evm.chain import RpcRefused
 from mpp_gateway.rails.evm.submissions import ONCE
+from mpp_gateway.rails.evm.upkeep import GAP_S
 from tests.support.client import RawClient
 from tests.support.evm import GAS_KEY, PAYER, Bench, address, bench, now, until
 from tests.support.paid import (
@@ -313,6 +314,46 @@ def test_a_refund_that_is_not_deep_enough_yet_is_not_paid_again(tmp_path, monkey
                 await b.rail.maintain(now())
                 await b.rail.refund(record, now())
             await paid_once(b, record)
+
+    asyncio.run(main())
+
+
+def test_a_refund_that_a_reorganisation_took_back_is_sent_again_under_its_nonce(tmp_path):
+    """Sent under another one, both may be mined when the blocks come back."""
+
+    async def main() -> None:
+        async with owed(tmp_path) as (b, record):
+            await b.chain.run(lambda node: setattr(node, "automine", False))
+            b.allow(1)
+            assert (await b.rail.refund(record, now())).state is Settlement.UNKNOWN
+            before = await b.submissions()
+            await b.chain.run(lambda node: node._pool.clear())
+            await b.chain.run(lambda node: setattr(node, "automine", True))
+            await b.database.write(lambda db: db.execute("UPDATE submissions SET state = 'done'"))
+            await paid_once(b, record)
+            assert [nonce for nonce, _ in await b.submissions()] == [nonce for nonce, _ in before]
+
+    asyncio.run(main())
+
+
+def test_a_gap_that_a_refund_left_is_filled_by_that_very_refund(tmp_path):
+    async def main() -> None:
+        async with owed(tmp_path) as (b, record):
+            await b.chain.run(lambda node: setattr(node, "automine", False))
+            b.allow(1)
+            assert (await b.rail.refund(record, now())).state is Settlement.UNKNOWN
+            await b.chain.run(lambda node: node._pool.clear())
+            await b.database.write(lambda db: db.execute("UPDATE submissions SET state = 'done'"))
+            later = b.presented(b"2" * 16)
+            assert (await b.settle(later)).state is Settlement.UNKNOWN
+            await b.chain.run(lambda node: setattr(node, "automine", True))
+            b.allow()
+            await b.rail.maintain(now())
+            await b.rail.maintain(now() + GAP_S)
+            assert (await b.settle(later)).state is Settlement.SETTLED
+            assert await b.chain.balance_of(address(PAYER)) == PURSE_MINOR - later.amount_minor
+            assert (await b.rail.refund(record, now())).state is Settlement.SETTLED
+            assert await b.chain.balance_of(address(PAYER)) == PURSE_MINOR - later.amount_minor
 
     asyncio.run(main())
 

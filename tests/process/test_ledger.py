@@ -567,7 +567,8 @@ def test_a_stores_password_is_in_no_message(tmp_path):
         done = ledger(paid, "balances")
 
     assert (done.code, done.out) == (4, "")
-    assert done.err == "mpp-gateway: cannot read the store: Connection refused\n"
+    where = "127.0.0.1:1/nothing"
+    assert done.err == f"mpp-gateway: cannot read the store at {where}: Connection refused\n"
 
 
 def test_a_look_changes_nothing_of_a_gateways_store(paid):

@@ -57,6 +57,25 @@ def store_of(place: Place) -> Store:
     return PostgresStore(SecretStr(place.url))
 
 
+def request(name: str, **changes: Any) -> ClaimRequest:
+    """Return what a claim for the exchange of that name writes down."""
+    fields = {
+        "exchange_id": name,
+        "proof_id": f"proof-of-{name}",
+        "rail": RAIL,
+        "asset": ASSET,
+        "account": f"{ASSET}/{PAYER}",
+        "payee": f"{ASSET}/{PAYEE}",
+        "amount_minor": PRICE,
+        "credit_s": CREDIT_S,
+        "scope": "scope",
+        "valid_until_s": VALID_S,
+        "due_s": VALID_S,
+        "challenge_id": f"challenge-of-{name}",
+    }
+    return ClaimRequest(**(fields | changes))
+
+
 class Keeper:
     """Keeps the books of one store as a gateway does, without `await`."""
 
@@ -79,22 +98,7 @@ class Keeper:
 
     def claim(self, name: str, now_s: int = NOW_S, **changes: Any) -> Turn:
         """Begin an exchange."""
-        fields = {
-            "exchange_id": name,
-            "proof_id": f"proof-of-{name}",
-            "rail": RAIL,
-            "asset": ASSET,
-            "account": f"{ASSET}/{PAYER}",
-            "payee": f"{ASSET}/{PAYEE}",
-            "amount_minor": PRICE,
-            "credit_s": CREDIT_S,
-            "scope": "scope",
-            "valid_until_s": VALID_S,
-            "due_s": VALID_S,
-            "challenge_id": f"challenge-of-{name}",
-        }
-        request = ClaimRequest(**(fields | changes))
-        found = self.run(self.exchanges.claim(request, now_s))
+        found = self.run(self.exchanges.claim(request(name, **changes), now_s))
         assert found.claim in (Claim.FRESH, Claim.CREDITED), found
         return Turn(found.exchange_id, found.attempt)
 

@@ -34,6 +34,11 @@ class Signer:
             fees,
         )
 
+    def is_nothing(self, signed: Signed) -> bool:
+        """Tell whether a transaction of ours only fills its nonce."""
+        fields = TypedTransaction.from_bytes(HexBytes(signed.raw)).as_dict()
+        return bytes(fields["to"]) == self.address and not fields["data"]
+
     def resign(self, earlier: Signed, fees: Fees) -> Signed:
         """Return the same transaction, of the same nonce, with other fees."""
         fields = TypedTransaction.from_bytes(HexBytes(earlier.raw)).as_dict()

@@ -48,6 +48,8 @@ OPEN, DONE, FREE, FILLING, LOST = "open", "done", "free", "filling", "lost"
 
 ONCE = "refund:"
 """Begins the name of a call that no contract keeps from happening twice: the store has to."""
+GAP = "gap:"
+"""Begins the name of what only fills a nonce: of no call, or of a refund made under another."""
 FOREVER_S = 2**40
 ONCE_SCHEMA = """
 CREATE INDEX submissions_proof ON submissions (proof_id)
@@ -173,12 +175,15 @@ class Submissions:
 
         False, and nothing stored, if the row has moved on since it was read.
         """
+        # Under its name, what fills the nonce would be taken for the refund.
+        proof_id = GAP + row.proof_id if fills and row.is_once else row.proof_id
+        state = FILLING if fills else OPEN
 
         def work(db: Connection) -> bool:
             moved = db.execute(
-                "UPDATE submissions SET state = ? WHERE chain_id = ? AND sender = ? AND nonce = ?"
-                " AND state = ? AND proof_id = ?",
-                (FILLING if fills else OPEN, *self._key, row.nonce, row.state, row.proof_id),
+                "UPDATE submissions SET state = ?, proof_id = ? WHERE chain_id = ? AND sender = ?"
+                " AND nonce = ? AND state = ? AND proof_id = ?",
+                (state, proof_id, *self._key, row.nonce, row.state, row.proof_id),
             ).rowcount
             if moved:
                 _store(db, self._key, row.nonce, signed, now_s)
@@ -187,6 +192,36 @@ class Submissions:
         replaced = await self._database.write(work)
         reach(FailPoint.REPLACED)
         return replaced
+
+    async def fill(self, nonce: int, signed: Signed, now_s: int) -> bool:
+        """Store what fills a nonce that nobody has leased; False if somebody has by now."""
+
+        def work(db: Connection) -> bool:
+            inserted = db.execute(
+                "INSERT INTO submissions (chain_id, sender, nonce, proof_id, state, valid_until_s,"
+                " leased_at_s) VALUES (?, ?, ?, ?, ?, 0, ?) ON CONFLICT DO NOTHING",
+                (*self._key, nonce, GAP, FILLING, now_s),
+            ).rowcount
+            if inserted:
+                _store(db, self._key, nonce, signed, now_s)
+            return bool(inserted)
+
+        return await self._database.write(work)
+
+    async def reopen(self, row: Submission) -> bool:
+        """Follow again what was done or lost, and of which the chain knows nothing any more.
+
+        False if its call has another nonce by now: sent under both, a refund would be paid twice.
+        """
+
+        def work(db: Connection) -> bool:
+            return bool(
+                db.execute(
+                    REOPEN, (*self._key, row.nonce, row.state, row.proof_id, *self._key, row.nonce)
+                ).rowcount
+            )
+
+        return await self._database.write(work)
 
     async def finish(self, row: Submission, state: str) -> None:
         """Record that a nonce is in a block (`DONE`), or gone (`LOST`): then the rest is erased.
@@ -234,6 +269,15 @@ class Submissions:
         """
         return await self._database.read(lambda db: _find(db, self._key, proof_id))
 
+    async def at(self, nonce: int) -> Submission | None:
+        """Return what has a nonce, in whatever state."""
+
+        def work(db: Connection) -> Submission | None:
+            row = db.execute(AT, (*self._key, nonce)).fetchone()
+            return None if row is None else _submission(db, self._key, row)
+
+        return await self._database.read(work)
+
     async def sent_for(self, proof_id: str) -> tuple[str, ...]:
         """Return every transaction that is stored for a proof, by hash, the newest first."""
         rows = await self._database.read(
@@ -279,10 +323,23 @@ _OPEN_ONE = (
     "SELECT nonce, proof_id, state, valid_until_s FROM submissions"
     " WHERE chain_id = ? AND sender = ? AND proof_id = ? AND state = 'open'"
 )
+# The last that was signed, which need not have the highest nonce: one that was given back is leased
+# again. The earlier one did nothing: believed to be the last, it would have the refund paid anew.
 _LAST_ONE = (
+    "SELECT nonce, proof_id, state, valid_until_s FROM submissions s"
+    " WHERE chain_id = ? AND sender = ? AND proof_id = ? AND state IN ('open', 'done')"
+    " ORDER BY state = 'open' DESC, (SELECT max(seq) FROM broadcasts b"
+    " WHERE b.chain_id = s.chain_id AND b.sender = s.sender AND b.nonce = s.nonce) DESC LIMIT 1"
+)
+AT = (
     "SELECT nonce, proof_id, state, valid_until_s FROM submissions"
-    " WHERE chain_id = ? AND sender = ? AND proof_id = ?"
-    " AND state IN ('open', 'done') ORDER BY nonce DESC LIMIT 1"
+    " WHERE chain_id = ? AND sender = ? AND nonce = ?"
+)
+REOPEN = (
+    "UPDATE submissions SET state = 'open' WHERE chain_id = ? AND sender = ? AND nonce = ?"
+    " AND state = ? AND proof_id = ? AND NOT EXISTS (SELECT 1 FROM submissions o"
+    " WHERE o.chain_id = ? AND o.sender = ? AND o.proof_id = submissions.proof_id AND o.nonce <> ?"
+    " AND o.state IN ('open', 'done'))"
 )
 SENT_FOR = (
     "SELECT b.tx_hash FROM submissions s JOIN broadcasts b ON b.chain_id = s.chain_id"

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import enum
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mpp_gateway.failpoints import FailPoint, reach
 from mpp_gateway.ledger.database import Database
@@ -23,6 +23,7 @@ from mpp_gateway.rails.evm.signing import Signer
 from mpp_gateway.rails.evm.submissions import (
     DONE,
     LOST,
+    OPEN,
     Signed,
     Submission,
     Submissions,
@@ -225,12 +226,20 @@ class Submitter:
             return Submitted(Fate.UNCLEAR, "another process has made the call")
         return row
 
-    async def _earlier(self, row: Submission) -> Submitted | None:
-        """Return what a call that must be made once has come to; None if it did nothing."""
+    async def _earlier(self, row: Submission) -> Submission | Submitted | None:
+        """Return what a call that must be made once has come to; None if it did nothing.
+
+        What is in no block any more is to be followed again, under its own nonce.
+        """
         try:
             receipt = await self._outbox.find_receipt(row)
+            used = await self._chain.transaction_count(self.address, "latest")
+            if receipt is None and row.nonce >= used and await self._submissions.reopen(row):
+                return replace(row, state=OPEN)
         except (RpcFailed, RpcRefused) as error:
             return Submitted(Fate.UNCLEAR, f"an earlier transaction cannot be asked for: {error}")
+        except StoreUnavailable:
+            return Submitted(Fate.UNCLEAR, "the store is unavailable")
         if receipt is None:
             return Submitted(Fate.UNCLEAR, "the node does not show an earlier transaction")
         if receipt.succeeded:

@@ -14,7 +14,7 @@ from mpp_gateway.cli.ledger_words import next_step
 from mpp_gateway.cli.progress import EVERY_S, PATIENCE_S, Line, keep_showing, progress
 from mpp_gateway.config import load_text
 from mpp_gateway.ledger.book import State
-from mpp_gateway.ledger.inquiry import Balance, Move, Purse
+from mpp_gateway.ledger.inquiry import LAPSED, Balance, JournalLine, Purse
 from tests.support.ledger import ASSET
 from tests.support.proxy import config_text
 from tests.support.toy_rail import TOY_METHOD
@@ -202,7 +202,7 @@ def test_tenants_are_told_apart_where_there_are_several(assets):
 
 def test_every_state_but_a_release_is_in_one_total():
     counted = [state for states in views.TOTALS.values() for state in states]
-    assert sorted(counted) == sorted(set(State) - {State.RELEASED})
+    assert sorted(counted) == sorted({*State, LAPSED} - {State.RELEASED})
 
 
 def test_a_terminal_obeys_nothing_that_the_books_have_of_a_stranger(assets):
@@ -221,6 +221,6 @@ def test_a_formula_is_text_in_csv(text):
 
 
 def test_the_columns_of_an_export_are_those_of_the_json(assets):
-    move = Move(1, "x", 1, "", "claimed", 1, NOW_S, "")
+    move = JournalLine(1, "x", 1, "", "claimed", 1, NOW_S, "")
     assert tuple(views.record_json(record("a"), assets)) == views.RECORD_NAMES
     assert tuple(views.move_json(move)) == views.MOVE_NAMES

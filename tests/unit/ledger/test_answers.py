@@ -78,11 +78,6 @@ def test_the_last_answer_that_is_kept_is_the_one_that_is_found(kept):
     assert kept.find() == ANSWER
 
 
-def test_what_an_earlier_version_said_of_answers_to_come_is_no_answer(kept):
-    kept.keep(replace(ANSWER, status=0))
-    assert kept.find() is None
-
-
 def test_what_is_past_its_time_is_forgotten_batch_by_batch(kept):
     kept.keep(ANSWER)
     kept.keep(replace(ANSWER, exchange_id="x2", until_s=3_000))

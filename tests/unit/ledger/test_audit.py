@@ -6,7 +6,7 @@ from contextlib import closing
 
 import pytest
 
-from mpp_gateway.ledger.audit import FAULTS_MAX, REOPENING, Audit, Line, Row, audit, faults_of
+from mpp_gateway.ledger.audit import FAULTS_MAX, REOPENING, Audit, FoundLine, Row, audit, faults_of
 from mpp_gateway.ledger.book import TRANSITIONS, State
 from mpp_gateway.ledger.inquiry import Purse
 from mpp_gateway.ledger.reading import reading
@@ -283,11 +283,11 @@ def test_faults_without_end_are_counted_and_not_all_kept():
     assert (len(found.faults), found.faults_found) == (FAULTS_MAX, FAULTS_MAX + 5)
 
 
-def lines_to(path: tuple[State, ...]) -> list[Line]:
+def lines_to(path: tuple[State, ...]) -> list[FoundLine]:
     lines, before, attempt = [], "", 1
     for seq, after in enumerate((State.CLAIMED, *path), 1):
         attempt += (before, after) in REOPENING
-        lines.append(Line(seq, attempt, before, after, "10", NOW_S))
+        lines.append(FoundLine(seq, attempt, before, after, "10", NOW_S))
         before = after
     return lines
 
@@ -302,7 +302,7 @@ def row_of(state: State, paid_seq: int | None = None) -> Row:
 def test_every_move_that_the_table_of_states_lacks_is_found(state, after):
     lines = lines_to(PATHS[state])
     attempt = 1 + ((state, after) in REOPENING)
-    lines.append(Line(len(lines) + 1, attempt, state, after, "10", NOW_S))
+    lines.append(FoundLine(len(lines) + 1, attempt, state, after, "10", NOW_S))
     found = [text for text in faults_of(row_of(after), lines) if "no legal move" in text]
     assert bool(found) == (after not in TRANSITIONS[state])
 

@@ -3,10 +3,10 @@
 import pytest
 
 from mpp_gateway.ledger import inquiry
-from mpp_gateway.ledger.book import State
+from mpp_gateway.ledger.book import Claim, State
 from mpp_gateway.ledger.inquiry import Purse
 from mpp_gateway.ledger.reading import StoreDamaged, reading
-from tests.support.ledger import ASSET, NOW_S, PAYER, PRICE, SCHEMA, Keeper, store_of
+from tests.support.ledger import ASSET, NOW_S, PAYER, PRICE, SCHEMA, Keeper, request, store_of
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def test_balances_count_and_add_up_by_rail_asset_and_state(keeper):
     keeper.sell("x2", amount_minor=3)
     keeper.sell("x3", State.CREDITED)
     keeper.sell("x4", rail="other")
-    found = ask(keeper, inquiry.balances)
+    found = ask(keeper, inquiry.balances, 0)
     assert [(b.purse.rail, b.state, b.count, b.amount_minor) for b in found] == [
         ("evm", "settled", 2, PRICE + 3),
         ("evm", "credited", 1, PRICE),
@@ -36,10 +36,21 @@ def test_balances_count_and_add_up_by_rail_asset_and_state(keeper):
     assert found[0].purse == Purse("default", "evm", ASSET)
 
 
+@pytest.mark.parametrize(("since_s", "state"), [(NOW_S, "lapsed"), (NOW_S - 1, "credited")])
+def test_a_credit_that_nobody_can_ask_for_any_more_is_shown_apart(keeper, since_s, state):
+    """As a claim has it: a credit of `credit_s` ago is over."""
+    keeper.sell("x1", State.CREDITED)
+    keeper.sell("x2", State.REFUNDING)
+    found = ask(keeper, inquiry.balances, since_s)
+    assert [(b.state, b.count) for b in found] == [("refunding", 1), (state, 1)]
+    claimed = keeper.run(keeper.exchanges.claim(request("x1", credit_s=10), since_s + 10))
+    assert claimed.claim is (Claim.LAPSED if state == "lapsed" else Claim.CREDITED)
+
+
 def test_balances_by_account_tell_the_buyers_apart(keeper):
     keeper.sell("x1")
     keeper.sell("x2", account="somebody else")
-    found = ask(keeper, inquiry.balances, by_account=True)
+    found = ask(keeper, inquiry.balances, 0, by_account=True)
     assert {b.purse.account: b.amount_minor for b in found} == {
         f"{ASSET}/{PAYER}": PRICE,
         "somebody else": PRICE,
@@ -49,7 +60,7 @@ def test_balances_by_account_tell_the_buyers_apart(keeper):
 def test_amounts_above_64_bits_are_added_up_exactly(keeper):
     for number in range(4):
         keeper.sell(f"x{number}", amount_minor=2**64 - 1)
-    (found,) = ask(keeper, inquiry.balances)
+    (found,) = ask(keeper, inquiry.balances, 0)
     assert found.amount_minor == 4 * (2**64 - 1)
 
 

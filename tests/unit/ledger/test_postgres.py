@@ -11,7 +11,7 @@ from mpp_gateway.ledger import postgres as postgres_store
 from mpp_gateway.ledger.book import Claim, State, Turn
 from mpp_gateway.ledger.database import Database
 from mpp_gateway.ledger.exchanges import Exchanges
-from mpp_gateway.ledger.postgres import WRITER_LOCK, PostgresDriver
+from mpp_gateway.ledger.postgres import WRITER_LOCK, PostgresDriver, place_of
 from mpp_gateway.ledger.schema import EXCHANGES_SCHEMA, QUESTIONS_SCHEMA
 from mpp_gateway.ledger.sql import StoreTooNew, StoreUnavailable
 from tests.support.ledger import taken_up
@@ -282,3 +282,20 @@ def test_a_store_that_cannot_be_used_is_refused_without_its_password(postgres, u
         Database(PostgresDriver(places[broken]), schema).open()
     assert "marked-password" not in repr(refused.value)
     assert refused.value.__cause__ is None
+    said = {"port": "the store at 127.0.0.1:1/d: ", "database": "nothing: ", "migration": ""}
+    assert said[broken] in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "where"),
+    [
+        ("postgresql://u:marked@db.example:5433/books", " at db.example:5433/books"),
+        ("postgresql://u:marked@db.example/books?password=marked", " at db.example/books"),
+        ("postgresql://u:marked@one:1,two:2/books", " at one,two:1,2/books"),
+        ("postgresql:///books?host=/run/pg&user=marked", " at /run/pg/books"),
+        ("postgresql://u:marked@", " at localhost"),
+        ("postgresql://u:marked@host:port:5/%zz", ""),
+    ],
+)
+def test_a_place_is_named_without_user_and_password(url, where):
+    assert place_of(url) == where
