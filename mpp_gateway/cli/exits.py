@@ -25,7 +25,7 @@ _MEANINGS = {
     BROKEN_PIPE: "whoever read the output left",
 }
 _OF_BOOKS = {
-    FAILED: "nothing has that name, the books are wrong or differ, or the file could not be written",
+    FAILED: "nothing has that name, the books are wrong or differ, or no file could be written",
     CANNOT_START: "the store cannot be read",
 }
 _OF_PAYMENTS = {NOT_PAID, OWED}
