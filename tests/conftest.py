@@ -15,13 +15,14 @@ if TYPE_CHECKING:
 
 LONGEST_FIRST = (
     "inproc/test_store_faults.py",
+    "process/test_two_processes.py",
     "inproc/test_fault_matrix.py",
     "process/test_crash_matrix.py",
-    "process/test_two_processes.py",
-    "inproc/test_engine_uploads.py",
-    "property/test_machine_books.py",
     "peers/test_clients.py",
+    "inproc/test_engine_uploads.py",
     "process/test_cli.py",
+    "property/test_machine_books.py",
+    "unit/ledger/test_exchanges.py",
     "inproc/test_evm_own_key.py",
     "inproc/test_engine_backpressure.py",
     "unit/ledger/test_silent_stores.py",
@@ -51,11 +52,15 @@ def postgres() -> Iterator["Server"]:
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     """An empty store of either kind."""
     if request.param == "sqlite":
-        return SqlitePlace(tmp_path / "store.db")
-    return PostgresPlace(request.getfixturevalue("postgres").database())
+        yield SqlitePlace(tmp_path / "store.db")
+        return
+    server: Server = request.getfixturevalue("postgres")
+    url = server.database()
+    yield PostgresPlace(url)
+    server.drop(url)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -203,10 +203,11 @@ def start(
 ) -> "Child | subprocess.Popen[bytes]":
     """Start a command with these open files, as `subprocess.Popen` does.
 
-    What is no program of ours, or wants an interpreter of its own, is started like that.
+    What is no program of ours, or wants an interpreter of its own, is started like that; and so is
+    everything where the system does not tell of a process's end, as Linux does.
     """
     program = Path(command[0])
-    is_ours = program.parent == BIN and program.name in PROGRAMS
+    is_ours = program.parent == BIN and program.name in PROGRAMS and hasattr(os, "pidfd_open")
     if not is_ours or _asks_the_interpreter(env) != _asks_the_interpreter(_plain(os.environ)):
         return subprocess.Popen(
             command, cwd=cwd, env=dict(env), stdin=stdin, stdout=stdout, stderr=stderr

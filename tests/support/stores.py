@@ -18,13 +18,13 @@ MEMORY = Path("/dev/shm")
 ROOM_BYTES = 64 * 1024 * 1024
 
 
-def in_memory() -> Path | None:
+def in_memory(room_bytes: int = ROOM_BYTES) -> Path | None:
     """Return where files are kept in memory, if the machine has such a place and room there.
 
     A store there does all that it does elsewhere, and no commit waits for a disk. Processes may
     die; no test pulls the plug of the machine.
     """
-    if not os.access(MEMORY, os.W_OK) or shutil.disk_usage(MEMORY).free < ROOM_BYTES:
+    if not os.access(MEMORY, os.W_OK) or shutil.disk_usage(MEMORY).free < room_bytes:
         return None
     return MEMORY
 
