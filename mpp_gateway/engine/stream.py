@@ -7,6 +7,7 @@ upstream's address in its errors. This one keeps the hooks, so that mitmweb sees
 import time
 
 from mitmproxy import http
+from mitmproxy.net.http.validate import validate_headers
 from mitmproxy.proxy import events, layer
 from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers import http as stock
