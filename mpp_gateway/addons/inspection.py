@@ -137,7 +137,7 @@ def payment_parts(message: http.Message | None) -> list[tuple[str, Any]]:
     fields = head.get_all("www-authenticate")
     if fields:
         parts += _attempt("challenge", lambda: [_challenge(c) for c in Challenge.parse_all(fields)])
-    values = head.get_all("authorization")
+    values = (*head.get_all("authorization"), *head.get_all("payment-authorization"))
     if values:
         parts += _attempt(
             "credential", lambda: [_credential(token) for token in payment_tokens(values)]

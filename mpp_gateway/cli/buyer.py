@@ -23,6 +23,7 @@ from mpp_gateway.cli.exits import FAILED, NOT_PAID, OK, USAGE
 from mpp_gateway.cli.kept import (
     Payment,
     check_clear_text,
+    field_of,
     kept_credential,
     kept_key,
     origin_of,
@@ -63,6 +64,7 @@ TIMEOUT_S = 120
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_read=TIMEOUT_S)
 CHUNK = 16 * 1024
 PROBLEM_BYTES_MAX = 64 * 1024
+CREDENTIAL_FIELDS = frozenset({"authorization", "payment-authorization"})
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")  # RFC 9110 section 5.6.2
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
@@ -111,6 +113,16 @@ class Call:
         own = None if self.has_key else key or secrets.token_hex(16)
         return Payment(credential, origin_of(self.url), own)
 
+    def check_field(self, challenge: Challenge) -> None:
+        """Refuse a payment in a field that is none for payments, or that `--header` has taken."""
+        field = field_of(challenge)
+        if field.lower() not in CREDENTIAL_FIELDS:
+            message = f"the seller wants the payment in the field {field!r}; nothing was paid"
+            raise CommandFailed(message, NOT_PAID)
+        if any(name.lower() == field.lower() for name in self.headers):
+            message = f"--header {field}: the payment goes in that field; nothing was paid"
+            raise CommandFailed(message, NOT_PAID)
+
     @contextlib.asynccontextmanager
     async def answer(self, payment: Payment | None = None) -> AsyncIterator[aiohttp.ClientResponse]:
         """Send it, and yield the answer once its head is there: that is waited for, in all."""
@@ -134,6 +146,7 @@ async def pay(options: argparse.Namespace) -> int:
     presented = None if options.dry_run else kept_credential(os.environ, call.url)
     if presented is not None:
         check_clear_text(call.url, USAGE, is_allowed=options.insecure)
+        call.check_field(presented.challenge)
         payment = call.payment(presented, kept_key(os.environ))
         return await _present(call, payment, options.rpc_url, is_new=False)
     try:
@@ -149,6 +162,7 @@ async def pay(options: argparse.Namespace) -> int:
     if options.dry_run:
         return OK
     check_clear_text(call.url, NOT_PAID, is_allowed=options.insecure)
+    call.check_field(deal.challenge)
     payment = call.payment(await _sign(deal, options), None)
     return await _present(call, payment, options.rpc_url, is_new=True)
 
@@ -398,7 +412,5 @@ def _headers(fields: Sequence[str]) -> dict[str, str]:
         name, _, value = (part.strip() for part in field.partition(":"))
         if not _TOKEN.match(name) or ":" not in field or _CONTROL.search(value):
             raise CommandFailed(f"--header {field!r} is not NAME: VALUE", USAGE)
-        if name.lower() == "authorization":
-            raise CommandFailed("--header Authorization: this command sends its own", USAGE)
         headers[name] = value
     return headers

@@ -14,6 +14,7 @@ from mpp_gateway.cli.exits import USAGE
 from mpp_gateway.cli.outcome import CREDENTIAL_VARIABLE, IDEMPOTENCY_VARIABLE, ORIGIN_VARIABLE
 from mpp_gateway.cli.output import CommandFailed
 from mpp_gateway.config.values import is_loopback
+from mpp_gateway.protocol.challenge import Challenge
 from mpp_gateway.protocol.credential import Credential, payment_tokens
 from mpp_gateway.protocol.problems import Problem
 
@@ -32,10 +33,15 @@ class Payment:
     origin: str
     key: str | None
 
+    @property
+    def field(self) -> str:
+        """The field that the seller wants the credential in."""
+        return field_of(self.credential.challenge)
+
     def fields(self) -> dict[str, str]:
         """Return the header fields that present it."""
         key = {} if self.key is None else {"Idempotency-Key": self.key}
-        return {"Authorization": self.credential.format(), **key}
+        return {self.field: self.credential.format(), **key}
 
     def variables(self) -> str:
         """Return it for the environment of the same command, as a shell reads it."""
@@ -43,6 +49,11 @@ class Payment:
         if self.key is not None:
             lines.append(f"{IDEMPOTENCY_VARIABLE}={shlex.quote(self.key)} \\")
         return "\n".join([*lines, f"{CREDENTIAL_VARIABLE}='{self.credential.format()}'"])
+
+
+def field_of(challenge: Challenge) -> str:
+    """Return the field that a credential for `challenge` goes in."""
+    return challenge.header or "Authorization"
 
 
 def kept_key(environ: Mapping[str, str]) -> str | None:

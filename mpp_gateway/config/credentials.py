@@ -1,12 +1,13 @@
 """Which header fields a service's upstream gets from us: our key, and what else is configured."""
 
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from pydantic import SecretStr
 
 from mpp_gateway.config.context import Context
 from mpp_gateway.config.document import Path
+from mpp_gateway.config.model import Route
 from mpp_gateway.config.presets import Preset
 from mpp_gateway.config.settings import AuthSettings, RouteSettings, ServiceSettings
 
@@ -27,6 +28,17 @@ def check_service_auth(
         document.add(path, f"`api_key` is missing; it is sent as {preset.key_form}")
     auth = _auth_fields(service, preset)
     check_headers(context, service.headers, auth, (*path, "headers"))
+
+
+def check_own_auth(context: Context, routes: Iterable[Route], path: Path) -> None:
+    """Refuse a key of ours in the field that is the client's own."""
+    ours = {name.lower() for route in routes for name, _ in route.injected}
+    if "authorization" in ours:
+        context.document.add(
+            (*path, "requires_auth"),
+            "the client's `Authorization` would be replaced by the one that is set here;"
+            " send your key in another field, or leave `requires_auth` out",
+        )
 
 
 def check_headers(

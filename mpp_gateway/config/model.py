@@ -167,6 +167,8 @@ class Service:
     strip_headers: frozenset[str] = frozenset()
     """Lower-case names that a client may not send upstream: they would choose the account that is
     billed, or stand beside a secret of ours."""
+    requires_auth: bool = False
+    """The upstream knows its callers itself: the client's `Authorization` is for it."""
     rewrite_request: Hook | None = None
     rewrite_response: Hook | None = None
 

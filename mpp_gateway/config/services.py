@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from mpp_gateway.config.context import Context, merge_timeouts, read_base_url
-from mpp_gateway.config.credentials import check_service_auth
+from mpp_gateway.config.credentials import check_own_auth, check_service_auth
 from mpp_gateway.config.document import Path, format_path
 from mpp_gateway.config.hooks import find_function
 from mpp_gateway.config.model import BaseUrl, Route, Service
@@ -70,6 +70,8 @@ def _service(
         or context.document.has(*path, "rewrite_response"),
     )
     routes = _routes(context, settings.routes, facts, path, warnings)
+    if settings.requires_auth:
+        check_own_auth(context, routes, path)
     return Service(
         id=name,
         base_url=_base_url(context, settings, preset, path),
@@ -80,6 +82,7 @@ def _service(
         categories=_first(settings.categories, preset.categories if preset else ()),
         docs_llms_url=settings.docs_llms_url or (preset.docs_llms_url if preset else None),
         strip_headers=_stripped(preset, routes),
+        requires_auth=settings.requires_auth,
         rewrite_request=_hook(context, settings.rewrite_request, (*path, "rewrite_request")),
         rewrite_response=_hook(context, settings.rewrite_response, (*path, "rewrite_response")),
     )

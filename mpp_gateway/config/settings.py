@@ -294,6 +294,11 @@ class ServiceSettings(Strict):
     auth: AuthSettings | None = Field(
         default=None, description="How to authenticate to the upstream, without a preset."
     )
+    requires_auth: Flag = Field(
+        default=False,
+        description="`true`: the upstream authenticates callers itself. The client's"
+        " `Authorization` goes to it, and payments come in `Payment-Authorization`.",
+    )
     headers: Mapping[HeaderName, HeaderValue] = Field(
         default={}, description="Fields set on every request to the upstream. Values are secret."
     )

@@ -57,7 +57,13 @@ from mpp_gateway.rails.base import (
     Settlement,
     Verified,
 )
-from mpp_gateway.rails.payment_scheme import PaymentScheme, credential_tokens, scope_of
+from mpp_gateway.rails.payment_scheme import (
+    PAYMENT_AUTHORIZATION,
+    PaymentScheme,
+    credential_tokens,
+    paying_head,
+    scope_of,
+)
 from mpp_gateway.routing.table import Match, Preflight
 
 ALREADY_PAID = 1 << 256
@@ -203,7 +209,9 @@ def _bind(admission: Admission) -> Generator[Effect, Reply]:
             exchange.match.query,
         ),
         body_digest=body_digest,
+        header=PAYMENT_AUTHORIZATION if exchange.service.requires_auth else None,
     )
+    exchange.paying_head = paying_head(exchange.head, exchange.binding.header)
 
 
 def _read_credential(admission: Admission) -> Generator[Effect, Reply]:
@@ -231,7 +239,8 @@ def _read(
     admission: Admission, rail: Rail, offers: tuple[Offer, ...], binding: Binding
 ) -> Presented | None:
     """Read the credential; of an expired one, what it was while it could be paid."""
-    head, now_s = admission.exchange.head, admission.clock.now_s
+    head, now_s = admission.exchange.paying_head, admission.clock.now_s
+    assert head is not None
     try:
         return rail.read(head, offers, binding, now_s)
     except PaymentExpired as expired:
@@ -248,7 +257,7 @@ def _read(
 
 def _no_credential(exchange: Exchange) -> Problem:
     """Return why no rail of the route took the request's credential, if there was one."""
-    tokens = credential_tokens(exchange.head)
+    tokens = credential_tokens(exchange.paying_head or exchange.head)
     if not tokens:
         costs = f"This call costs {price_of(exchange)}"
         return PaymentRequired(f"{costs}; the challenge says how to pay.")

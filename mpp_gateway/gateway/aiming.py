@@ -6,6 +6,7 @@ from mpp_gateway.gateway.exchange import Exchange, event
 from mpp_gateway.gateway.machine import Machine, emit
 from mpp_gateway.gateway.steps import Deadlines, Forward
 from mpp_gateway.ledger.book import State
+from mpp_gateway.protocol.credential import payment_tokens
 from mpp_gateway.protocol.messages import Headers
 from mpp_gateway.upstream.hygiene import preventing_fields, request_headers, revalidating_fields
 from mpp_gateway.upstream.rewriting import HookContext, RewrittenRequest, rewrite_request
@@ -29,6 +30,15 @@ def _answer_s(exchange: Exchange) -> float | None:
     return exchange.route.timeouts.connect_s + exchange.route.timeouts.first_byte_s
 
 
+def _own_auth(exchange: Exchange) -> Headers:
+    """Return the client's word to an upstream that knows its callers itself."""
+    if not exchange.service.requires_auth:
+        return ()
+    fields = tuple((n, v) for n, v in exchange.head.headers if n.lower() == "authorization")
+    # A payment in the wrong field buys nothing here; the upstream could spend it elsewhere.
+    return () if payment_tokens([value for _, value in fields]) else fields
+
+
 def aim(exchange: Exchange) -> Forward:
     """Return the request for the upstream. Where it goes comes from the configuration alone."""
     service, route = exchange.service, exchange.route
@@ -45,7 +55,7 @@ def aim(exchange: Exchange) -> Forward:
     if (key := idempotency.upstream_key(exchange)) is not None:
         own_key = ((idempotency.FIELD, key),)
         steering |= {idempotency.FIELD.lower()}
-    headers = (*request_headers(exchange.head.headers, steering), *own_key)
+    headers = (*request_headers(exchange.head.headers, steering), *_own_auth(exchange), *own_key)
     rewritten = rewrite_request(
         service.rewrite_request,
         RewrittenRequest(exchange.head.method, exchange.match.upstream_target, headers),

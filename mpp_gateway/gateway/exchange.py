@@ -28,6 +28,8 @@ class Exchange:
     started_s: int
     entropy: bytes = b""
     """32 random bytes of this request; what it is told at random comes from them."""
+    paying_head: RequestHead | None = None
+    """The head as rails read it; None while no price is asked."""
     offers: tuple[Offer, ...] = ()
     binding: Binding | None = None
     presented: Presented | None = None

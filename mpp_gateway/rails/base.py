@@ -45,6 +45,9 @@ class Binding:
     scope: str
     """Service, route key, method and query, as one short digest: see `rails.payment_scheme`."""
     body_digest: str | None = None
+    header: str | None = None
+    """Field that carries the credential where the client's `Authorization` is the upstream's; None:
+    `Authorization`. A rail is shown the head with the credential there in any case."""
 
 
 @dataclass(frozen=True, slots=True)

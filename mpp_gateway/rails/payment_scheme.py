@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mpp_gateway.errors import AmbiguousCredentials
 from mpp_gateway.protocol import digest, jcs
@@ -34,6 +34,22 @@ def scope_of(
     return base64url(hashlib.sha256(text.encode("latin-1", "backslashreplace")).digest())
 
 
+PAYMENT_AUTHORIZATION = "Payment-Authorization"
+"""Carries the credential where `Authorization` is the upstream's (challenge parameter `header`)."""
+
+
+def paying_head(head: RequestHead, header: str | None) -> RequestHead:
+    """Return `head` as a rail reads it: what stands in `header` as if it stood in `Authorization`.
+
+    What the client says to the upstream there is no payment, and no rail gets to see it.
+    """
+    if header is None:
+        return head
+    others = tuple((n, v) for n, v in head.headers if n.lower() != "authorization")
+    moved = tuple(("Authorization", value) for value in head.get_all(header))
+    return replace(head, headers=(*others, *moved))
+
+
 def credential_tokens(head: RequestHead) -> list[str]:
     """Return the `Payment` credentials of a request, wherever the scheme may carry them."""
     values = head.get_all("authorization")
@@ -63,6 +79,7 @@ class PaymentScheme:
             digest=binding.body_digest,
             opaque=base64url(opaque),
             description=offer.description,
+            header=binding.header,
         )
         return (("WWW-Authenticate", challenge.format()),)
 

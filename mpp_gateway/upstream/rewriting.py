@@ -56,6 +56,7 @@ def rewrite_request(
         raise RewriteError("rewrite_request must return the request it was given, changed or not")
     if not result.target.startswith("/") or FORBIDDEN_IN_TARGET & set(result.target):
         raise RewriteError("rewrite_request returned a request target that is not a path")
+    # `Authorization` is the hook's own, or the client's where the upstream knows its callers.
     kept = request_headers(tuple((n, v) for n, v in result.headers if n.lower() != "authorization"))
     added = tuple((n, v) for n, v in result.headers if n.lower() == "authorization")
     return RewrittenRequest(result.method, result.target, (*kept, *added))

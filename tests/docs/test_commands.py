@@ -46,6 +46,10 @@ RUN_BY = {
     r"mpp-gateway (serve|check|explain|pay|demo|ledger( \w+)?)": CLI
     + "test_the_help_of_a_verb_teaches_it",
     r"mpp-gateway pay URL": CLI + "test_a_paid_call_prints_the_answer_and_the_receipt",
+    r"mpp-gateway pay https://gateway.example.com/crm/v1/contacts"
+    r' --header "Authorization: Bearer TOKEN" --max 0.01': (
+        "tests/process/test_pay_attacks.py::test_a_payment_goes_beside_the_buyers_own_authorization"
+    ),
     r"PYTHONPATH=docs/how-to/examples mpp-gateway serve --config gateway.yaml": (
         "tests/docs/test_hooks_example.py::test_the_example_changes_request_and_answer"
     ),

@@ -38,6 +38,11 @@ ROUTES = """\
       "GET /other": {{charge: "0.02"}}
       "GET /first": {{charge: "0.01", settle: before}}
       "POST /report": {{charge: "0.01", digest: true}}
+  own:
+    base_url: {upstream}
+    requires_auth: true
+    routes:
+      "GET /paid": {{charge: "0.01"}}
 """
 METHOD = """\
   demo:
@@ -117,11 +122,16 @@ class Buyer:
     def balance(self) -> int:
         return self.chain.balance(address(self.key))
 
-    def do(self, verb: str, *urls: str, method: str = "GET", body: str = "") -> list[dict]:
-        """Run the client to its end and return the answers it saw."""
+    def do(
+        self, verb: str, *urls: str, method: str = "GET", body: str = "", authorization: str = ""
+    ) -> list[dict]:
+        """Run the client to its end and return the answers it saw.
+
+        `authorization` is what it says to the upstream, in the field of that name.
+        """
         done = subprocess.run(
             [*COMMANDS[self.client], verb, method, body, *urls],
-            env=self.environ,
+            env={**self.environ, "PEER_AUTHORIZATION": authorization},
             capture_output=True,
             text=True,
             timeout=ANSWER_S,

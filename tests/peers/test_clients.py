@@ -65,6 +65,20 @@ def test_a_route_that_settles_first_is_paid_once(shop: Shop, client: str):
     assert (buyer.balance, shop.takings) == (PURSE - PRICE, takings + PRICE)
 
 
+def test_a_caller_pays_beside_its_own_authorization(shop: Shop, client: str):
+    buyer, takings = shop.buyer(client), shop.takings
+
+    (answer,) = buyer.do("pay", shop.url + "/own/paid", authorization="Bearer the-caller")
+
+    assert answer["status"] == 200
+    seen = shop.upstream.seen[-1]
+    assert (seen.get("authorization"), seen.get("payment-authorization")) == (
+        "Bearer the-caller",
+        None,
+    )
+    assert (buyer.balance, shop.takings) == (PURSE - PRICE, takings + PRICE)
+
+
 def _transaction(shop: Shop, tx_hash: str) -> dict:
     receipt = shop.chain.run(lambda: shop.chain.demo.run(lambda node: node.receipt(tx_hash)))
     assert receipt is not None

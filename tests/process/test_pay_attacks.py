@@ -22,7 +22,13 @@ THANKS = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nthanks"
 
 
 def seller(
-    chain_id=84532, token=USDC_SEPOLIA, amount="1000", realm="shop", expires=FAR, paid=THANKS
+    chain_id=84532,
+    token=USDC_SEPOLIA,
+    amount="1000",
+    realm="shop",
+    expires=FAR,
+    paid=THANKS,
+    header="",
 ):
     """Answers 402 with a challenge of its own making, and `paid` to whoever pays."""
     request = {
@@ -34,18 +40,21 @@ def seller(
     challenge = (
         f'Payment id="x", realm="{realm}", method="evm", intent="charge",'
         f' request="{jcs.encode_object(request)}", expires="{expires}"'
+        + (f', header="{header}"' if header else "")
     )
+    field = header or "authorization"
 
     async def respond(seen, _, writer):
-        if seen.get("authorization") and callable(paid):
+        is_paid = (seen.get(field) or "").startswith("Payment ")
+        if is_paid and callable(paid):
             await paid(writer)
-        elif seen.get("authorization"):
+        elif is_paid:
             writer.write(paid)
         else:
             head = f"HTTP/1.1 402 Payment Required\r\nWWW-Authenticate: {challenge}\r\n"
             writer.write(f"{head}Content-Length: 0\r\n\r\n".encode())
         await writer.drain()
-        return paid == THANKS or not seen.get("authorization")
+        return paid == THANKS or not is_paid
 
     return upstream(respond)
 
@@ -198,6 +207,29 @@ def test_a_key_of_the_buyers_own_is_sent_alone_and_only_the_credential_is_shown(
     sent = [v for n, v in paid.headers if n.lower() == "idempotency-key"]
     assert sent == ["mine"]
     assert set(shown_variables(done.err)) == {"MPP_CREDENTIAL_FOR", "MPP_CREDENTIAL"}
+
+
+def test_a_payment_goes_beside_the_buyers_own_authorization(tmp_path):
+    with seller(header="Payment-Authorization") as asked:
+        done = pay(tmp_path, asked, "--header", "Authorization: Bearer mine")
+
+    assert done.out == "thanks"
+    assert [seen.get("authorization") for seen in asked.seen] == ["Bearer mine"] * 2
+    assert asked.seen[-1].get("payment-authorization").startswith("Payment ")
+
+
+@pytest.mark.parametrize(
+    ("header", "more", "complaint"),
+    [
+        ("Host", (), "wants the payment in the field 'Host'"),
+        ("", ("--header", "authorization: Bearer mine"), "the payment goes in that field"),
+    ],
+)
+def test_a_payment_goes_in_a_field_for_payments_that_is_free(tmp_path, header, more, complaint):
+    with seller(header=header) as asked:
+        done = pay(tmp_path, asked, *more)
+
+    assert (done.code, complaint in done.err, len(asked.seen)) == (5, True, 1)
 
 
 def test_no_key_is_made_up_for_a_call_without_a_payment(tmp_path):

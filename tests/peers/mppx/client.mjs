@@ -8,7 +8,12 @@ import { methods } from './wallet.mjs'
 
 const [verb, method, body, ...urls] = process.argv.slice(2)
 const mppx = Mppx.create({ methods, polyfill: false })
-const request = { method, ...(body ? { body, headers: { 'content-type': 'application/json' } } : {}) }
+const own = process.env.PEER_AUTHORIZATION
+const headers = {
+  ...(body ? { 'content-type': 'application/json' } : {}),
+  ...(own ? { authorization: own } : {}),
+}
+const request = { method, headers, ...(body ? { body } : {}) }
 
 async function shown(response) {
   return {

@@ -64,6 +64,8 @@ def main() -> None:
     request = {"method": http_method, "headers": {}}
     if body:
         request |= {"content": body, "headers": {"Content-Type": "application/json"}}
+    if own := os.environ.get("PEER_AUTHORIZATION"):
+        request["headers"]["Authorization"] = own
     answers = asyncio.run({"pay": pay, "present": present}[verb](method, request, urls))
     print(json.dumps(answers))
 
