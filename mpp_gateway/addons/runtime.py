@@ -68,6 +68,7 @@ class Runtime:
         With a `table` of its own one service stands at the root and our documents below `mount`.
         """
         self.config, self.table, self.mount, self.slots = config, table, mount, slots
+        self.engine.cors = config.cors
         limits = config.limits
         self.engine.limits = Limits(
             head_bytes=limits.head_bytes,

@@ -21,7 +21,13 @@ type Verbs = argparse._SubParsersAction[Parser]  # noqa: SLF001 - no public name
 
 
 def add_verb(
-    verbs: Verbs, name: str, summary: str, description: str, *examples: str, group: str = ""
+    verbs: Verbs,
+    name: str,
+    summary: str,
+    description: str,
+    *examples: str,
+    group: str = "",
+    codes: str = EXIT_CODES,
 ) -> Parser:
     """Declare a verb; an example is what follows its name. `group` is the verb it is below."""
     whole = f"{group} {name}".strip()
@@ -30,7 +36,7 @@ def add_verb(
         name,
         help=summary,
         description=description,
-        epilog=f"examples:\n{lines}\n\n{EXIT_CODES}",
+        epilog=f"examples:\n{lines}\n\n{codes}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mpp_gateway.cli import ledger
+from mpp_gateway.cli.exits import LEDGER_EXIT_CODES
 from mpp_gateway.cli.grammar import Verbs, add_verb, config_argument, json_argument
 from mpp_gateway.ledger.book import State
 
@@ -32,6 +33,7 @@ def declare(verbs: Verbs) -> None:
         "verify",
         "reconcile",
         "export --format csv --output books.csv",
+        codes=LEDGER_EXIT_CODES,
     )
     below = group.add_subparsers(
         dest="question", required=True, metavar="QUESTION", help="what is asked of the books"
@@ -54,6 +56,7 @@ def _balances(verbs: Verbs) -> None:
         "--config gateway.yaml",
         "--by account",
         group=GROUP,
+        codes=LEDGER_EXIT_CODES,
     )
     verb.add_argument("--by", choices=("account",), help="one sum for each buyer's account")
     _ends(verb, ledger.balances)
@@ -70,6 +73,7 @@ def _exchanges(verbs: Verbs) -> None:
         "--state unknown --limit 100",
         "--since 24h --rail base",
         group=GROUP,
+        codes=LEDGER_EXIT_CODES,
     )
     verb.add_argument("--state", choices=[str(state) for state in State], help="in this state only")
     verb.add_argument("--rail", metavar="NAME", help="of this entry of `methods` only")
@@ -95,6 +99,7 @@ def _show(verbs: Verbs) -> None:
         "3f2a9c --config gateway.yaml",
         "0xd2723a4e5b",
         group=GROUP,
+        codes=LEDGER_EXIT_CODES,
     )
     verb.add_argument(
         "id",
@@ -114,6 +119,7 @@ def _verify(verbs: Verbs) -> None:
         "\nwith all of its lines is not seen here; `reconcile` finds it if it was paid.",
         "--config gateway.yaml",
         group=GROUP,
+        codes=LEDGER_EXIT_CODES,
     )
     _ends(verb, ledger.verify)
 
@@ -133,6 +139,7 @@ def _reconcile(verbs: Verbs) -> None:
         "--config gateway.yaml",
         "--from-block 21000000",
         group=GROUP,
+        codes=LEDGER_EXIT_CODES,
     )
     verb.add_argument(
         "--from-block",
@@ -154,6 +161,7 @@ def _export(verbs: Verbs) -> None:
         "--format csv --output books.csv",
         "--format jsonl --journal --config gateway.yaml",
         group=GROUP,
+        codes=LEDGER_EXIT_CODES,
     )
     verb.add_argument(
         "--format", choices=("csv", "jsonl"), default="csv", help="form of the rows (default: csv)"

@@ -29,6 +29,7 @@ from mpp_gateway.config.services import resolve_services
 from mpp_gateway.config.settings import RootSettings
 from mpp_gateway.config.values import is_host, is_ip, is_loopback
 from mpp_gateway.errors import ConfigError, Mistake
+from mpp_gateway.protocol.cors import Cors
 
 PORT_MAX = 65_535
 SQLITE = "sqlite:///"
@@ -88,6 +89,7 @@ def load_text(text: str, filename: str, environ: Mapping[str, str]) -> GatewayCo
         timeouts=timeouts,
         limits=Limits(**root.limits.model_dump()),
         idempotency=Idempotency(**root.idempotency.model_dump()),
+        cors=Cors(frozenset(root.cors.origins), root.cors.max_age_s) if root.cors else None,
         challenge_ttl_s=root.challenge_ttl_s,
         credit_s=root.credit_s,
         categories=root.categories,

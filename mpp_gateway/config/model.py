@@ -15,6 +15,7 @@ from pydantic import SecretStr
 
 from mpp_gateway.config.methods import Method
 from mpp_gateway.errors import Mistake
+from mpp_gateway.protocol.cors import Cors
 from mpp_gateway.protocol.money import Asset
 
 HIDDEN = "a value (not shown)"
@@ -201,6 +202,7 @@ class GatewayConfig:
     timeouts: Timeouts = Timeouts()
     limits: Limits = Limits()
     idempotency: Idempotency = Idempotency()
+    cors: Cors | None = None
     challenge_ttl_s: int = 300
     credit_s: int = 2_592_000
     categories: tuple[str, ...] = ()

@@ -19,6 +19,7 @@ from mpp_gateway.config.values import (
     HeaderName,
     HeaderValue,
     Network,
+    Origin,
     PlainUrl,
     Seconds,
     ShortText,
@@ -119,6 +120,19 @@ class IdempotencySettings(Strict):
     total_bytes: Annotated[Count, Field(ge=0)] = Field(
         default=1_073_741_824,
         description="How much the store may hold of them; what is over is not kept.",
+    )
+
+
+class CorsSettings(Strict):
+    """Which pages of other sites may call from a browser."""
+
+    origins: Annotated[tuple[Origin, ...], BeforeValidator(one_or_more)] = Field(
+        min_length=1,
+        description='`"*"` for every page, or origins such as `https://app.example.com`, one or a'
+        " list.",
+    )
+    max_age_s: Annotated[Count, Field(ge=0, le=86_400)] = Field(
+        default=600, description="Seconds for which a browser remembers what it was allowed."
     )
 
 
@@ -364,6 +378,12 @@ class RootSettings(Strict):
         default=IdempotencySettings(),
         description="A paid request with an `Idempotency-Key` that is sent again, with the same"
         " credential and body, gets the same answer; the upstream is not asked.",
+    )
+    cors: CorsSettings | None = Field(
+        default=None,
+        description="Lets pages in a browser pay and call. The gateway then answers every preflight"
+        " itself, free of charge, and what upstreams say of CORS is replaced. Without it their"
+        " words pass as they are, and no page sees a price.",
     )
     challenge_ttl_s: Annotated[Count, Field(ge=30, le=86_400)] = Field(
         default=300, description="Seconds for which a challenge can be paid."

@@ -251,6 +251,20 @@ def _unit(text: str) -> str:
     return text.lower()
 
 
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\\\s]+\Z")
+_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
+
+
+def _origin(text: str) -> str:
+    """Return an origin as browsers write it: in small letters, without the scheme's own port."""
+    if text == "*":
+        return text
+    origin = text.lower()
+    if not _ORIGIN.match(origin):
+        raise wrong('`"*"`, or a scheme and a host such as https://app.example.com')
+    return origin.removesuffix(_DEFAULT_PORTS.get(origin.partition(":")[0], "/"))
+
+
 Text = Annotated[str, StringConstraints(min_length=1, max_length=10_000)]
 ShortText = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Decimal = Annotated[str, BeforeValidator(_decimal)]
@@ -267,6 +281,7 @@ HeaderName = Annotated[str, AfterValidator(_header_name)]
 HeaderValue = Annotated[SecretStr, on_secret(_header_value)]
 SigningKey = Annotated[SecretStr, on_secret(_signing_key)]
 PrivateKey = Annotated[SecretStr, on_secret(_private_key)]
+Origin = Annotated[str, AfterValidator(_origin)]
 Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(_network)]
 BasePath = Annotated[str, AfterValidator(_base_path)]
 Unit = Annotated[str, AfterValidator(_unit)]

@@ -11,6 +11,7 @@ from mitmproxy.proxy.layers.http._events import HttpEvent
 
 from mpp_gateway.engine.departure import Departures
 from mpp_gateway.engine.limits import Limits
+from mpp_gateway.protocol.cors import Cors
 
 
 @dataclass
@@ -32,6 +33,8 @@ class Engine:
         """Upstream connections that have served a request: only these can be stale."""
         self.requires_tls = False
         """Whether clear text is turned away: a challenge must not travel in it (draft, 1.12)."""
+        self.cors: Cors | None = None
+        """Which pages of other sites may call; None: that is between them and the upstream."""
         self.departures = Departures(clock)
         self._unpaid_bodies: Counter[str] = Counter()
         """By client; who is not counted has the empty name."""

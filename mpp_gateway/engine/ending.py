@@ -91,7 +91,7 @@ class EndingStream(stock.HttpStream):
         response = self.flow.response
         assert response is not None
         self._uncount_body()
-        framing.set_answer_head(self.flow, self._keeps_connection())
+        framing.set_answer_head(self.flow, self._keeps_connection(), self.engine.cors)
         response.timestamp_start = response.timestamp_end = time.time()
         yield HttpResponseHook(self.flow)
         yield from self._send_answer()
@@ -143,7 +143,7 @@ class EndingStream(stock.HttpStream):
         if self._client_left():
             yield from self._finish()
             return
-        framing.set_answer_head(self.flow, self._keeps_connection())
+        framing.set_answer_head(self.flow, self._keeps_connection(), self.engine.cors)
         yield from self._send_answer()
 
     def _give_up_upload(self) -> Commands:

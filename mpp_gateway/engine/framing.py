@@ -3,10 +3,13 @@
 import time
 
 from mitmproxy import http
+from mitmproxy.net.http.validate import validate_headers
 
 from mpp_gateway.engine.answers import reason_phrase
 from mpp_gateway.engine.fields import fields_of
+from mpp_gateway.engine.origins import permit
 from mpp_gateway.gateway.steps import Deliver, Forward
+from mpp_gateway.protocol.cors import Cors
 
 NO_CONTENT_STATUSES = frozenset({204, 304})
 
@@ -53,7 +56,7 @@ def upstream_request(
 
 
 def set_delivered_head(
-    flow: http.HTTPFlow, delivery: Deliver, ends: bool, keeps_length: bool
+    flow: http.HTTPFlow, delivery: Deliver, ends: bool, keeps_length: bool, cors: Cors | None
 ) -> None:
     """Turn the upstream's head on `flow` into the one that the client gets."""
     response = flow.response
@@ -62,6 +65,7 @@ def set_delivered_head(
     response.status_code = delivery.status
     response.http_version = "HTTP/1.1"
     response.headers = fields_of(delivery.headers)
+    permit(cors, flow.request, response.headers)
     response.headers.pop("content-length", None)
     if length is not None and keeps_length and delivery.status != 204:
         response.headers["Content-Length"] = length
@@ -74,13 +78,16 @@ def set_delivered_head(
         response.headers["Connection"] = "close"
 
 
-def set_answer_head(flow: http.HTTPFlow, keeps_connection: bool) -> None:
+def set_answer_head(flow: http.HTTPFlow, keeps_connection: bool, cors: Cors | None) -> None:
     """Fit a head of our own to the client's connection."""
     response = flow.response
     assert response is not None
     response.http_version = "HTTP/1.1"
     if not response.reason:
         response.reason = reason_phrase(response.status_code)
+    # Documents say themselves that they are for every page.
+    if response.headers.get("access-control-allow-origin") != "*":
+        permit(cors, flow.request, response.headers)
     if not keeps_connection and not flow.request.is_http2:
         response.headers["Connection"] = "close"
 
@@ -89,6 +96,15 @@ def is_unsound(headers: http.Headers, ends: bool) -> bool:
     """Whether nobody can say where the request ends: a foreign coding, or content announced by a
     head that ends its message (RFC 9113 section 8.1.1)."""
     return has_foreign_coding(headers) or (ends and headers.get("content-length", "0") != "0")
+
+
+def is_ambiguous(response: http.Response) -> bool:
+    """Whether two readers of an upstream's head could see its answer end in different places."""
+    try:
+        validate_headers(response)
+    except ValueError:
+        return True
+    return has_foreign_coding(response.headers)
 
 
 def has_foreign_coding(headers: http.Headers) -> bool:

@@ -292,12 +292,7 @@ class GatewayStream(EndingStream):
     def state_wait_for_response_headers(self, event: ResponseHeaders) -> Commands:
         self.deadline_s = None
         self.engine.used.add(self.context.server)
-        try:
-            validate_headers(event.response)
-            is_sound = not framing.has_foreign_coding(event.response.headers)
-        except ValueError:
-            is_sound = False
-        if not is_sound:
+        if framing.is_ambiguous(event.response):
             yield from self._close_upstream()
             yield from self._upstream_failed(
                 errors.UpstreamMalformed("The upstream's answer is ambiguous.")
@@ -320,8 +315,9 @@ class GatewayStream(EndingStream):
             self.flow.response = response_of(delivery)
             yield from self._answer()
         else:
+            keeps_length = modules.keeps_length(self.gate)
             framing.set_delivered_head(
-                self.flow, delivery, event.end_stream, modules.keeps_length(self.gate)
+                self.flow, delivery, event.end_stream, keeps_length, self.engine.cors
             )
             self._await_upstream()
             self.server_state = self.state_stream_response_body

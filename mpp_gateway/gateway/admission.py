@@ -35,6 +35,7 @@ from mpp_gateway.gateway.steps import (
     Verify,
 )
 from mpp_gateway.ledger.book import Claim, Claimed, ClaimRequest, State, Turn
+from mpp_gateway.protocol.cors import is_preflight
 from mpp_gateway.protocol.credential import Credential
 from mpp_gateway.protocol.messages import Answer, RequestHead
 from mpp_gateway.protocol.problems import (
@@ -57,7 +58,7 @@ from mpp_gateway.rails.base import (
     Verified,
 )
 from mpp_gateway.rails.payment_scheme import PaymentScheme, credential_tokens, scope_of
-from mpp_gateway.routing.table import Preflight
+from mpp_gateway.routing.table import Match, Preflight
 
 ALREADY_PAID = 1 << 256
 IN_PROGRESS_RETRY_S = 1
@@ -92,6 +93,8 @@ def match(
     yield from emit(events.RequestReceived(request_id=request_id, at_s=now_s))
     try:
         found = snapshot.table.match(head.method, head.target)
+        if isinstance(found, Match) and snapshot.config.cors and is_preflight(head):
+            found = snapshot.table.preflight(head.method, head.target)
     except Problem as problem:
         yield from emit(
             events.RequestRefused(

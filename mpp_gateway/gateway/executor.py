@@ -321,9 +321,16 @@ class Executor:
 
     async def _renew(self, turn: Turn) -> None:
         try:
-            await self._exchanges.renew(turn, self.clock() + ATTENDED_S)
+            is_ours = await self._exchanges.renew(turn, self.clock() + ATTENDED_S)
         except StoreUnavailable as error:
             log.warning("%s could not be renewed: %s", turn.exchange_id, error)
+            return
+        if is_ours or turn not in self._attended:
+            return
+        # The answer is out already: to cut it off would leave a buyer who has paid with half of it.
+        # Whoever took the call up has made a credit of it, which buys it once more.
+        self._leave(turn)
+        log.warning("%s was taken up elsewhere while its answer goes out", turn.exchange_id)
 
     def _leave(self, turn: Turn) -> None:
         if (renewing := self._attended.pop(turn, None)) is not None:

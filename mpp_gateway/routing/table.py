@@ -139,6 +139,11 @@ class RouteTable:
             params=found.groupdict() if found and not entry.is_literal else {},
         )
 
+    def preflight(self, method: str, raw_target: str) -> Preflight:
+        """Return what may be done with a path that `match` has found."""
+        mounted, path = self._locate(parse_target(method, raw_target).path)
+        return Preflight(_allowed(mounted.candidates(path)), mounted.service.id)
+
     def _locate(self, path: str) -> tuple[_Mounted, str]:
         """Return the service that a raw path belongs to, and the path within it."""
         if self._single is not None:

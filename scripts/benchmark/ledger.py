@@ -1,6 +1,5 @@
 """The command line of scripts/bench-ledger: which stores, at which load, and a table of it."""
 
-import argparse
 import json
 import sqlite3
 import statistics
@@ -12,6 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from benchmark.options import read_options, say
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -189,35 +190,14 @@ def as_table(rows: list[Row]) -> str:
 
 def main() -> int:
     """Measure and print."""
-    parser = argparse.ArgumentParser(
-        prog="scripts/bench-ledger",
-        description="What durable writes cost, at 1, 16 and 64 callers and in two processes.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    options = read_options(
+        "scripts/bench-ledger",
+        "What durable writes cost, at 1, 16 and 64 callers and in two processes.",
+        EPILOG,
+        (*STORES, *WORK),
+        rounds=3,
+        count=20_000,
     )
-    parser.add_argument("--rounds", type=int, default=3, help="default: 3")
-    parser.add_argument("--count", type=int, default=20_000, help="in each round (default: 20000)")
-    parser.add_argument(
-        "--only",
-        default="",
-        metavar="WORDS",
-        help=f"comma-separated, of {', '.join((*STORES, *WORK))}",
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON, also on a terminal")
-    options = parser.parse_args()
-    only = list(filter(None, options.only.split(",")))
-    if unknown := set(only) - {*STORES, *WORK}:
-        parser.error(f"--only does not know {', '.join(sorted(unknown))}")
-    if min(options.rounds, options.count) < 1:
-        parser.error("--rounds and --count are at least 1")
-    rows = measure(only, options.rounds, options.count, _say)
-    if options.json or not sys.stdout.isatty():
-        print(json.dumps([asdict(row) for row in rows], indent=2))
-    else:
-        print(as_table(rows))
+    rows = measure(options.only, options.rounds, options.count, say)
+    options.show(lambda: [asdict(row) for row in rows], lambda: as_table(rows))
     return 0
-
-
-def _say(text: str) -> None:
-    if sys.stderr.isatty():
-        print(text, file=sys.stderr)

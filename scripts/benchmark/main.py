@@ -1,11 +1,9 @@
 """The command line of scripts/bench."""
 
-import argparse
-import json
-import sys
 from collections.abc import Sequence
 
 from benchmark.measure import Cell, measure
+from benchmark.options import read_options, say
 from benchmark.report import as_json, as_table
 from benchmark.subjects import PATHS, SUBJECTS
 
@@ -32,35 +30,14 @@ def chosen(only: Sequence[str]) -> list[Cell]:
 
 def main() -> int:
     """Measure and print."""
-    parser = argparse.ArgumentParser(
-        prog="scripts/bench",
-        description="CPU time a request costs, side by side.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    options = read_options(
+        "scripts/bench",
+        "CPU time a request costs, side by side.",
+        EPILOG,
+        (*SUBJECTS, *PATHS),
+        rounds=5,
+        requests=1000,
     )
-    parser.add_argument("--rounds", type=int, default=5, help="default: 5")
-    parser.add_argument("--requests", type=int, default=1000, help="in each round (default: 1000)")
-    parser.add_argument(
-        "--only",
-        default="",
-        metavar="WORDS",
-        help=f"comma-separated, of {', '.join((*SUBJECTS, *PATHS))}",
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON, also on a terminal")
-    options = parser.parse_args()
-    only = list(filter(None, options.only.split(",")))
-    if unknown := set(only) - {*SUBJECTS, *PATHS}:
-        parser.error(f"--only does not know {', '.join(sorted(unknown))}")
-    if min(options.rounds, options.requests) < 1:
-        parser.error("--rounds and --requests are at least 1")
-    cells = measure(chosen(only), options.rounds, options.requests, _say)
-    if options.json or not sys.stdout.isatty():
-        print(json.dumps(as_json(cells, options.rounds, options.requests), indent=2))
-    else:
-        print(as_table(cells))
+    cells = measure(chosen(options.only), options.rounds, options.count, say)
+    options.show(lambda: as_json(cells, options.rounds, options.count), lambda: as_table(cells))
     return 0
-
-
-def _say(text: str) -> None:
-    if sys.stderr.isatty():
-        print(text, file=sys.stderr)

@@ -13,7 +13,7 @@ import threading
 
 import pytest
 
-from mpp_gateway.cli.exits import EXIT_CODES
+from mpp_gateway.cli.exits import EXIT_CODES, LEDGER_EXIT_CODES
 from mpp_gateway.cli.main import parser
 from mpp_gateway.cli.reference import verbs
 from mpp_gateway.protocol import jcs
@@ -107,7 +107,8 @@ def test_the_help_of_a_verb_teaches_it(verb, tmp_path):
     examples = re.search(r"^examples:\n((?:  .+\n)+)", done.out, re.MULTILINE)
     assert examples
     assert f"mpp-gateway {verb}" in examples[1]
-    assert EXIT_CODES in done.out
+    assert (LEDGER_EXIT_CODES if verb.startswith("ledger") else EXIT_CODES) in done.out
+    assert ("MPP_CREDENTIAL" in done.out) is not verb.startswith("ledger")
     for action in verbs(parser())[verb]._actions:
         assert action.help, action.dest
 

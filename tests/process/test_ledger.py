@@ -30,6 +30,15 @@ def ledger(paid: Paid, *words: str, **environ: str) -> Done:
     return run("ledger", *words, "--config", config, home=paid.folder, **environ)
 
 
+def on_terminal(paid: Paid, *words: str, code: int = 0, **environ: str) -> str:
+    """Ask on a terminal; return what is shown there."""
+    config = paid.folder / "gateway.yaml"
+    config.write_text(paid.config)
+    found, text = run_on_terminal("ledger", *words, "--config", config, home=paid.folder, **environ)
+    assert found == code, text
+    return text
+
+
 def asked(paid: Paid, *words: str) -> dict:
     done = ledger(paid, *words)
     assert (done.code, done.err) == (0, "")
@@ -108,12 +117,7 @@ def test_an_exchange_is_shown_with_its_journal_and_transactions_and_no_signature
     assert shown["kept_answer"] is None
     assert shown["next"] == "nothing: it was paid and handed over."
     assert signed["raw"].hex() not in done.out
-    code, text = run_on_terminal(
-        *("ledger", "show", row["id"], "--config", paid.folder / "gateway.yaml"),
-        home=paid.folder,
-        NO_COLOR="1",
-    )
-    assert code == 0
+    text = on_terminal(paid, "show", row["id"], NO_COLOR="1")
     assert signed["raw"].hex() not in text
     assert "\nnext  nothing: it was paid and handed over.\n" in text
 
@@ -224,10 +228,7 @@ def test_a_tampered_store_is_told_line_by_line_and_exit_code_1(paid):
         "exchange_id": row["id"],
         "text": "the table says credited, the journal says settled",
     } in found["faults"]
-    code, text = run_on_terminal(
-        "ledger", "verify", "--config", paid.folder / "gateway.yaml", home=paid.folder
-    )
-    assert code == 1
+    text = on_terminal(paid, "verify", code=1)
     assert f"{row['id']}  the table says credited, the journal says settled\n" in text
 
 
@@ -247,10 +248,7 @@ def test_a_payment_that_never_was_presented_is_extra(paid):
     tx_hash = paid.pay_early(paid.buy())
 
     assert differences(paid) == [("extra", tx_hash)]
-    code, text = run_on_terminal(
-        "ledger", "reconcile", "--config", paid.folder / "gateway.yaml", home=paid.folder
-    )
-    assert code == 1
+    text = on_terminal(paid, "reconcile", code=1)
     assert "extra" in text
     assert "no exchange has this proof" in text
     assert "1 difference" in text
@@ -314,25 +312,6 @@ REFUNDED = """
 """
 
 
-def test_refunds_are_found_on_the_chain_and_one_transfer_gives_back_one_payment(tmp_path):
-    with paid_gateway(tmp_path, routes=REFUNDED, pays_itself=True) as paid:
-        paid.folder = tmp_path
-        paid.keeper.answers("500 Oops")
-        for number in (1, 2):
-            paid.send(paid.buy("/api/first"), "/api/first")
-            wait_until(lambda n=number: paid.states() == {"refunded": n}, "it is paid back")
-        first, second = (row["refund"] for row in paid.rows())
-
-        (rail,) = asked(paid, "reconcile")["compared"]
-        assert (rail["found"], rail["refunds_found"], rail["differences"]) == (2, 2, [])
-        shown = asked(paid, "show", first)
-        assert shown["refund"] in {sent["reference"] for sent in shown["transactions"]}
-        assert asked(paid, "verify")["sound"] is True
-
-        change(paid, "UPDATE exchanges SET refund = ? WHERE refund = ?", first, second)
-        assert differences(paid) == [("refund", first), ("overpaid", second)]
-
-
 @pytest.fixture
 def refunding(tmp_path):
     """A gateway whose payee is its own gas key; one call was paid back."""
@@ -342,6 +321,21 @@ def refunding(tmp_path):
         paid.send(paid.buy("/api/first"), "/api/first")
         wait_until(lambda: paid.states() == {"refunded": 1}, "it is paid back")
         yield paid
+
+
+def test_refunds_are_found_on_the_chain_and_one_transfer_gives_back_one_payment(refunding):
+    refunding.send(refunding.buy("/api/first"), "/api/first")
+    wait_until(lambda: refunding.states() == {"refunded": 2}, "it is paid back too")
+    first, second = (row["refund"] for row in refunding.rows())
+
+    (rail,) = asked(refunding, "reconcile")["compared"]
+    assert (rail["found"], rail["refunds_found"], rail["differences"]) == (2, 2, [])
+    shown = asked(refunding, "show", first)
+    assert shown["refund"] in {sent["reference"] for sent in shown["transactions"]}
+    assert asked(refunding, "verify")["sound"] is True
+
+    change(refunding, "UPDATE exchanges SET refund = ? WHERE refund = ?", first, second)
+    assert differences(refunding) == [("refund", first), ("overpaid", second)]
 
 
 def send_from_key(paid: Paid, minor: int, *, gas: int | None = None) -> str:
@@ -360,12 +354,7 @@ def test_a_refund_that_was_sent_twice_is_found_on_the_chain(refunding):
     again = send_from_key(refunding, PRICE)
 
     assert differences(refunding) == [("overpaid", again)]
-    code, text = run_on_terminal(
-        *("ledger", "reconcile", "--config", refunding.folder / "gateway.yaml"),
-        home=refunding.folder,
-        NO_COLOR="1",
-    )
-    assert code == 1
+    text = on_terminal(refunding, "reconcile", code=1, NO_COLOR="1")
     assert "\noverpaid  0.01  " in text
 
 
@@ -414,12 +403,7 @@ def test_a_refund_that_is_owed_is_told_with_its_time_and_is_no_difference(refund
     assert found["compared"][0]["under_way"] == 1  # the transfer, of which the books say nothing
     again = send_from_key(refunding, PRICE)
     assert differences(refunding) == [("overpaid", again)]
-    code, text = run_on_terminal(
-        *("ledger", "reconcile", "--config", refunding.folder / "gateway.yaml"),
-        home=refunding.folder,
-        NO_COLOR="1",
-    )
-    assert code == 1
+    text = on_terminal(refunding, "reconcile", code=1, NO_COLOR="1")
     assert "\nwaiting  0.01  to be given back since 2025-06-15T15:06:40Z\n" in text
 
 
@@ -529,20 +513,14 @@ def test_books_at_a_server_are_told_checked_and_compared(postgres, tmp_path):
 
 def test_a_ledger_on_a_terminal_is_text_and_says_json_where_it_is_asked_to(paid):
     sell(paid)
-    config = paid.folder / "gateway.yaml"
-    config.write_text(paid.config)
-    words = ("ledger", "balances", "--config", config)
 
-    code, text = run_on_terminal(*words, home=paid.folder)
-    assert code == 0
+    text = on_terminal(paid, "balances")
     assert text.startswith("\x1b[1mrail  asset        state    count  amount\x1b[0m\n")
-    code, text = run_on_terminal(*words, home=paid.folder, NO_COLOR="1")
+    text = on_terminal(paid, "balances", NO_COLOR="1")
     assert "\x1b" not in text
     assert "\n  received        0.01\n" in text
-    code, text = run_on_terminal(*words, "--json", home=paid.folder)
-    assert json.loads(text)["totals"]
-    code, text = run_on_terminal("ledger", "exchanges", "--config", config, home=paid.folder)
-    assert code == 0
+    assert json.loads(on_terminal(paid, "balances", "--json"))["totals"]
+    text = on_terminal(paid, "exchanges")
     assert max(len(line) for line in text.splitlines()) <= 100
 
 

@@ -236,6 +236,7 @@ def test_a_long_answer_is_not_taken_for_one_that_is_left(tmp_path, monkeypatch):
         async def watched(turn, due_s):
             assert await renew(turn, due_s)
             until_s.append(due_s)
+            return True
 
         stage.exchanges.renew = watched
         assert isinstance(await stage.deliver(exchange), Deliver)
@@ -247,6 +248,34 @@ def test_a_long_answer_is_not_taken_for_one_that_is_left(tmp_path, monkeypatch):
         await stage.finish(exchange)
         assert await stage.is_spent(head_with(credential))
         assert await stage.exchanges.sweep(stage.now_s + 10**6) == []
+
+    play(tmp_path, story)
+
+
+def test_an_answer_whose_call_was_taken_up_elsewhere_is_told_of_once(tmp_path, monkeypatch, caplog):
+    """By a clock that jumped: the buyer has the answer and a credit, and the seller should know."""
+    monkeypatch.setattr(executor, "ATTEND_S", 0.01)
+
+    async def story(stage: Stage) -> None:
+        _, exchange = await verified(stage)
+        assert isinstance(await stage.deliver(exchange), Deliver)
+        assert len(await stage.exchanges.sweep(stage.now_s + 10**6)) == 1
+        await until(lambda: not stage.executor._attended, "it is left alone")
+        await stage.finish(exchange)
+        said = f"{exchange.turn.exchange_id} was taken up elsewhere while its answer goes out"
+        assert [record.getMessage() for record in caplog.records] == [said]
+
+    play(tmp_path, story)
+
+
+def test_a_renewal_behind_the_note_of_a_delivery_is_no_alarm(tmp_path, monkeypatch, caplog):
+    async def story(stage: Stage) -> None:
+        _, exchange = await verified(stage)
+        assert isinstance(await stage.deliver(exchange), Deliver)
+        await stage.finish(exchange)
+        await until(lambda: not stage.executor._late, "the delivery is noted")
+        await stage.executor._renew(exchange.turn)
+        assert not caplog.records
 
     play(tmp_path, story)
 

@@ -14,7 +14,8 @@ from mpp_gateway.ledger.database import Database
 from mpp_gateway.ledger.exchanges import Exchanges
 from mpp_gateway.ledger.schema import EXCHANGES_SCHEMA, QUESTIONS_SCHEMA
 from mpp_gateway.rails.base import Capabilities, Outcome, Settlement
-from tests.unit.ledger.test_exchanges import LOCK, NOW_S, PATHS, claim_of
+from tests.support.ledger import PATHS
+from tests.unit.ledger.test_exchanges import LOCK, NOW_S, claim_of
 
 REFUNDS = Capabilities("headers", can_verify_without_moving_money=True, can_refund=True)
 SETTLED = Outcome(Settlement.SETTLED, "0xfound", (("Payment-Receipt", "r"),))

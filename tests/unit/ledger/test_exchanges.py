@@ -31,7 +31,7 @@ from mpp_gateway.ledger.exchanges import (
 )
 from mpp_gateway.ledger.schema import EXCHANGES_SCHEMA, QUESTIONS_SCHEMA
 from mpp_gateway.ledger.sql import Connection, StoreUnavailable
-from tests.support.ledger import swept, taken_up
+from tests.support.ledger import PATHS, swept, taken_up
 from tests.support.stores import Place, SqlitePlace
 
 NOW_S = 1_000
@@ -53,24 +53,6 @@ LEGAL = {
     "refunded": set(),
 }
 """Architecture 4.3, written out a second time."""
-
-PATHS: dict[State, tuple[State, ...]] = {
-    State.CLAIMED: (),
-    State.VERIFIED: (State.VERIFIED,),
-    State.SETTLING: (State.VERIFIED, State.SETTLING),
-    State.SETTLED: (State.VERIFIED, State.SETTLING, State.SETTLED),
-    State.UNKNOWN: (State.VERIFIED, State.SETTLING, State.UNKNOWN),
-    State.RELEASED: (State.RELEASED,),
-    State.CREDITED: (State.VERIFIED, State.SETTLING, State.SETTLED, State.CREDITED),
-    State.REFUNDING: (State.VERIFIED, State.SETTLING, State.SETTLED, State.REFUNDING),
-    State.REFUNDED: (
-        State.VERIFIED,
-        State.SETTLING,
-        State.SETTLED,
-        State.REFUNDING,
-        State.REFUNDED,
-    ),
-}
 
 
 def claim_of(proof: str, number: int = 1, **changes) -> ClaimRequest:
