@@ -14,6 +14,7 @@ from mpp_gateway.config.values import (
     Gwei,
     HeaderValue,
     PrivateKey,
+    Rate,
     SecretUrl,
     ShortText,
     Strict,
@@ -121,8 +122,19 @@ class EvmMethod(Strict):
         ),
     )
 
+    rates: Mapping[Unit, Rate] = Field(
+        default={},
+        description=(
+            'What one unit of another currency costs in this token: `{eur: "1.08"}`. Prices are'
+            " rounded up to the smallest unit of the token. A rate is read when the file is; you"
+            " bear its changes."
+        ),
+    )
+
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if double := sorted(set(self.units) & set(self.rates)):
+            raise wrong(f"{double[0]} in `units` or in `rates`, not in both")
         if self.submit.private_key is not None and self.rpc_url is None:
             raise wrong("`rpc_url` too, since `submit.private_key` sends transactions through it")
         if self.confirmations != 1 and self.rpc_url is None:

@@ -8,7 +8,7 @@ from mpp_gateway.config.methods import Method
 from mpp_gateway.config.model import Price
 from mpp_gateway.config.report import did_you_mean
 from mpp_gateway.config.settings import OfferSettings, RouteSettings, ServiceSettings
-from mpp_gateway.protocol.money import parse_minor
+from mpp_gateway.protocol.money import convert_minor, parse_minor
 
 AMOUNT_BITS_MAX = 256
 """A price must fit the integers of the chains (uint256)."""
@@ -82,13 +82,13 @@ def _from_charge(
         method = context.methods[name]
         if method is None:
             continue
-        if currency in method.units:
+        if currency in method.units or currency in method.rates:
             text, where = route.charge or "", (*path, "charge")
             price = _priced(context, name, method, text, recipient, where)
             prices += [] if price is None else [price]
         elif route.methods is not None and is_certain:
             where = (*path, "methods", route.methods.index(name))
-            context.fail(where, f"a method whose `units` contain {currency}")
+            context.fail(where, f"a method whose `units` or `rates` contain {currency}")
     charge_path = (*path, "charge")
     if not prices and is_certain and context.document.is_sound(*path):
         context.fail(
@@ -153,9 +153,13 @@ def _from_offer(
         return _in_units(context, offer.method, method, offer.units, recipient, where)
     where = (*path, "amount")
     currency = context.root.currency
-    if currency not in method.units:
+    if currency not in method.units and currency not in method.rates:
         if context.document.is_sound("currency"):
-            context.fail(where, f"`units`, since {offer.method} does not take {currency} at par")
+            context.fail(
+                where,
+                f"`units`, since {offer.method} does not take {currency} at par and has no"
+                " `rates` for it",
+            )
         return None
     return _priced(context, offer.method, method, offer.amount or "", recipient, where)
 
@@ -168,6 +172,10 @@ def _priced(
     recipient: _Recipient | None,
     path: Path,
 ) -> Price | None:
+    rate = method.rates.get(context.root.currency)
+    if rate is not None:
+        minor = convert_minor(text, rate, method.asset.decimals)
+        return _in_units(context, name, method, minor, recipient, path)
     try:
         minor = parse_minor(text, method.asset.decimals)
     except ValueError:

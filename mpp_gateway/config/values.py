@@ -85,6 +85,13 @@ def _gwei(value: Any) -> str:
     return text
 
 
+def _rate(value: Any) -> str:
+    text = _decimal(value)
+    if not text.strip("0."):
+        raise wrong('a rate above zero, such as "1.08"')
+    return text
+
+
 def _number_from_text(value: Any) -> Any:
     """Take digits for a number: what comes from the environment is always text."""
     return int(value) if isinstance(value, str) and WHOLE.match(value) else value
@@ -268,6 +275,7 @@ def _origin(text: str) -> str:
 Text = Annotated[str, StringConstraints(min_length=1, max_length=10_000)]
 ShortText = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Decimal = Annotated[str, BeforeValidator(_decimal)]
+Rate = Annotated[str, BeforeValidator(_rate)]
 Gwei = Annotated[str, BeforeValidator(_gwei)]
 BaseUnits = Annotated[int, BeforeValidator(_whole)]
 Flag = Annotated[bool, BeforeValidator(_flag_from_text)]

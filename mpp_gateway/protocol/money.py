@@ -65,6 +65,17 @@ def parse_minor(text: str, decimals: int) -> int:
     return int(whole + fraction[:decimals].ljust(decimals, "0"))
 
 
+def convert_minor(text: str, rate: str, decimals: int) -> int:
+    """Return what `text` units come to at `rate`, in minor units, rounded up for the seller.
+
+    Both are plain decimals; `rate` is what one unit costs. Raises ValueError as `parse_minor`.
+    """
+    _check_decimals(decimals)
+    product = parse_minor(text, DECIMALS_MAX) * parse_minor(rate, DECIMALS_MAX)
+    # Rounded down, a price below one minor unit would be nothing at all.
+    return div_ceil(product, 10 ** (2 * DECIMALS_MAX - decimals))
+
+
 def format_minor(minor: int, decimals: int) -> str:
     """Return minor units as a plain decimal with exactly `decimals` decimals."""
     _check_decimals(decimals)

@@ -176,9 +176,45 @@ def test_a_narrowing_that_names_no_usable_method_is_refused(build, methods, expe
 def test_a_method_named_for_a_price_that_it_does_not_take_is_refused(build):
     text = build.routes('"GET /x": {charge: 1, methods: [evm, euro]}', root=EURO)
 
-    assert "methods.1: found 'euro', expected a method whose `units` contain usd" in build.mistake(
-        text
+    assert (
+        "methods.1: found 'euro', expected a method whose `units` or `rates` contain usd"
+        in build.mistake(text)
     )
+
+
+RATED = EURO.replace("units: [eur]", 'units: [eur]\n    rates: {usd: "0.925"}')
+
+
+@pytest.mark.parametrize(
+    ("text", "minor"), [("1", 925_000), ("0.05", 46_250), ("0.000001", 1), ("0.0000000001", 1)]
+)
+def test_another_currency_is_taken_at_the_rate_and_rounded_up_for_the_seller(route, text, minor):
+    by_charge = route(f'"GET /x": {{charge: "{text}", methods: [euro]}}', root=RATED)
+    by_offer = route(f'"GET /x": {{offers: [{{method: euro, amount: "{text}"}}]}}', root=RATED)
+    assert amounts(by_charge) == amounts(by_offer) == [("euro", minor)]
+
+
+def test_a_charge_without_methods_is_offered_at_the_rate_too(route):
+    assert amounts(route('"GET /x": {charge: "0.05"}', root=RATED)) == [
+        ("evm", 50_000),
+        ("euro", 46_250),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rates", "expected"),
+    [
+        ('{usd: "0"}', "a rate above zero"),
+        ('{usd: "0.00"}', "a rate above zero"),
+        ('{usd: "-1"}', "a decimal string"),
+        ("{usd: 0.9}", 'write "0.9" in quotes'),
+        ('{eur: "1"}', "eur in `units` or in `rates`, not in both"),
+        ('{"1": "1"}', "a currency such as usd"),
+    ],
+)
+def test_a_rate_that_means_nothing_is_refused(build, rates, expected):
+    root = RATED.replace('{usd: "0.925"}', rates)
+    assert expected in "\n".join(build.mistakes(build.routes('"GET /x": free', root=root)))
 
 
 def test_a_recipient_is_overridden_by_service_route_and_offer(build):

@@ -3,6 +3,7 @@ import pytest
 from mpp_gateway.protocol.money import (
     Amount,
     Asset,
+    convert_minor,
     div_ceil,
     format_minor,
     format_short,
@@ -118,3 +119,17 @@ def test_an_asset_is_called_by_its_symbol_and_known_by_its_code():
     called = Asset("eip155:1/erc20:0x1", 6, "USDC")
     assert called == Asset("eip155:1/erc20:0x1", 6)
     assert (called.name, Asset("usd", 2).name) == ("USDC", "usd")
+
+
+@pytest.mark.parametrize(
+    ("text", "rate", "decimals", "minor"),
+    [
+        ("1", "0.925", 6, 925_000),
+        ("0.05", "0.925", 2, 5),  # 4.625 cents: the seller gets no less than it asked for
+        ("0.000001", "0.925", 6, 1),
+        ("0", "0.925", 6, 0),
+        ("3", "1" + "0" * 20, 18, 3 * 10**38),
+    ],
+)
+def test_a_converted_price_is_exact_or_rounded_up(text, rate, decimals, minor):
+    assert convert_minor(text, rate, decimals) == minor
