@@ -29,7 +29,7 @@ def declare(verbs: Verbs) -> None:
         "\nwritten, upgraded or locked. JSON into a pipe, text on a terminal.",
         "balances --config gateway.yaml",
         "exchanges --state credited",
-        "show 3f2a9c",
+        "show 019a4b6c1f2e7d",
         "verify",
         "reconcile",
         "export --format csv --output books.csv",
@@ -96,7 +96,7 @@ def _show(verbs: Verbs) -> None:
         "all that is known of one exchange, and what happens next",
         "With its journal, the transactions sent for it, and whether its answer is kept. Neither"
         "\nan answer nor a signed transaction is ever shown.",
-        "3f2a9c --config gateway.yaml",
+        "019a4b6c1f2e7d --config gateway.yaml",
         "0xd2723a4e5b",
         group=GROUP,
         codes=LEDGER_EXIT_CODES,

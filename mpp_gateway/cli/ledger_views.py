@@ -149,7 +149,7 @@ def exchanges_text(found: list[Record], assets: Assets) -> str:
     is_wide = shutil.get_terminal_size().columns >= WIDE
     rows = [
         (
-            _cell(record.exchange_id, NARROW),
+            plain(record.exchange_id),
             (_iso(record.created_s) or "-").replace("T", " ").removesuffix("Z"),
             plain(record.state),
             f"{assets.amount(record.amount_minor, record.asset)}",

@@ -113,7 +113,8 @@ def _values(answer: KeptAnswer) -> tuple[str | int | bytes, ...]:
 def _find(db: Connection, exchange_id: str, key_digest: str, now_s: int) -> KeptAnswer | None:
     row = db.execute(
         "SELECT request_digest, status, headers, body, until_s FROM answers"
-        " WHERE exchange_id = ? AND key_digest = ? AND until_s > ?",
+        # An earlier version announced an answer before it had one: with status 0, and no body.
+        " WHERE exchange_id = ? AND key_digest = ? AND until_s > ? AND status > 0",
         (exchange_id, key_digest, now_s),
     ).fetchone()
     if row is None:

@@ -189,7 +189,7 @@ class Line:
     """One move in the journal: the exchange went from one state to another.
 
     `amount_minor` is what it is about from here on, None for what it was about before: it is said
-    where the exchange begins and where less is used than was held.
+    where an attempt begins and where less is used than was held.
     """
 
     seq: int
@@ -335,8 +335,9 @@ class Book:
         """Move from `before` to `after`; False if it is not `turn`'s move."""
         if after not in TRANSITIONS[before]:
             raise IllegalTransition(f"{turn.exchange_id}: {before} -> {after}")
-        if amount_minor is not None and (before, after) not in POSTING:
-            raise IllegalTransition(f"{turn.exchange_id}: {before} -> {after} posts no amount")
+        if amount_minor is not None and ((before, after) not in POSTING or amount_minor < 0):
+            said = f"{turn.exchange_id}: {before} -> {after} cannot post {amount_minor}"
+            raise IllegalTransition(said)
         entry = self.entries.get(turn.exchange_id)
         if entry is None or (entry.attempt, entry.state) != (turn.attempt, before):
             return False
@@ -424,7 +425,7 @@ class Book:
             owner=self._owner,
             updated_s=now_s,
         )
-        self._write(key, entry.state, after)
+        self._write(key, entry.state, after, entry.amount_minor)
 
     def _set_due(self, turn: Turn, due_s: int | None) -> bool:
         entry = self.entries.get(turn.exchange_id)

@@ -209,8 +209,8 @@ def _record(row: tuple[Any, ...]) -> Record:
     return Record(**fields)
 
 
-def _minor(text: str) -> int:
+def _minor(text: str | None) -> int:
     try:
-        return int(text)
+        return int(text or "")
     except ValueError:
         raise StoreDamaged(f"{text!r} stands where an amount belongs") from None

@@ -110,8 +110,9 @@ def move(db: Connection, turn: Turn, change: Change, now_s: int) -> bool:
     if step is None:
         raise IllegalTransition(f"{turn.exchange_id}: {change.before} -> {change.after}")
     posted = "" if change.amount_minor is None else str(change.amount_minor)
-    if posted and not step.is_posting:
-        raise IllegalTransition(f"{turn.exchange_id}: {step.before} -> {step.after} posts nothing")
+    if posted and not (step.is_posting and posted.isdecimal()):
+        said = f"{turn.exchange_id}: {step.before} -> {step.after} cannot post {posted}"
+        raise IllegalTransition(said)
     columns = _columns(turn, step, change, posted, now_s)
     theirs = turn.exchange_id, turn.attempt, step.before
     values = (step.after, now_s, *columns.values(), *theirs)
@@ -121,8 +122,14 @@ def move(db: Connection, turn: Turn, change: Change, now_s: int) -> bool:
         if posted and db.execute(_IS_THEIRS, theirs).fetchone():
             raise OverPosted(turn.exchange_id)
         return False
-    _journal(db, turn, step, posted, now_s, change.detail)
+    # Said anew where an attempt begins: whoever reads a line looks back over one attempt at most.
+    _journal(db, turn, step, _amount(db, turn) if step.opens else posted, now_s, change.detail)
     return True
+
+
+def _amount(db: Connection, turn: Turn) -> str:
+    found = db.execute("SELECT amount_minor FROM exchanges WHERE id = ?", (turn.exchange_id,))
+    return str(found.fetchone()[0])
 
 
 def _journal(db: Connection, turn: Turn, step: _Step, posted: str, now_s: int, detail: str) -> None:

@@ -44,7 +44,7 @@ CREATE INDEX journal_exchange ON journal (exchange_id)
 """
 """`owner` names the lock under which the row's process serves (`ledger.lock`). `due_s` is when that
 process must be done with the row, by its own deadlines; NULL while nobody is at it. A line of the
-journal says its amount where the exchange begins and where less is posted than was held; else the
+journal says its amount where an attempt begins and where less is posted than was held; else the
 amount stays, and the line's is empty."""
 
 QUESTIONS_SCHEMA = """

@@ -13,7 +13,7 @@ from tests.support.ledger import Keeper
 from tests.support.stores import SqlitePlace
 
 PAGE = ROOT / "docs" / "how-to" / "keep-the-books.md"
-ID = "3f2a9c41"
+ID = "019a4b6c1f2e7d30"
 CONFIG = """\
 secret_key: test-secret-test-secret-test-secret-0123
 store: sqlite:///STORE
@@ -33,7 +33,7 @@ def books(tmp_path):
     """A folder with a configuration and the books of the page."""
     (tmp_path / "gateway.yaml").write_text(CONFIG.replace("STORE", str(tmp_path / "gateway.db")))
     with Keeper(SqlitePlace(tmp_path / "gateway.db")) as keeper:
-        keeper.sell(ID + "0" * 24)
+        keeper.sell(ID + "0" * 8)
         keeper.sell("a" * 32)
         keeper.sell("b" * 32, State.RELEASED)
         keeper.sell("c" * 32, State.CREDITED, now_s=int(time.time()))

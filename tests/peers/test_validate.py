@@ -11,6 +11,7 @@ PAID = {
     "GET /api/other": OTHER_PRICE,
     "GET /api/first": PRICE,
     "POST /api/report": PRICE,
+    "GET /own/paid": PRICE,
 }
 CHECKED_OF_A_PAYMENT = [
     "Payment [evm]: submitted",

@@ -28,8 +28,7 @@ CREATE UNIQUE INDEX submissions_open_proof ON submissions (proof_id) WHERE state
 CREATE INDEX submissions_unfinished ON submissions (chain_id, sender, nonce)
     WHERE state IN ('open', 'filling', 'free');
 CREATE TABLE broadcasts (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT,
-    tx_hash TEXT NOT NULL UNIQUE,
+    tx_hash TEXT PRIMARY KEY,
     chain_id INTEGER NOT NULL,
     sender TEXT NOT NULL,
     nonce INTEGER NOT NULL,
@@ -52,8 +51,27 @@ GAP = "gap:"
 """Begins the name of what only fills a nonce: of no call, or of a refund made under another."""
 FOREVER_S = 2**40
 ONCE_SCHEMA = """
-CREATE INDEX submissions_proof ON submissions (proof_id)
+CREATE INDEX submissions_proof ON submissions (proof_id);
+CREATE TABLE numbered (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    tx_hash TEXT NOT NULL UNIQUE,
+    chain_id INTEGER NOT NULL,
+    sender TEXT NOT NULL,
+    nonce INTEGER NOT NULL,
+    raw BLOB NOT NULL,
+    max_fee_wei TEXT NOT NULL,
+    tip_wei TEXT NOT NULL,
+    at_s INTEGER NOT NULL
+) STRICT;
+INSERT INTO numbered (tx_hash, chain_id, sender, nonce, raw, max_fee_wei, tip_wei, at_s)
+    SELECT tx_hash, chain_id, sender, nonce, raw, max_fee_wei, tip_wei, at_s FROM broadcasts
+    ORDER BY at_s, length(max_fee_wei), max_fee_wei;
+DROP TABLE broadcasts;
+ALTER TABLE numbered RENAME TO broadcasts;
+CREATE INDEX broadcasts_nonce ON broadcasts (chain_id, sender, nonce)
 """
+"""Numbers say which of a nonce's transactions was signed last; of what was signed before there were
+numbers it is the dearer one, since only that replaces another."""
 
 
 # By indexes that leave out what is done: every settlement asks these, in the only writer, and a key
@@ -211,7 +229,8 @@ class Submissions:
     async def reopen(self, row: Submission) -> bool:
         """Follow again what was done or lost, and of which the chain knows nothing any more.
 
-        False if its call has another nonce by now: sent under both, a refund would be paid twice.
+        False if its call was signed for another nonce since: sent under both, a refund would be
+        paid twice.
         """
 
         def work(db: Connection) -> bool:
@@ -223,7 +242,7 @@ class Submissions:
 
         return await self._database.write(work)
 
-    async def finish(self, row: Submission, state: str) -> None:
+    async def finish(self, row: Submission, state: str, *, has_failed: bool = False) -> None:
         """Record that a nonce is in a block (`DONE`), or gone (`LOST`): then the rest is erased.
 
         Of a call that must happen once nothing is: what it was sent as is how it is known again.
@@ -231,6 +250,10 @@ class Submissions:
 
         def work(db: Connection) -> None:
             self._move(db, row.nonce, state)
+            if has_failed and not row.is_once:
+                # Its buyer is told that nothing was charged. Sent anew where a reorganisation takes
+                # the failure back, it would charge for a call that was never made.
+                db.execute(UNSIGN, (b"", *self._key, row.nonce))
             if state == LOST and not row.is_once:
                 _erase(db, self._key, row.nonce)
 
@@ -323,24 +346,29 @@ _OPEN_ONE = (
     "SELECT nonce, proof_id, state, valid_until_s FROM submissions"
     " WHERE chain_id = ? AND sender = ? AND proof_id = ? AND state = 'open'"
 )
+_SIGNED_AT = (
+    "(SELECT max(b.seq) FROM broadcasts b WHERE b.chain_id = {0}.chain_id"
+    " AND b.sender = {0}.sender AND b.nonce = {0}.nonce)"
+)
 # The last that was signed, which need not have the highest nonce: one that was given back is leased
 # again. The earlier one did nothing: believed to be the last, it would have the refund paid anew.
 _LAST_ONE = (
-    "SELECT nonce, proof_id, state, valid_until_s FROM submissions s"
+    "SELECT nonce, proof_id, state, valid_until_s FROM submissions s"  # noqa: S608 - ours
     " WHERE chain_id = ? AND sender = ? AND proof_id = ? AND state IN ('open', 'done')"
-    " ORDER BY state = 'open' DESC, (SELECT max(seq) FROM broadcasts b"
-    " WHERE b.chain_id = s.chain_id AND b.sender = s.sender AND b.nonce = s.nonce) DESC LIMIT 1"
+    f" ORDER BY state = 'open' DESC, {_SIGNED_AT.format('s')} DESC LIMIT 1"
 )
 AT = (
     "SELECT nonce, proof_id, state, valid_until_s FROM submissions"
     " WHERE chain_id = ? AND sender = ? AND nonce = ?"
 )
 REOPEN = (
-    "UPDATE submissions SET state = 'open' WHERE chain_id = ? AND sender = ? AND nonce = ?"
-    " AND state = ? AND proof_id = ? AND NOT EXISTS (SELECT 1 FROM submissions o"
+    "UPDATE submissions SET state = 'open' WHERE chain_id = ? AND sender = ?"  # noqa: S608 - ours
+    " AND nonce = ? AND state = ? AND proof_id = ? AND NOT EXISTS (SELECT 1 FROM submissions o"
     " WHERE o.chain_id = ? AND o.sender = ? AND o.proof_id = submissions.proof_id AND o.nonce <> ?"
-    " AND o.state IN ('open', 'done'))"
+    " AND (o.state = 'open' OR (o.state = 'done' AND"
+    f" {_SIGNED_AT.format('o')} > {_SIGNED_AT.format('submissions')})))"
 )
+UNSIGN = "UPDATE broadcasts SET raw = ? WHERE chain_id = ? AND sender = ? AND nonce = ?"
 SENT_FOR = (
     "SELECT b.tx_hash FROM submissions s JOIN broadcasts b ON b.chain_id = s.chain_id"
     " AND b.sender = s.sender AND b.nonce = s.nonce"

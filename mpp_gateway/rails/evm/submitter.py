@@ -286,7 +286,7 @@ class Submitter:
     async def _conclude(self, submission: Submission, receipt: TxReceipt) -> Submitted:
         # The chain knows; `maintain` writes it down when the store is back.
         try:
-            await self._submissions.finish(submission, DONE)
+            await self._submissions.finish(submission, DONE, has_failed=not receipt.succeeded)
         except StoreUnavailable as error:
             log.warning("%s is in a block, which is noted later: %s", receipt.tx_hash, error)
         return Submitted(Fate.MINED, tx_hash=receipt.tx_hash, receipt=receipt)

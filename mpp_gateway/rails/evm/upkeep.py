@@ -127,14 +127,15 @@ class Upkeep:
             await self._fill(row, offer, now_s)
 
     def _is_of_use(self, row: Submission, now_s: int) -> bool:
-        if not row.sent or self._signer.is_nothing(row.sent[-1]):
+        if not row.sent or not row.sent[-1].raw or self._signer.is_nothing(row.sent[-1]):
             return False
         return row.valid_until_s > now_s
 
     async def _is_over(self, row: Submission, mined_below: int) -> bool:
         """Tell whether the row's nonce is in a block for certain, and write that down."""
-        if await self._outbox.find_receipt(row) is not None:
-            await self._submissions.finish(row, DONE)
+        receipt = await self._outbox.find_receipt(row)
+        if receipt is not None:
+            await self._submissions.finish(row, DONE, has_failed=not receipt.succeeded)
             return True
         if row.nonce < mined_below and await self._outbox.is_lost(row):
             await self._submissions.finish(row, LOST)

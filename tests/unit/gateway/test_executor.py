@@ -462,3 +462,11 @@ def test_a_402_without_an_offer_is_told_as_the_503_that_it_is(tmp_path):
         assert (last.slug, last.status) == ("rail-unavailable", 503)
 
     play(tmp_path, story)
+
+
+def test_names_of_requests_are_in_their_order_and_no_two_are_one():
+    names = [executor.new_request_id() for _ in range(2_000)]
+    times = [name[:12] for name in names]
+    assert times == sorted(times)
+    assert len(set(names)) == len({name[12:] for name in names}) == 2_000
+    assert {len(name) for name in names} == {24}

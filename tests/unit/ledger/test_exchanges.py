@@ -243,6 +243,24 @@ def test_a_credit_can_be_redeemed_until_the_time_that_was_stated(books):
     assert books.claim("p", 3, NOW_S + CREDIT_S - 1).claim is Claim.CREDITED
 
 
+@pytest.mark.parametrize("minor", [-1, -(2**256)])
+def test_nothing_negative_is_posted(books, minor):
+    turn = books.at(State.SETTLING)
+    with pytest.raises(IllegalTransition):
+        books.move(turn, State.SETTLING, State.SETTLED, amount_minor=minor)
+    assert books.state() is State.SETTLING
+
+
+def test_an_attempt_says_its_amount_anew_so_that_no_reader_looks_far_back(books):
+    turn = books.at(State.CLAIMED)
+    for number in range(2, 5):
+        assert books.move(turn, State.CLAIMED, State.RELEASED)
+        again = books.claim("p", number)
+        turn = Turn(again.exchange_id, again.attempt)
+    lines = books.ask(books.database.read(lambda db: db.execute(JOURNAL).fetchall()))
+    assert [minor for *_, minor in lines] == ["10", "", "10", "", "10", "", "10"]
+
+
 def test_a_payment_that_is_settled_at_once_is_held_and_settling_in_one_write(books):
     turn = books.at(State.CLAIMED)
     held = books.exchanges.hold(turn, 100, 0, NOW_S, settled_by_s=NOW_S + 90)
