@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Self
 
 from pydantic import Field, model_validator
 
+from mpp_gateway.config.stripe import StripeMethod
 from mpp_gateway.config.values import (
     GWEI_DECIMALS,
     Address,
@@ -141,6 +142,14 @@ class EvmMethod(Strict):
         gwei = self.submit.max_fee_gwei or USUAL_MAX_FEE_GWEI.get(self.chain_id)
         return None if gwei is None else parse_minor(gwei, GWEI_DECIMALS)
 
+    def withheld(self, minor: int) -> str:  # noqa: ARG002
+        """Return why a price cannot be offered; a chain moves any amount."""
+        return ""
+
+    def flaw(self, minor: int) -> str:  # noqa: ARG002
+        """Return what a price must be; a chain moves any amount."""
+        return ""
+
     def can_refund(self, recipient: str | None) -> bool:
         """Tell whether what `recipient` (None: the method's own) got can be sent back from here."""
         key = self.submit.private_key
@@ -163,7 +172,9 @@ class EvmMethod(Strict):
         return urls
 
 
-type Method = EvmMethod
-"""The settings of a payment method; a union as soon as there is a second kind."""
+type Method = EvmMethod | StripeMethod
+"""The settings of a payment method."""
 
-KINDS: Mapping[str, type[Method]] = MappingProxyType({EvmMethod.kind: EvmMethod})
+KINDS: Mapping[str, type[EvmMethod] | type[StripeMethod]] = MappingProxyType(
+    {EvmMethod.kind: EvmMethod, StripeMethod.kind: StripeMethod}
+)
