@@ -167,7 +167,8 @@ class StripeRail:
             return _refused(refused)
         except StripeFailed as failed:
             return _unclear(failed)
-        if answered.is_replayed:
+        found = self._found(answered.data, presented.record)
+        if answered.is_replayed and found.state is State.SETTLED:
             # Our store has no settlement of it: it was put back from a backup. Served now, one
             # charge would buy two calls.
             return Outcome(
@@ -175,7 +176,6 @@ class StripeRail:
                 detail="Stripe says that this charge was made before",
                 refusal=VerificationFailed("This payment has been processed already."),
             )
-        found = self._found(answered.data, presented.record)
         if found.needs_action:
             await self._let_go(found.intent_id)
         return self._outcome(found, presented.challenge_id, now_s)

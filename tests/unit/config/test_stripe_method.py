@@ -51,7 +51,7 @@ def test_a_route_that_only_sells_below_the_minimum_is_refused(build, currency, p
 def test_an_offer_below_the_minimum_is_withheld_and_said(build):
     evm = (
         '  evm: {chain_id: 1, recipient: "0xabababababababababababababababababababab",\n'
-        '    token: {address: "0x036CbD53842c5426634e7929541eC2318f3dCF7e", name: A, decimals: 6},\n'
+        '   token: {address: "0x036CbD53842c5426634e7929541eC2318f3dCF7e", name: A, decimals: 6},\n'
         "    submit: {facilitator: https://f.example}}\n"
     )
     config = build.load(text('"0.49"').replace("services:", f"{evm}services:"))
@@ -121,7 +121,7 @@ def test_a_price_above_stripes_maximum_is_refused(build):
 
 
 def test_a_mistake_shows_no_key(build):
-    message = build.mistake(text(secret_key="sk_wrong_marked"))  # noqa: S106
+    message = build.mistake(text(secret_key="sk_wrong_marked"))
 
     assert "marked" not in message
 
