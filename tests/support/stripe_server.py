@@ -77,6 +77,8 @@ class StandInStripe:
     charges_enabled: bool = True
     refunds_wait: bool = False
     url: str = ""
+    closing: asyncio.Event = field(default_factory=asyncio.Event)
+    """Ends what hangs."""
     _kept: dict[str, tuple[dict[str, str], Reply]] = field(default_factory=dict)
     _numbers: Any = field(default_factory=lambda: itertools.count(1))
 
@@ -130,7 +132,7 @@ class StandInStripe:
         self.asked.append((verb, given, {k.lower(): v for k, v in request.headers.items()}))
         fault = self.once.pop(verb, "") or self.faults.get(verb, "")
         if fault in {"reset", "hang"}:
-            return await _vanish(request, fault)
+            return await self._vanish(request, fault)
         if not _is_authorized(request):
             refused = _problem("authentication_error", "invalid_api_key")
             return web.json_response(refused, status=401)
@@ -139,7 +141,7 @@ class StandInStripe:
             return web.json_response(_problem("api_error", code), status=int(fault))
         (status, body), replayed = self._once(request, verb, given, fault)
         if fault in {"lost", "late"}:
-            return await _vanish(request, "reset" if fault == "lost" else "hang")
+            return await self._vanish(request, "reset" if fault == "lost" else "hang")
         if fault == "garbage":
             return web.Response(text="<html>", content_type="text/html")
         shown = json.dumps(body, default=str)
@@ -147,6 +149,13 @@ class StandInStripe:
         return web.Response(
             status=status, text=shown, content_type="application/json", headers=fields
         )
+
+    async def _vanish(self, request: web.Request, how: str) -> web.StreamResponse:
+        if how == "hang":
+            await self.closing.wait()
+        if request.transport is not None:
+            request.transport.abort()
+        return web.Response()
 
     def _once(
         self, request: web.Request, verb: str, given: dict[str, str], fault: str
@@ -370,14 +379,6 @@ def _shown(intent: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in intent.items() if not name.startswith("_")}
 
 
-async def _vanish(request: web.Request, how: str) -> web.StreamResponse:
-    if how == "hang":
-        await asyncio.Event().wait()
-    assert request.transport is not None
-    request.transport.abort()
-    return web.Response()
-
-
 @contextmanager
 def stand_in_stripe():
     """Run a stand-in on a port and in a thread of its own; `url` is its API base."""
@@ -402,6 +403,7 @@ def stand_in_stripe():
     try:
         yield server
     finally:
+        loop.call_soon_threadsafe(server.closing.set)
         asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(START_S)
         loop.call_soon_threadsafe(loop.stop)
         thread.join(START_S)
