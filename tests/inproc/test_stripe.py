@@ -126,7 +126,6 @@ def test_ten_copies_at_once_charge_once_and_run_the_upstream_once(shop: StripeSh
 
     answers = at_once([lambda: shop.send(credential)] * 10)
 
-    assert sorted(answer[0] for answer in answers)[0] == 200
     assert [answer[0] for answer in answers].count(200) == 1
     assert {answer[0] for answer in answers} <= {200, 402, 409}
     assert (shop.hits, shop.server.sums(spt)) == (hits + 1, {"charged": PRICE})
@@ -152,7 +151,7 @@ def test_a_credential_of_the_cheap_route_does_not_buy_the_dear_one(shop: StripeS
         ({"payment_method": "pm_card_insufficient"}, "payment-insufficient"),
         ({"payment_method": "pm_card_action"}, "payment-action-required"),
     ],
-    ids=lambda value: str(value),
+    ids=str,
 )
 def test_a_token_that_stripe_refuses_is_a_402_and_charges_nothing(shop: StripeShop, token, slug):
     amount = token.pop("amount_minor", PRICE)
