@@ -95,6 +95,8 @@ class EvmMethod(Strict):
 
     kind: ClassVar[str] = "evm"
 
+    settles_first: ClassVar[bool] = False
+
     chain_id: Annotated[Count, Field(ge=1, le=CHAIN_ID_MAX)] = Field(
         description="EIP-155 id of the chain: 8453 for Base, 84532 for Base Sepolia."
     )

@@ -183,6 +183,11 @@ class StripeMethod(Strict):
         """Whether it is real money."""
         return "_live_" in self.secret_key.get_secret_value()[:8]
 
+    @property
+    def settles_first(self) -> bool:
+        """Whether the money moves before the upstream is asked, whatever the route says."""
+        return self.capture == "automatic"
+
     def withheld(self, minor: int) -> str:
         """Return why a price cannot be offered: it is below Stripe's minimum; else nothing."""
         least = currencies.LEAST_MINOR.get(self.currency, 1)

@@ -54,6 +54,11 @@ def test_a_key_that_stripe_does_not_know_stops_the_start_and_is_not_shown(server
     assert "marked" not in repr(caught.value.__cause__)
 
 
+def test_a_connected_account_that_the_key_cannot_use_stops_the_start(server):
+    with pytest.raises(RailMisconfigured, match="no access to connect.stripe_account"):
+        check(server, account="acct_stranger")
+
+
 def test_an_account_that_cannot_charge_stops_the_start(server, monkeypatch):
     monkeypatch.setattr(server, "charges_enabled", False)
 
