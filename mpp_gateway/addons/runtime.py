@@ -9,7 +9,7 @@ from weakref import WeakSet
 from mitmproxy import http
 
 from mpp_gateway import events
-from mpp_gateway.addons.translation import head_of
+from mpp_gateway.addons.translation import conceal_tokens, head_of
 from mpp_gateway.config.model import GatewayConfig
 from mpp_gateway.engine.context import Engine
 from mpp_gateway.engine.gate import Gate
@@ -85,6 +85,8 @@ class Runtime:
         """Return the head of a request; the first who asks starts its clock."""
         if gate.head is None:
             gate.head, gate.began_ms = self._head_of(flow), self.reporter.begin()
+            if self._takes_tokens:
+                conceal_tokens(flow)
         return gate.head
 
     def tell(self, gate: Gate, answered: Callable[..., Event]) -> None:
@@ -93,6 +95,11 @@ class Runtime:
         request_id, at_s = new_request_id(), clock()
         for event in (events.RequestReceived, answered):
             self.reporter.tell(event(request_id=request_id, at_s=at_s), gate.began_ms)
+
+    @property
+    def _takes_tokens(self) -> bool:
+        methods = self.config.methods.values() if self.config else ()
+        return any(method.kind == "stripe" for method in methods)
 
     def _head_of(self, flow: http.HTTPFlow) -> RequestHead:
         return head_of(flow, self.config.trusted_proxies if self.config else ())

@@ -22,6 +22,9 @@ from mpp_gateway.rails.base import Sent
 
 WIDE = 100
 NARROW = 12
+ID = 16
+"""An id begins with twelve digits of time: with four more it is one, and names its exchange."""
+YEAR = len("2026-")
 RAIL = 8
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """What makes a spreadsheet run a cell. Names of accounts and references come from strangers."""
@@ -149,8 +152,8 @@ def exchanges_text(found: list[Record], assets: Assets) -> str:
     is_wide = shutil.get_terminal_size().columns >= WIDE
     rows = [
         (
-            plain(record.exchange_id),
-            (_iso(record.created_s) or "-").replace("T", " ").removesuffix("Z"),
+            _cell(record.exchange_id, ID),
+            (_iso(record.created_s) or "-").replace("T", " ").removesuffix("Z")[YEAR:],
             plain(record.state),
             f"{assets.amount(record.amount_minor, record.asset)}",
             _cell(record.rail, RAIL),

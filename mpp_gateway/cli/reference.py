@@ -24,6 +24,8 @@ REMEDIES: Mapping[str, str] = {
     + _NEW_PAYMENT,
     "payment-expired": _NEW_PAYMENT,
     "verification-failed": "Read `detail`. " + _NEW_PAYMENT,
+    "payment-action-required": "Pay with a token or a card that needs no confirmation; nothing was"
+    " charged.",
     "payment-insufficient": "Sign the price that is asked, or put money into the account, or wait"
     " until calls under way have settled; nothing was charged.",
     "method-unsupported": "Ask without a credential and take one of the methods in the 402.",

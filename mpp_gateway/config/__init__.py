@@ -18,6 +18,7 @@ from mpp_gateway.config.model import (
     Timeouts,
     Tls,
 )
+from mpp_gateway.config.stripe import StripeMethod
 
 __all__ = [
     "BaseUrl",
@@ -30,6 +31,7 @@ __all__ = [
     "Price",
     "Route",
     "Service",
+    "StripeMethod",
     "Timeouts",
     "Tls",
     "load",

@@ -1,16 +1,17 @@
 """What the parts of the resolution share: the document, the root's values, small conversions."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Literal
 from urllib.parse import urlsplit
 
-from mpp_gateway.config.document import Document, Path
+from mpp_gateway.config.document import Document, Path, format_path
 from mpp_gateway.config.methods import Method
 from mpp_gateway.config.model import BaseUrl, Timeouts
 from mpp_gateway.config.report import show
 from mpp_gateway.config.settings import RootSettings, TimeoutSettings
 from mpp_gateway.config.values import is_loopback
+from mpp_gateway.errors import Mistake
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,13 @@ class Context:
     methods: Mapping[str, Method | None]
     """None stands for a method whose settings are wrong: declared, but not to be used."""
     timeouts: Timeouts
+    withheld: list[Mistake] = field(default_factory=list)
+    """Offers that are not made, and why: no mistakes, but worth knowing."""
+
+    def withhold(self, path: Path, why: str) -> None:
+        """Note that the offer at `path` is not made."""
+        line = self.document.line(path)
+        self.withheld.append(Mistake(self.document.file, line, format_path(path), why))
 
     def fail(self, path: Path, expected: str) -> None:
         """Note that what stands at `path` is not what is expected."""

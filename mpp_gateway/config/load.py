@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from mpp_gateway.config.context import Context, merge_timeouts
 from mpp_gateway.config.document import MAX_BYTES, Document, Path, read_document
-from mpp_gateway.config.methods import KINDS, METHOD_NAME, Method
+from mpp_gateway.config.methods import KINDS, METHOD_NAME, EvmMethod, Method
 from mpp_gateway.config.model import (
     GatewayConfig,
     Idempotency,
@@ -94,7 +94,9 @@ def load_text(text: str, filename: str, environ: Mapping[str, str]) -> GatewayCo
         credit_s=root.credit_s,
         categories=root.categories,
         docs_llms_url=root.docs_llms_url,
-        warnings=_sorted([*warnings, *about_services, *_about_gas(context, services)]),
+        warnings=_sorted(
+            [*warnings, *about_services, *context.withheld, *_about_gas(context, services)]
+        ),
     )
     if document.mistakes:
         # `from None`, and nothing of the document in the exception: a traceback shows no secret.
@@ -127,7 +129,7 @@ def _methods(
         method = check(model, settings, document, path)
         if document.is_sound(*path):
             methods[name] = method
-        if method is not None and method.rpc_url is None:
+        if isinstance(method, EvmMethod) and method.rpc_url is None:
             message = "without `rpc_url` the calls of one payer are settled one at a time"
             line = document.line(path)
             warnings.append(Mistake(document.file, line, f"methods.{name}", message))
@@ -142,7 +144,8 @@ def _about_gas(context: Context, services: Mapping[str, Service]) -> list[Mistak
     return [
         Mistake(context.document.file, context.document.line(path), f"methods.{name}", message)
         for name, method in context.methods.items()
-        if name in sold and method and method.submit.private_key and method.max_fee_wei is None
+        if name in sold and isinstance(method, EvmMethod)
+        if method.submit.private_key and method.max_fee_wei is None
         for path in [("methods", name)]
     ]
 

@@ -7,6 +7,8 @@ from typing import Annotated, ClassVar, Self
 
 from pydantic import Field, model_validator
 
+from mpp_gateway.config.rates import Rated
+from mpp_gateway.config.stripe import StripeMethod
 from mpp_gateway.config.values import (
     GWEI_DECIMALS,
     Address,
@@ -14,7 +16,6 @@ from mpp_gateway.config.values import (
     Gwei,
     HeaderValue,
     PrivateKey,
-    Rate,
     SecretUrl,
     ShortText,
     Strict,
@@ -90,10 +91,12 @@ class EvmSubmit(Strict):
         return self
 
 
-class EvmMethod(Strict):
+class EvmMethod(Rated):
     """Tokens on an EVM chain, paid by a signed authorization (EIP-3009): the buyer needs no gas."""
 
     kind: ClassVar[str] = "evm"
+
+    settles_first: ClassVar[bool] = False
 
     chain_id: Annotated[Count, Field(ge=1, le=CHAIN_ID_MAX)] = Field(
         description="EIP-155 id of the chain: 8453 for Base, 84532 for Base Sepolia."
@@ -122,19 +125,8 @@ class EvmMethod(Strict):
         ),
     )
 
-    rates: Mapping[Unit, Rate] = Field(
-        default={},
-        description=(
-            'What one unit of another currency costs in this token: `{eur: "1.08"}`. Prices are'
-            " rounded up to the smallest unit of the token. A rate is read when the file is; you"
-            " bear its changes."
-        ),
-    )
-
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if double := sorted(set(self.units) & set(self.rates)):
-            raise wrong(f"{double[0]} in `units` or in `rates`, not in both")
         if self.submit.private_key is not None and self.rpc_url is None:
             raise wrong("`rpc_url` too, since `submit.private_key` sends transactions through it")
         if self.confirmations != 1 and self.rpc_url is None:
@@ -152,6 +144,14 @@ class EvmMethod(Strict):
         """The most that a unit of gas may cost us; None where nothing limits it."""
         gwei = self.submit.max_fee_gwei or USUAL_MAX_FEE_GWEI.get(self.chain_id)
         return None if gwei is None else parse_minor(gwei, GWEI_DECIMALS)
+
+    def withheld(self, minor: int) -> str:  # noqa: ARG002
+        """Return why a price cannot be offered; a chain moves any amount."""
+        return ""
+
+    def flaw(self, minor: int) -> str:  # noqa: ARG002
+        """Return what a price must be; a chain moves any amount."""
+        return ""
 
     def can_refund(self, recipient: str | None) -> bool:
         """Tell whether what `recipient` (None: the method's own) got can be sent back from here."""
@@ -175,7 +175,9 @@ class EvmMethod(Strict):
         return urls
 
 
-type Method = EvmMethod
-"""The settings of a payment method; a union as soon as there is a second kind."""
+type Method = EvmMethod | StripeMethod
+"""The settings of a payment method."""
 
-KINDS: Mapping[str, type[Method]] = MappingProxyType({EvmMethod.kind: EvmMethod})
+KINDS: Mapping[str, type[EvmMethod] | type[StripeMethod]] = MappingProxyType(
+    {EvmMethod.kind: EvmMethod, StripeMethod.kind: StripeMethod}
+)

@@ -135,7 +135,8 @@ class Route:
     free: bool
     prices: tuple[Price, ...] = ()
     settle: Literal["on_success", "before"] = "on_success"
-    on_failure: Literal["credit", "refund"] = "credit"
+    on_failure: Literal["credit", "refund"] | None = None
+    """What a call becomes that was paid for and not delivered; None: what its rail does."""
     digest: bool = False
     title: str | None = None
     description: str | None = None

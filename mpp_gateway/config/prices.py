@@ -26,6 +26,17 @@ def resolve_prices(
     context: Context, service: ServiceSettings, route: RouteSettings, path: Path
 ) -> tuple[Price, ...]:
     """Return the prices of a paid route, in the order of its offers or methods."""
+    withheld = len(context.withheld)
+    prices = _resolved(context, service, route, path)
+    if not prices and len(context.withheld) > withheld and context.document.is_sound(*path):
+        key = next(key for key in ("offers", "units", "charge") if getattr(route, key) is not None)
+        context.fail((*path, key), f"a higher price: {context.withheld[withheld].message}")
+    return prices
+
+
+def _resolved(
+    context: Context, service: ServiceSettings, route: RouteSettings, path: Path
+) -> tuple[Price, ...]:
     service_path = path[:2]
     recipient = _recipient(service.recipient, (*service_path, "recipient"))
     recipient = _recipient(route.recipient, (*path, "recipient")) or recipient
@@ -78,6 +89,7 @@ def _from_charge(
     currency = context.root.currency
     prices: list[Price] = []
     is_certain = context.document.is_sound("currency") and context.document.is_sound("methods")
+    withheld = len(context.withheld)
     for name in names:
         method = context.methods[name]
         if method is None:
@@ -90,6 +102,7 @@ def _from_charge(
             where = (*path, "methods", route.methods.index(name))
             context.fail(where, f"a method whose `units` or `rates` contain {currency}")
     charge_path = (*path, "charge")
+    is_certain = is_certain and len(context.withheld) == withheld
     if not prices and is_certain and context.document.is_sound(*path):
         context.fail(
             charge_path, f"a price in a unit that some method takes: none takes {currency}"
@@ -198,6 +211,12 @@ def _in_units(
         return None
     if minor.bit_length() > AMOUNT_BITS_MAX:
         context.fail(path, "a price that fits the token's integers")
+        return None
+    if expected := method.flaw(minor):
+        context.fail(path, expected)
+        return None
+    if why := method.withheld(minor):
+        context.withhold(path, f"{name} is not offered: {why}")
         return None
     paid_to = None
     if recipient is not None:

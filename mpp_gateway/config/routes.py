@@ -54,7 +54,7 @@ def resolve_route(
         free=is_free,
         prices=prices,
         settle=settings.settle or "on_success",
-        on_failure=settings.on_failure or "credit",
+        on_failure=settings.on_failure,
         digest=bool(settings.digest),
         title=settings.title or _known_title(facts.preset, bare),
         description=settings.description,

@@ -238,8 +238,9 @@ class RouteSettings(Strict):
     on_failure: Literal["credit", "refund"] | None = Field(
         default=None,
         description="What the buyer of a call has, that was paid for and not delivered. `credit`"
-        " (default): the same credential buys it until `credit_s` have passed. `refund`: its money"
-        " is sent back, for gas; needs `submit.private_key` to be the key of the `recipient`.",
+        " (default with `evm`): the same credential buys it until `credit_s` have passed. `refund`"
+        " (default with `stripe`): its money is sent back; with `evm` for gas, and only if"
+        " `submit.private_key` is the key of the `recipient`.",
     )
     digest: Flag | None = Field(
         default=None,

@@ -22,7 +22,8 @@ class Payment:
     amount_minor: int
     decimals: int
     currency: str
-    chain_id: int
+    chain_id: int | None
+    """None where the money is on no chain."""
     token: str
     price: str
     """A plain decimal, for instance `0.01`."""
@@ -32,7 +33,8 @@ class Payment:
     @property
     def words(self) -> str:
         """The whole price for people, for instance `0.01 usd by evm (chain 8453, USD Coin)`."""
-        return f"{self.price} {self.unit} by {self.method} (chain {self.chain_id}, {self.token})"
+        where = "" if self.chain_id is None else f" (chain {self.chain_id}, {self.token})"
+        return f"{self.price} {self.unit} by {self.method}{where}"
 
 
 @dataclass(frozen=True, slots=True)

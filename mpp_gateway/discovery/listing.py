@@ -72,6 +72,6 @@ def _offer(payment: Payment) -> dict[str, Any]:
         "amount": str(payment.amount_minor),
         "decimals": payment.decimals,
         "currency": payment.currency,
-        "chainId": payment.chain_id,
+        **present(chainId=payment.chain_id),
         "price": payment.words,
     }

@@ -119,7 +119,8 @@ def _price(entry: Entry) -> str:
 def _words(payment: Payment) -> str:
     # A token's name is free text too: without parentheses it cannot leave its own.
     unit, token = (inline(re.sub(r"[()]", " ", name)) for name in (payment.unit, payment.token))
-    return f"{payment.price} {unit} by {payment.method} (chain {payment.chain_id}, {token})"
+    where = "" if payment.chain_id is None else f" (chain {payment.chain_id}, {token})"
+    return f"{payment.price} {unit} by {payment.method}{where}"
 
 
 def _links(catalog: Catalog) -> str:

@@ -90,6 +90,13 @@ class Exchange:
         return self.rail is not None and self.rail.capabilities.settles_at == "end"
 
     @property
+    def on_failure(self) -> str:
+        """What a paid call becomes that is not delivered: the route's word, or its rail's."""
+        if self.route.on_failure is not None or self.rail is None:
+            return self.route.on_failure or "credit"
+        return self.rail.capabilities.on_failure
+
+    @property
     def owed_minor(self) -> int:
         """What this exchange settles: never more than was presented, less only with change."""
         assert self.rail is not None

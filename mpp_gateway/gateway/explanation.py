@@ -1,5 +1,6 @@
 """What would happen to a request, and why: the routing rules walked without a request."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from mpp_gateway.config.model import GatewayConfig, Price, Route
@@ -45,10 +46,10 @@ def explain(config: GatewayConfig, method: str, target: str) -> Explanation:
         return Explanation(
             request, 204, reasons=(f"The gateway answers OPTIONS itself, free: {allowed}.",)
         )
-    return _explain_match(request, method, found)
+    return _explain_match(config, request, method, found)
 
 
-def _explain_match(request: str, method: str, found: Match) -> Explanation:
+def _explain_match(config: GatewayConfig, request: str, method: str, found: Match) -> Explanation:
     route, service = found.route, found.service
     reasons = [f"`{route.key}` is the first route of `{service.id}` that matches."]
     if method == "HEAD" and route.method == "GET":
@@ -61,7 +62,7 @@ def _explain_match(request: str, method: str, found: Match) -> Explanation:
             reasons.append("Without a credential: 402 with these offers.")
         else:
             reasons.append("Without a credential: 402 with these offers, before the body is read.")
-        reasons.append(_when_it_settles(route))
+        reasons.extend(_when_it_settles(config, route))
     return Explanation(
         request,
         200 if route.free else 402,
@@ -74,13 +75,18 @@ def _explain_match(request: str, method: str, found: Match) -> Explanation:
     )
 
 
-def _when_it_settles(route: Route) -> str:
-    if route.settle == "before":
-        return "The payment settles before the upstream is called."
+def _when_it_settles(config: GatewayConfig, route: Route) -> Iterator[str]:
+    names = [price.method_name for price in route.prices]
+    first = [name for name in names if config.methods[name].settles_first]
+    if route.settle == "before" or first == names:
+        yield "The payment settles before the upstream is called."
+        return
     charged = ["2xx", *map(str, sorted(route.charge_on))]
     answered = " or ".join([", ".join(charged[:-1]), charged[-1]] if charged[1:] else charged)
     when = f"The payment settles when the upstream has answered {answered}"
-    return f"{when}; else nothing is charged."
+    yield f"{when}; else nothing is charged."
+    for name in first:
+        yield f"By {name} it settles before, and is given back if the upstream fails."
 
 
 def _offer(price: Price) -> str:

@@ -124,6 +124,8 @@ def _unsettled(outcome: Outcome) -> Problem:
     With a challenge, a node that is down would have the buyer sign a second payment while the first
     is good: whoever has seen it can still submit it, and the buyer would pay twice.
     """
+    if outcome.refusal is not None:
+        return outcome.refusal
     if not outcome.is_untried:
         return VerificationFailed("The payment could not be settled; nothing was charged.")
     return RailUnavailable(
@@ -170,7 +172,7 @@ def release(
     after, kind = GIVEN_UP[exchange.state]
     # A client that hangs up, or asks for what the upstream refuses, would have the seller pay for
     # two transfers as often as it likes, and work for nothing: it has a credit.
-    may_refund = may_refund and not exchange.client_left and exchange.route.on_failure == "refund"
+    may_refund = may_refund and not exchange.client_left and exchange.on_failure == "refund"
     if exchange.state is State.SETTLED and may_refund:
         after, kind = State.REFUNDING, events.RefundOwed
     told = (event(kind, exchange, clock.now_s),)

@@ -100,6 +100,12 @@ class PaymentInsufficient(Problem):
     slug, title = "payment-insufficient", "Payment Insufficient"
 
 
+class PaymentActionRequired(Problem):
+    """The payer's bank wants something of the payer; nothing moved, and a new payment is needed."""
+
+    slug, title = "payment-action-required", "Payment Action Required"
+
+
 class MethodUnsupported(Problem):
     """The credential names a payment method that this route does not take."""
 

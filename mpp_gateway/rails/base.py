@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol
 from mpp_gateway.ledger.book import PaymentRecord
 from mpp_gateway.protocol.messages import Headers, RequestHead
 from mpp_gateway.protocol.money import Amount
+from mpp_gateway.protocol.problems import Problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,8 @@ class Capabilities:
     can_verify_without_moving_money: bool
     gives_change: bool = False
     can_refund: bool = False
+    on_failure: Literal["credit", "refund"] = "credit"
+    """What a paid call becomes that was not delivered, where its route does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +117,8 @@ class Outcome:
     """UNKNOWN, and the proof was used or that could not be asked now: not merely unused so far."""
     is_untried: bool = False
     """REFUSED, and not for a fault of the proof: the rail could not be asked to move it."""
+    refusal: Problem | None = None
+    """REFUSED: what to tell the buyer, where the rail knows better than "could not be settled"."""
 
 
 @dataclass(frozen=True, slots=True)

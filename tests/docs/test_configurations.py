@@ -12,6 +12,8 @@ ENVIRON = {
     "MPP_SECRET_KEY": "k" * 44,
     "RECIPIENT": "0x" + "ab" * 20,
     "WEATHER_TOKEN": "marked-token",
+    "STRIPE_SECRET_KEY": "sk_test_marked",
+    "ANTHROPIC_API_KEY": "marked-anthropic",
     "OPENAI_API_KEY": "marked-openai",
     "PG_PASSWORD": "marked-password",
 }
@@ -31,8 +33,11 @@ SERVICES = """\
 services:
   weather: {base_url: https://api.example.com, routes: {"GET /now": {charge: "0.01"}}}
 """
+DEAR = SERVICES.replace("0.01", "1.00")
+"""What Stripe takes a price for."""
 COMPLETED = {
     "# fragment": SECRET + METHODS + SERVICES,
+    "# fragment: methods": SECRET + DEAR + "methods:\n",
     "# fragment: services": SECRET + METHODS + "services:\n",
 }
 """First line of a fragment, and what stands before the rest of it."""

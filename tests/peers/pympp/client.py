@@ -15,6 +15,7 @@ from eth_account import Account
 from mpp import Challenge, Receipt
 from mpp.client import Mpp
 from mpp.methods.evm import client as evm
+from mpp.methods.stripe import client as stripe
 from mpp.runtime import CredentialParams
 
 
@@ -30,6 +31,7 @@ def shown(response: httpx.Response) -> dict:
             "method": receipt.method,
             "reference": receipt.reference,
             "status": receipt.status,
+            **({"externalId": receipt.external_id} if receipt.external_id else {}),
             **(receipt.extensions or {}),
         },
         "status": response.status_code,
@@ -50,9 +52,27 @@ async def present(method, request: dict, urls: list[str]) -> list[dict]:
         return [shown(await client.request(url=url, **request)) for url in urls[1:]]
 
 
-def main() -> None:
-    wallet = json.loads(os.environ["PEER_WALLET"])
-    method = evm.charge(
+def by_card(wallet: dict):
+    """Return pympp's `stripe` method; its tokens are minted by Stripe's test helper."""
+
+    async def create_token(asked) -> str:
+        form = {
+            "payment_method": asked.payment_method,
+            "usage_limits[currency]": asked.currency,
+            "usage_limits[max_amount]": asked.amount,
+            "usage_limits[expires_at]": str(asked.expires_at),
+            "seller_details[network_id]": asked.network_id,
+        }
+        headers = {"Authorization": f"Bearer {wallet['mint_key']}"}
+        async with httpx.AsyncClient() as client:
+            minted = await client.post(wallet["mint_url"], data=form, headers=headers)
+        return minted.json()["id"]
+
+    return stripe.charge(create_token=create_token, payment_method=wallet["payment_method"])
+
+
+def on_chain(wallet: dict):
+    return evm.charge(
         account=Account.from_key(wallet["private_key"]),
         authorization={"name": wallet["name"], "version": wallet["version"]},
         chain_id=wallet["chain_id"],
@@ -60,6 +80,11 @@ def main() -> None:
         decimals=wallet["decimals"],
         max_amount=wallet["max_amount"],
     )
+
+
+def main() -> None:
+    wallet = json.loads(os.environ["PEER_WALLET"])
+    method = by_card(wallet) if "mint_url" in wallet else on_chain(wallet)
     verb, http_method, body, *urls = sys.argv[1:]
     request = {"method": http_method, "headers": {}}
     if body:

@@ -185,6 +185,14 @@ def test_a_list_of_exchanges_fits_the_terminal(columns, widest, assets, monkeypa
     assert ("reference" in lines[0]) == (widest == 100)
 
 
+def test_exchanges_of_one_millisecond_have_names_of_their_own_in_a_list(assets, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    ids = ["019a4b6c1f2e" + f"{chance:04x}" + "0" * 8 for chance in range(3)]
+    found = [record("", State.SETTLED, exchange_id=name, asset=ASSET) for name in ids]
+    shown = {line.split()[0] for line in views.exchanges_text(found, assets).splitlines()[1:]}
+    assert shown == {name[:16] for name in ids}
+
+
 def test_an_asset_that_the_configuration_does_not_know_is_in_minor_units(assets):
     found = [Balance(Purse("default", "gone", "old"), "settled", 1, 12)]
     assert "settled  1      12 minor units" in views.balances_text(found, assets)

@@ -23,6 +23,8 @@ ENVIRON = {
     "WEATHER_TOKEN": "weather",
     "REPORTS_KEY": "reports",
     "API_KEY": "key",
+    "STRIPE_SECRET_KEY": "sk_test_key",
+    "STRIPE_PROFILE": "profile_1",
 }
 
 
@@ -43,6 +45,12 @@ def test_an_example_names_the_variables_it_lacks(path):
 
 
 def test_the_examples_are_these():
-    names = {"minimal.yaml", "openai.yaml", "anthropic.yaml", "custom-x402-facilitator.yaml"}
+    names = {
+        "minimal.yaml",
+        "openai.yaml",
+        "anthropic.yaml",
+        "custom-x402-facilitator.yaml",
+        "anthropic-stripe.yaml",
+    }
 
     assert names <= {path.name for path in CONFIGS}

@@ -12,6 +12,7 @@ SLUGS = {
     "payment-expired": 402,
     "verification-failed": 402,
     "payment-insufficient": 402,
+    "payment-action-required": 402,
     "method-unsupported": 400,
     "invalid-payload": 402,
     "bad-request": 400,
