@@ -19,6 +19,7 @@ from mpp_gateway.addons.inspection import price_text
 from mpp_gateway.addons.probe import missing_documents
 from mpp_gateway.addons.runtime import Runtime
 from mpp_gateway.config import load
+from mpp_gateway.config.methods import EvmMethod
 from mpp_gateway.config.model import GatewayConfig, Tls
 from mpp_gateway.config.values import is_loopback
 from mpp_gateway.config.zero import (
@@ -303,6 +304,7 @@ def _announce(config: GatewayConfig, network: str) -> None:
     """Say in the log what is sold and by whose services, since nobody wrote it into a file."""
     service = config.services[SERVICE]
     (method,) = config.methods.values()
+    assert isinstance(method, EvmMethod)  # without a file there is no other kind
     price = next(route for route in service.routes if not route.free).prices[0]
     amount = price_text(Amount(price.amount_minor, price.asset))
     log.warning(

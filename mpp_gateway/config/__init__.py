@@ -5,7 +5,7 @@ every mistake at once.
 """
 
 from mpp_gateway.config.load import load, load_text
-from mpp_gateway.config.methods import EvmMethod, Method
+from mpp_gateway.config.methods import EvmMethod, Method, TempoMethod
 from mpp_gateway.config.model import (
     BaseUrl,
     GatewayConfig,
@@ -30,6 +30,7 @@ __all__ = [
     "Price",
     "Route",
     "Service",
+    "TempoMethod",
     "Timeouts",
     "Tls",
     "load",

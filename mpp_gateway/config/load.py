@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from mpp_gateway.config.context import Context, merge_timeouts
 from mpp_gateway.config.document import MAX_BYTES, Document, Path, read_document
-from mpp_gateway.config.methods import KINDS, METHOD_NAME, Method
+from mpp_gateway.config.methods import KINDS, METHOD_NAME, EvmMethod, Method
 from mpp_gateway.config.model import (
     GatewayConfig,
     Idempotency,
@@ -140,7 +140,8 @@ def _about_gas(context: Context, services: Mapping[str, Service]) -> list[Mistak
     return [
         Mistake(context.document.file, context.document.line(path), f"methods.{name}", message)
         for name, method in context.methods.items()
-        if name in sold and method and method.submit.private_key and method.max_fee_wei is None
+        if name in sold and isinstance(method, EvmMethod)
+        if method.submit.private_key and method.max_fee_wei is None
         for path in [("methods", name)]
     ]
 

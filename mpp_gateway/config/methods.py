@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -11,6 +11,7 @@ from mpp_gateway.config.values import (
     GWEI_DECIMALS,
     Address,
     Count,
+    Decimal,
     Gwei,
     HeaderValue,
     PrivateKey,
@@ -31,6 +32,11 @@ CHAIN_ID_MAX = 2**53 - 1
 """Chain ids travel as JSON numbers, which are exact up to here."""
 
 
+TIP20_DECIMALS = 6
+"""Of every TIP-20 token (TIP-20 specification)."""
+PERCENT_DECIMALS = 2
+WHOLE_SHARE = 10_000
+"""A hundred percent, in hundredths of one."""
 USUAL_MAX_FEE_GWEI: Mapping[int, str] = MappingProxyType({8453: "1", 84532: "1"})
 """Ceilings for where none is set, by chain: Base and Base Sepolia ask for a hundredth of this.
 
@@ -93,6 +99,8 @@ class EvmMethod(Strict):
     """Tokens on an EVM chain, paid by a signed authorization (EIP-3009): the buyer needs no gas."""
 
     kind: ClassVar[str] = "evm"
+    takes_zero: ClassVar[bool] = False
+    """Whether a price of zero can be met: by a proof that pays nothing."""
 
     chain_id: Annotated[Count, Field(ge=1, le=CHAIN_ID_MAX)] = Field(
         description="EIP-155 id of the chain: 8453 for Base, 84532 for Base Sepolia."
@@ -163,7 +171,124 @@ class EvmMethod(Strict):
         return urls
 
 
-type Method = EvmMethod
-"""The settings of a payment method; a union as soon as there is a second kind."""
+class TempoSplit(Strict):
+    """Somebody who gets a share of every price, in the same transaction."""
 
-KINDS: Mapping[str, type[Method]] = MappingProxyType({EvmMethod.kind: EvmMethod})
+    recipient: Address = Field(description="Address that receives the share.")
+    percent: Decimal = Field(
+        description=(
+            "The share in percent, a decimal string with at most two decimals. A share of a price"
+            " is rounded down; one of nothing is left out."
+        )
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        try:
+            share = parse_minor(self.percent, PERCENT_DECIMALS)
+        except ValueError:
+            share = 0
+        if not 0 < share < WHOLE_SHARE:
+            raise wrong('a `percent` above 0 and below 100 with two decimals at most, as "2.5"')
+        return self
+
+    @property
+    def of_ten_thousand(self) -> int:
+        """The share in hundredths of a percent."""
+        return parse_minor(self.percent, PERCENT_DECIMALS)
+
+
+class TempoMethod(Strict):
+    """Stablecoins (TIP-20 tokens) on Tempo, paid by a transaction that the buyer signs.
+
+    Buyers pay the fee of their transaction themselves. With a price of `"0"` a buyer proves who it
+    is and pays nothing.
+    """
+
+    kind: ClassVar[str] = "tempo"
+    takes_zero: ClassVar[bool] = True
+    """A price of zero is met by a proof that pays nothing."""
+
+    chain_id: Annotated[Count, Field(ge=1, le=CHAIN_ID_MAX)] = Field(
+        description="EIP-155 id of the chain: 4217 for Tempo, 42431 for its test network Moderato."
+    )
+    rpc_url: SecretUrl = Field(
+        description=(
+            "JSON-RPC endpoint of the chain. Kept secret, since such URLs tend to hold an access"
+            " key."
+        )
+    )
+    currency: Address = Field(
+        description=(
+            "Address of the TIP-20 token that is paid with:"
+            " `0x20c0000000000000000000000000000000000000` is pathUSD."
+        )
+    )
+    symbol: ShortText = Field(default="USD", description="What people call the token.")
+    recipient: Address = Field(
+        description="Address that receives the money; checked against EIP-55 when in mixed case."
+    )
+    modes: tuple[Literal["pull", "push"], ...] = Field(
+        default=("pull", "push"),
+        min_length=1,
+        max_length=2,
+        description=(
+            "How buyers may pay: `pull` is a signed transaction that the gateway broadcasts, `push`"
+            " the hash of one that the buyer has sent itself."
+        ),
+    )
+    splits: tuple[TempoSplit, ...] = Field(
+        default=(),
+        max_length=10,
+        description="Others who get a share of every price, in the same transaction.",
+    )
+    units: tuple[Unit, ...] = Field(
+        default=("usd",),
+        description=(
+            "Units of price that one unit of the token is worth, at par. A price in another unit"
+            " cannot be paid with this method."
+        ),
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if len(set(self.modes)) != len(self.modes):
+            raise wrong("each of `modes` once")
+        if sum(split.of_ten_thousand for split in self.splits) >= WHOLE_SHARE:
+            raise wrong("`splits` that leave something: less than 100 percent together")
+        payees = [parse_address(text) for text in (self.recipient, *self._sharers())]
+        if len(set(payees)) != len(payees):
+            raise wrong("each recipient once, in `recipient` and `splits` together")
+        return self
+
+    def _sharers(self) -> tuple[str, ...]:
+        return tuple(split.recipient for split in self.splits)
+
+    @property
+    def asset(self) -> Asset:
+        """The token as an asset, coded as in CAIP-19."""
+        code = f"eip155:{self.chain_id}/erc20:{self.currency.lower()}"
+        return Asset(code, TIP20_DECIMALS, self.symbol)
+
+    def can_refund(self, recipient: str | None) -> bool:  # noqa: ARG002
+        """False: the key of the recipient is not here."""
+        return False
+
+    def recipient_from(self, text: str) -> str:
+        """Return another recipient for this method; ValueError says what is expected instead."""
+        address = read_address(text)
+        if address in self._sharers():
+            raise ValueError("a recipient that is not in `splits` too")
+        return address
+
+    def urls(self) -> Mapping[str, str]:
+        """Return the clear URLs that the method calls, by their path in the settings."""
+        return {"rpc_url": self.rpc_url.get_secret_value()}
+
+
+type Method = EvmMethod | TempoMethod
+"""The settings of a payment method, of whatever kind."""
+
+KINDS: Mapping[str, type[Method]] = MappingProxyType(
+    {model.kind: model for model in (EvmMethod, TempoMethod)}
+)

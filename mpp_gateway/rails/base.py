@@ -18,6 +18,11 @@ class Capabilities:
     can_verify_without_moving_money: bool
     gives_change: bool = False
     can_refund: bool = False
+    settles_within_s: int | None = None
+    """How long a proof must still be good for to be settled, where that is less than `settle_s`."""
+    settles_brief_proofs_first: bool = False
+    """Whether a proof that ends before the upstream's time is up is settled first, not refused:
+    for a network on which no proof lives for longer."""
 
 
 @dataclass(frozen=True, slots=True)

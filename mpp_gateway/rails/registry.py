@@ -10,7 +10,10 @@ from mpp_gateway.rails.base import Rail, Sent
 from mpp_gateway.rails.payment_scheme import PaymentScheme
 from mpp_gateway.rails.statement import NoStatement, Statement
 
-KINDS = {"evm": "mpp_gateway.rails.evm.opening"}
+KINDS = {
+    "evm": "mpp_gateway.rails.evm.opening",
+    "tempo": "mpp_gateway.rails.tempo.opening",
+}
 """Module of each kind; it has `open_rail(name, method, *, scheme, database, settle_s)` and, where
 the kind can look at its network, `open_statement(name, method, recipients)`."""
 
