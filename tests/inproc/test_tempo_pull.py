@@ -17,6 +17,7 @@ from tests.support.tempo import (
     PRICE,
     PURSE,
     TempoShop,
+    later,
     moves,
     pull,
     push,
@@ -279,3 +280,13 @@ def test_a_mode_that_is_not_offered_is_refused(tmp_path: Path):
         refused(shop.send(pull(challenge, shop.key)), "invalid-payload")
 
         shop.untouched()
+
+
+def test_a_transaction_for_a_challenge_that_has_expired_is_not_sent(shop: TempoShop):
+    credential = shop.buy(valid_before=now() + 900)
+    later(shop, 301)
+
+    refused(shop.send(credential), "payment-expired")
+
+    shop.untouched()
+    assert "eth_sendRawTransaction" not in shop.node.calls

@@ -10,8 +10,19 @@ from mpp_gateway.crypto.secp256k1 import address_of
 from mpp_gateway.protocol.attribution import memo_of
 from tests.support.anvil import PATH_USD, new_key
 from tests.support.paid import at_once, receipt_of, refused, wait_until
-from tests.support.tempo import PRICE, PURSE, TempoShop, moves, push, signed, source_of, tempo_shop
+from tests.support.tempo import (
+    PRICE,
+    PURSE,
+    TempoShop,
+    later,
+    moves,
+    push,
+    signed,
+    source_of,
+    tempo_shop,
+)
 
+CHALLENGE_S = 300
 NOBODY = "0x" + "11" * 32
 
 
@@ -202,3 +213,46 @@ def test_a_hash_is_refused_where_only_pull_is_offered(tmp_path: Path):
         refused(shop.send(push(challenge, shop.key, NOBODY)), "invalid-payload")
 
         shop.untouched()
+
+
+@pytest.mark.parametrize("wait_s", [CHALLENGE_S - 20, CHALLENGE_S + 60], ids=["late", "too late"])
+def test_who_has_paid_and_comes_late_has_its_call_once(shop: TempoShop, wait_s: int):
+    challenge = shop.challenge()
+    credential = push(challenge, shop.key, shop.transfer(challenge))
+    later(shop, wait_s)
+
+    assert shop.send(credential)[0] == 200
+    assert shop.send(credential)[0] == 402
+    assert (shop.balance(), shop.hits, shop.states()) == (PRICE, 1, {"settled": 1})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "slug", "status"),
+    [
+        ({"memo": b"\xab" * 32}, "payment-expired", 402),
+        ({"memo": memo_of("other", "127.0.0.1")}, "payment-expired", 402),
+        ({"recipient": b"\x42" * 20}, "payment-expired", 402),
+        ({"amount_minor": PRICE - 1}, "settlement-unknown", 503),
+    ],
+)
+def test_what_is_no_payment_is_none_after_the_end_either(shop: TempoShop, wrong, slug, status):
+    challenge = shop.challenge()
+    credential = push(challenge, shop.key, shop.transfer(challenge, **wrong))
+    later(shop, CHALLENGE_S + 60)
+
+    refused(shop.send(credential), slug, status)
+
+    assert shop.hits == 0
+
+
+def test_a_strangers_transfer_is_nobody_elses_after_the_end_either(shop: TempoShop):
+    own, thief = shop.challenge(), new_key()
+    tx_hash = shop.transfer(own)
+    stolen = push(shop.challenge(), thief, tx_hash)
+    later(shop, CHALLENGE_S + 60)
+
+    for source in (source_of(thief), source_of(shop.key)):
+        refused(shop.send(replace(stolen, source=source)), "payment-expired")
+
+    assert shop.send(push(own, shop.key, tx_hash))[0] == 200
+    assert shop.hits == 1

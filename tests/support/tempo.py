@@ -187,3 +187,11 @@ def tempo_shop(tmp_path: Path, **options: Any) -> Iterator[TempoShop]:
             shop.node.faults.clear()
             shop.node.lies.clear()
             shop.stack.close()
+
+
+def later(shop: TempoShop, seconds: int) -> None:
+    """Let the gateway's clock go on; the chain's stays."""
+    later_s = now() + seconds
+    assert shop.proxy is not None
+    assert shop.proxy.runtime.serving is not None
+    shop.proxy.runtime.serving.executor.clock = lambda: later_s

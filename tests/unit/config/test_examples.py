@@ -44,6 +44,12 @@ def test_an_example_names_the_variables_it_lacks(path):
 
 
 def test_the_examples_are_these():
-    names = {"minimal.yaml", "openai.yaml", "openai-tempo.yaml", "anthropic.yaml", "custom-x402-facilitator.yaml"}
+    names = {
+        "minimal.yaml",
+        "openai.yaml",
+        "openai-tempo.yaml",
+        "anthropic.yaml",
+        "custom-x402-facilitator.yaml",
+    }
 
     assert names <= {path.name for path in CONFIGS}
