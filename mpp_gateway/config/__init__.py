@@ -19,6 +19,7 @@ from mpp_gateway.config.model import (
     Tls,
 )
 from mpp_gateway.config.stripe import StripeMethod
+from mpp_gateway.config.tempo import TempoMethod
 
 __all__ = [
     "BaseUrl",
@@ -32,6 +33,7 @@ __all__ = [
     "Route",
     "Service",
     "StripeMethod",
+    "TempoMethod",
     "Timeouts",
     "Tls",
     "load",

@@ -7,9 +7,11 @@ from typing import Annotated, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from mpp_gateway.config.rates import Rated
+from mpp_gateway.config.method import MethodSettings
 from mpp_gateway.config.stripe import StripeMethod
+from mpp_gateway.config.tempo import TempoMethod
 from mpp_gateway.config.values import (
+    CHAIN_ID_MAX,
     GWEI_DECIMALS,
     Address,
     Count,
@@ -29,9 +31,6 @@ from mpp_gateway.crypto.secp256k1 import address_of
 from mpp_gateway.protocol.money import DECIMALS_MAX, Asset, parse_minor
 
 METHOD_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}\Z")
-CHAIN_ID_MAX = 2**53 - 1
-"""Chain ids travel as JSON numbers, which are exact up to here."""
-
 
 USUAL_MAX_FEE_GWEI: Mapping[int, str] = MappingProxyType({8453: "1", 84532: "1"})
 """Ceilings for where none is set, by chain: Base and Base Sepolia ask for a hundredth of this.
@@ -91,12 +90,10 @@ class EvmSubmit(Strict):
         return self
 
 
-class EvmMethod(Rated):
+class EvmMethod(MethodSettings):
     """Tokens on an EVM chain, paid by a signed authorization (EIP-3009): the buyer needs no gas."""
 
     kind: ClassVar[str] = "evm"
-
-    settles_first: ClassVar[bool] = False
 
     chain_id: Annotated[Count, Field(ge=1, le=CHAIN_ID_MAX)] = Field(
         description="EIP-155 id of the chain: 8453 for Base, 84532 for Base Sepolia."
@@ -145,14 +142,6 @@ class EvmMethod(Rated):
         gwei = self.submit.max_fee_gwei or USUAL_MAX_FEE_GWEI.get(self.chain_id)
         return None if gwei is None else parse_minor(gwei, GWEI_DECIMALS)
 
-    def withheld(self, minor: int) -> str:  # noqa: ARG002
-        """Return why a price cannot be offered; a chain moves any amount."""
-        return ""
-
-    def flaw(self, minor: int) -> str:  # noqa: ARG002
-        """Return what a price must be; a chain moves any amount."""
-        return ""
-
     def can_refund(self, recipient: str | None) -> bool:
         """Tell whether what `recipient` (None: the method's own) got can be sent back from here."""
         key = self.submit.private_key
@@ -175,9 +164,9 @@ class EvmMethod(Rated):
         return urls
 
 
-type Method = EvmMethod | StripeMethod
-"""The settings of a payment method."""
+type Method = EvmMethod | StripeMethod | TempoMethod
+"""The settings of a payment method, of whatever kind."""
 
-KINDS: Mapping[str, type[EvmMethod] | type[StripeMethod]] = MappingProxyType(
-    {EvmMethod.kind: EvmMethod, StripeMethod.kind: StripeMethod}
+KINDS: Mapping[str, type[Method]] = MappingProxyType(
+    {model.kind: model for model in (EvmMethod, StripeMethod, TempoMethod)}
 )

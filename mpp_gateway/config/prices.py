@@ -206,7 +206,7 @@ def _in_units(
     recipient: _Recipient | None,
     path: Path,
 ) -> Price | None:
-    if minor == 0:
+    if minor == 0 and not method.takes_zero:
         context.fail(path, "a price above zero; a free route is written `free`")
         return None
     if minor.bit_length() > AMOUNT_BITS_MAX:

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from mpp_gateway.config import currencies
-from mpp_gateway.config.rates import Rated
+from mpp_gateway.config.method import MethodSettings
 from mpp_gateway.config.values import (
     Count,
     PlainUrl,
@@ -113,7 +113,7 @@ class StripeConnect(Strict):
         return self
 
 
-class StripeMethod(Rated):
+class StripeMethod(MethodSettings):
     """Cards and wallets through Stripe, paid by a shared payment token (SPT) of the buyer's."""
 
     kind: ClassVar[str] = "stripe"

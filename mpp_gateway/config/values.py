@@ -272,6 +272,9 @@ def _origin(text: str) -> str:
     return origin.removesuffix(_DEFAULT_PORTS.get(origin.partition(":")[0], "/"))
 
 
+CHAIN_ID_MAX = 2**53 - 1
+"""Chain ids travel as JSON numbers, which are exact up to here."""
+
 Text = Annotated[str, StringConstraints(min_length=1, max_length=10_000)]
 ShortText = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Decimal = Annotated[str, BeforeValidator(_decimal)]

@@ -399,11 +399,17 @@ def _outlives_the_call(admission: Admission) -> Generator[Effect, Reply]:
     exchange, presented = admission.exchange, admission.exchange.presented
     if presented is None or exchange.paid or admission.found is not None:
         return
-    timeouts = exchange.route.timeouts
-    needed_s = timeouts.settle_s
+    assert exchange.rail is not None
+    timeouts, capabilities = exchange.route.timeouts, exchange.rail.capabilities
+    lives_s = presented.valid_until_s - admission.clock.now_s
+    needed_s: float = timeouts.settle_s
+    if capabilities.settles_within_s is not None:
+        needed_s = min(needed_s, capabilities.settles_within_s)
     if not _settles_before(exchange):
-        needed_s += timeouts.connect_s + timeouts.first_byte_s
-    if presented.valid_until_s >= admission.clock.now_s + needed_s:
+        waits_s = timeouts.connect_s + timeouts.first_byte_s
+        exchange.is_brief = capabilities.settles_brief_proofs_first and lives_s < needed_s + waits_s
+        needed_s += 0 if exchange.is_brief else waits_s
+    if lives_s >= needed_s:
         return
     yield from _find_paid(admission, presented)
     if admission.found is None:
@@ -461,7 +467,8 @@ def _settles_before(exchange: Exchange) -> bool:
     assert exchange.rail is not None
     capabilities = exchange.rail.capabilities
     return (
-        exchange.route.settle == "before"
+        exchange.is_brief
+        or exchange.route.settle == "before"
         or capabilities.settles_at == "before"
         or not capabilities.can_verify_without_moving_money
     )

@@ -46,6 +46,9 @@ class Exchange:
     """What a stream module counted, for a rail that settles at the end; None: the whole price."""
     was_paid_ahead: bool = False
     """The money had moved before the upstream was asked: a client who leaves then has had it."""
+    is_brief: bool = False
+    """The proof ends before the upstream's time is up, so it is settled before the upstream is
+    asked."""
     is_counted: bool = False
     """A token of the client was taken for this request, and not given back."""
     key_digest: str | None = None

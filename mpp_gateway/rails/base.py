@@ -21,6 +21,11 @@ class Capabilities:
     can_refund: bool = False
     on_failure: Literal["credit", "refund"] = "credit"
     """What a paid call becomes that was not delivered, where its route does not say."""
+    settles_within_s: int | None = None
+    """How long a proof must still be good for to be settled, where that is less than `settle_s`."""
+    settles_brief_proofs_first: bool = False
+    """Whether a proof that ends before the upstream's time is up is settled first, not refused:
+    for a network on which no proof lives for longer."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from mpp_gateway.rails.statement import NoStatement, Statement
 KINDS = {
     "evm": "mpp_gateway.rails.evm.opening",
     "stripe": "mpp_gateway.rails.stripe.opening",
+    "tempo": "mpp_gateway.rails.tempo.opening",
 }
 """Module of each kind; it has `open_rail(name, method, *, scheme, database, settle_s)` and, where
 the kind can look at its network, `open_statement(name, method, recipients)`."""

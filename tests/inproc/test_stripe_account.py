@@ -55,7 +55,7 @@ def test_a_key_that_stripe_does_not_know_stops_the_start_and_is_not_shown(server
 
 
 def test_a_connected_account_that_the_key_cannot_use_stops_the_start(server):
-    with pytest.raises(RailMisconfigured, match="no access to connect.stripe_account"):
+    with pytest.raises(RailMisconfigured, match=r"no access to connect\.stripe_account"):
         check(server, account="acct_stranger")
 
 

@@ -8,13 +8,14 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PEERS = ROOT / "tests" / "peers"
+ANVIL = PEERS / "node_modules" / ".bin" / "anvil"
 PYMPP_PYTHON = PEERS / ".venv" / "bin" / "python"
 
 _SET_UP = "./scripts/test installs it"
 
 
 def need(component: str) -> None:
-    """Go on if `component` (node, mppx, pympp) is there; else skip and say what to install.
+    """Go on if `component` (node, mppx, pympp, anvil) is there; else skip and say what to install.
 
     Under CI=true a missing component is a failure: a check that never runs checks nothing.
     """
@@ -23,6 +24,7 @@ def need(component: str) -> None:
     here, remedy = {
         "node": (shutil.which("node"), "install Node.js 20 or newer"),
         "mppx": ((PEERS / "node_modules" / "mppx").is_dir(), _SET_UP),
+        "anvil": (ANVIL.exists(), f"{_SET_UP} on Linux on x86-64, the only machine npm has it for"),
         "pympp": (PYMPP_PYTHON.exists(), _SET_UP),
     }[component]
     if here:

@@ -4,7 +4,9 @@ import time
 
 import pytest
 
-from mpp_gateway.protocol import base64url, jcs
+from mpp_gateway.crypto import eip712
+from mpp_gateway.crypto.addresses import parse_address
+from mpp_gateway.protocol import base64url, jcs, tempo_proof
 from mpp_gateway.protocol.challenge import Challenge, ChallengeKeys
 from mpp_gateway.protocol.credential import Credential, payment_tokens
 from mpp_gateway.protocol.problems import (
@@ -16,6 +18,8 @@ from mpp_gateway.protocol.problems import (
 from mpp_gateway.protocol.receipt import Receipt
 from mpp_gateway.protocol.timestamps import parse_rfc3339
 from mpp_gateway.protocol.verification import check_echo
+from mpp_gateway.rails.tempo.request import Terms
+from mpp_gateway.rails.tempo.tip20 import Log, movements
 
 NOW_S = parse_rfc3339("2026-01-29T12:00:00Z")
 CHALLENGE_MEMBERS = (
@@ -211,3 +215,50 @@ def test_echoed_challenges_are_judged_as_the_suite_says(conformance):
         assert verdict == server_verdict(case["input"]), case["name"]
 
     assert len(cases) == 9
+
+
+def tempo_logs(receipt):
+    return tuple(
+        Log(
+            bytes.fromhex(log["address"][2:]),
+            tuple(bytes.fromhex(topic[2:]) for topic in log["topics"]),
+            bytes.fromhex(log["data"][2:]),
+        )
+        for log in receipt["logs"]
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["tempo-receipt-verification.json", "tempo-transaction-verification.json"]
+)
+def test_a_tempo_receipt_pays_its_own_challenge_alone(conformance, name):
+    scenarios = conformance(name)["scenarios"]
+
+    for scenario in scenarios:
+        challenge = scenario["input"]["credential"]["challenge"]
+        receipt, request = scenario["input"]["receipt"], challenge["request"]
+        recipient, token = (parse_address(request[key]) for key in ("recipient", "currency"))
+        terms = Terms(challenge["id"], challenge["realm"], (recipient, int(request["amount"])), ())
+        moved = tuple(movements(tempo_logs(receipt), token))
+        payer = moved[0].sender
+        is_paid = receipt["status"] == "0x1" and terms.is_paid_by(moved, payer)
+        assert is_paid == scenario["expected"]["ok"], scenario["name"]
+
+    assert len(scenarios) == 5
+
+
+def test_the_proof_of_a_tempo_price_of_zero_is_typed_as_the_suite_says(conformance):
+    (scenario,) = conformance("tempo-proof.json")["scenarios"]
+    value, given = scenario["expected"]["value"], scenario["input"]
+    members = ",".join(f"{m['type']} {m['name']}" for m in value["types"]["Proof"])
+
+    assert f"Proof({members})" == tempo_proof.TYPES[value["domain"]["version"]]
+    assert value["domain"]["name"] == tempo_proof.DOMAIN_NAME
+    words = [eip712.string(value["message"][m["name"]]) for m in value["types"]["Proof"]]
+    digest = eip712.signing_digest(
+        eip712.Eip712Domain("MPP", "2", given["chainId"], None),
+        eip712.hash_struct(eip712.type_hash(f"Proof({members})"), *words),
+    )
+    assert digest == tempo_proof.digest(
+        "2", given["chainId"], b"", given["challengeId"], given["realm"]
+    )

@@ -1,10 +1,13 @@
-// The buyer of every script here: mppx's own `evm` client method, told by its documented
-// `authorization` option what name and version the token signs under; or its `stripe` method, whose
-// tokens are minted where the wallet says.
-import { evm, stripe } from 'mppx/client'
+// The buyer of every script here: mppx's own client methods. `evm` is told by its documented
+// `authorization` option what name and version the token signs under, `tempo` which node to ask;
+// the tokens of `stripe` are minted where the wallet says.
+import { evm, stripe, tempo } from 'mppx/client'
+import { createClient, http } from 'viem'
 import { privateKeyToAccount } from 'viem/accounts'
+import { tempoModerato } from 'viem/tempo/chains'
 
 const wallet = JSON.parse(process.env.PEER_WALLET)
+const account = wallet.private_key && privateKeyToAccount(wallet.private_key)
 
 // As a wallet's server does it: Stripe's test helper for shared payment tokens.
 async function createToken({ amount, currency, expiresAt, networkId, paymentMethod }) {
@@ -23,17 +26,24 @@ async function createToken({ amount, currency, expiresAt, networkId, paymentMeth
   return (await response.json()).id
 }
 
-const paysByCard = () => [stripe.charge({ createToken, paymentMethod: wallet.payment_method })]
+const kinds = {
+  stripe: () => stripe.charge({ createToken, paymentMethod: wallet.payment_method }),
+  evm: () =>
+    evm({
+      account,
+      authorization: { name: wallet.name, version: wallet.version },
+      currencies: [wallet.token],
+      decimals: wallet.decimals,
+      maxAmount: wallet.max_amount,
+      networks: [wallet.chain_id],
+    }),
+  tempo: () =>
+    tempo.charge({
+      account,
+      expectedChainId: wallet.chain_id,
+      getClient: () => createClient({ chain: tempoModerato, transport: http(wallet.rpc_url) }),
+      mode: wallet.mode,
+    }),
+}
 
-const paysOnChain = () => [
-  evm({
-    account: privateKeyToAccount(wallet.private_key),
-    authorization: { name: wallet.name, version: wallet.version },
-    currencies: [wallet.token],
-    decimals: wallet.decimals,
-    maxAmount: wallet.max_amount,
-    networks: [wallet.chain_id],
-  }),
-]
-
-export const methods = wallet.mint_url ? paysByCard() : paysOnChain()
+export const methods = [kinds[wallet.mint_url ? 'stripe' : (wallet.kind ?? 'evm')]()]

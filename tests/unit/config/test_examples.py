@@ -13,6 +13,7 @@ ENVIRON = {
     "MPP_SECRET_KEY": "k" * 44,
     "MPP_SECRET_KEY_OLD": "o" * 44,
     "RECIPIENT": "0x" + "ab" * 20,
+    "PARTNER": "0x" + "cd" * 20,
     "RPC_URL": "https://rpc.example/key",
     "GAS_KEY": "0x" + "11" * 32,
     "FACILITATOR_URL": "https://facilitator.example",
@@ -48,9 +49,10 @@ def test_the_examples_are_these():
     names = {
         "minimal.yaml",
         "openai.yaml",
+        "openai-tempo.yaml",
         "anthropic.yaml",
-        "custom-x402-facilitator.yaml",
         "anthropic-stripe.yaml",
+        "custom-x402-facilitator.yaml",
     }
 
     assert names <= {path.name for path in CONFIGS}

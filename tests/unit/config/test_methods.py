@@ -31,7 +31,9 @@ def test_a_method_with_a_name_of_its_own_names_its_kind(build):
 
 
 def test_a_missing_kind_lists_what_there_is(build):
-    expected = "methods.base: `kind` is missing, and `base` is no kind; known here: evm, stripe"
+    expected = (
+        "methods.base: `kind` is missing, and `base` is no kind; known here: evm, stripe, tempo"
+    )
 
     assert expected == build.mistake(text("base"))
 
@@ -40,7 +42,7 @@ def test_an_unknown_kind_lists_what_there_is(build):
     expected = "methods.base.kind: found 'bitcoin', expected a kind of payment method; known"
 
     assert build.mistake(text("base", kind="bitcoin")).startswith(expected)
-    assert {"evm", "stripe"} == set(KINDS)
+    assert set(KINDS) == {"evm", "stripe", "tempo"}
 
 
 def test_the_asset_is_coded_by_chain_and_contract(build):

@@ -1,0 +1,44 @@
+"""What the settings of all payment methods have in common."""
+
+from collections.abc import Mapping
+from typing import ClassVar, Self
+
+from pydantic import Field, model_validator
+
+from mpp_gateway.config.values import Rate, Strict, Unit, wrong
+
+
+class MethodSettings(Strict):
+    """One way to be paid; what most kinds answer alike is answered here."""
+
+    takes_zero: ClassVar[bool] = False
+    """Whether a price of zero can be met: by a proof that pays nothing."""
+
+    rates: Mapping[Unit, Rate] = Field(
+        default={},
+        description=(
+            "What one unit of another currency costs in what this method is paid with:"
+            ' `{eur: "1.08"}`. Prices are rounded up to its smallest unit. A rate is read when the'
+            " file is; you bear its changes."
+        ),
+    )
+
+    @model_validator(mode="after")
+    def _check_rates(self) -> Self:
+        at_par: tuple[str, ...] = getattr(self, "units", ())
+        if double := sorted(set(at_par) & set(self.rates)):
+            raise wrong(f"{double[0]} in `units` or in `rates`, not in both")
+        return self
+
+    @property
+    def settles_first(self) -> bool:
+        """Whether the money moves before the upstream is asked, whatever the route says."""
+        return False
+
+    def withheld(self, minor: int) -> str:  # noqa: ARG002
+        """Return why a price cannot be offered; nothing where any amount can be paid."""
+        return ""
+
+    def flaw(self, minor: int) -> str:  # noqa: ARG002
+        """Return what a price must be; nothing where it may be any amount."""
+        return ""

@@ -1,0 +1,143 @@
+"""The settings of a token on Tempo."""
+
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from mpp_gateway.config.method import MethodSettings
+from mpp_gateway.config.values import (
+    CHAIN_ID_MAX,
+    Address,
+    Count,
+    Decimal,
+    SecretUrl,
+    ShortText,
+    Strict,
+    Unit,
+    read_address,
+    wrong,
+)
+from mpp_gateway.crypto.addresses import parse_address
+from mpp_gateway.protocol.money import Asset, parse_minor
+
+TIP20_DECIMALS = 6
+"""Of every TIP-20 token (TIP-20 specification)."""
+PERCENT_DECIMALS = 2
+WHOLE_SHARE = 10_000
+"""A hundred percent, in hundredths of one."""
+
+
+class TempoSplit(Strict):
+    """Somebody who gets a share of every price, in the same transaction."""
+
+    recipient: Address = Field(description="Address that receives the share.")
+    percent: Decimal = Field(
+        description=(
+            "The share in percent, a decimal string with at most two decimals. A share of a price"
+            " is rounded down; one of nothing is left out."
+        )
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        try:
+            share = parse_minor(self.percent, PERCENT_DECIMALS)
+        except ValueError:
+            share = 0
+        if not 0 < share < WHOLE_SHARE:
+            raise wrong('a `percent` above 0 and below 100 with two decimals at most, as "2.5"')
+        return self
+
+    @property
+    def of_ten_thousand(self) -> int:
+        """The share in hundredths of a percent."""
+        return parse_minor(self.percent, PERCENT_DECIMALS)
+
+
+class TempoMethod(MethodSettings):
+    """Stablecoins (TIP-20 tokens) on Tempo, paid by a transaction that the buyer signs.
+
+    Buyers pay the fee of their transaction themselves. With a price of `"0"` a buyer proves who it
+    is and pays nothing.
+    """
+
+    kind: ClassVar[str] = "tempo"
+    takes_zero: ClassVar[bool] = True
+    """A price of zero is met by a proof that pays nothing."""
+
+    chain_id: Annotated[Count, Field(ge=1, le=CHAIN_ID_MAX)] = Field(
+        description="EIP-155 id of the chain: 4217 for Tempo, 42431 for its test network Moderato."
+    )
+    rpc_url: SecretUrl = Field(
+        description=(
+            "JSON-RPC endpoint of the chain. Kept secret, since such URLs tend to hold an access"
+            " key."
+        )
+    )
+    currency: Address = Field(
+        description=(
+            "Address of the TIP-20 token that is paid with:"
+            " `0x20c0000000000000000000000000000000000000` is pathUSD."
+        )
+    )
+    symbol: ShortText = Field(default="USD", description="What people call the token.")
+    recipient: Address = Field(
+        description="Address that receives the money; checked against EIP-55 when in mixed case."
+    )
+    modes: tuple[Literal["pull", "push"], ...] = Field(
+        default=("pull", "push"),
+        min_length=1,
+        max_length=2,
+        description=(
+            "How buyers may pay: `pull` is a signed transaction that the gateway broadcasts, `push`"
+            " the hash of one that the buyer has sent itself."
+        ),
+    )
+    splits: tuple[TempoSplit, ...] = Field(
+        default=(),
+        max_length=10,
+        description="Others who get a share of every price, in the same transaction.",
+    )
+    units: tuple[Unit, ...] = Field(
+        default=("usd",),
+        description=(
+            "Units of price that one unit of the token is worth, at par. A price in another unit"
+            " cannot be paid with this method."
+        ),
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if len(set(self.modes)) != len(self.modes):
+            raise wrong("each of `modes` once")
+        if sum(split.of_ten_thousand for split in self.splits) >= WHOLE_SHARE:
+            raise wrong("`splits` that leave something: less than 100 percent together")
+        payees = [parse_address(text) for text in (self.recipient, *self._sharers())]
+        if len(set(payees)) != len(payees):
+            raise wrong("each recipient once, in `recipient` and `splits` together")
+        return self
+
+    def _sharers(self) -> tuple[str, ...]:
+        return tuple(split.recipient for split in self.splits)
+
+    @property
+    def asset(self) -> Asset:
+        """The token as an asset, coded as in CAIP-19."""
+        code = f"eip155:{self.chain_id}/erc20:{self.currency.lower()}"
+        return Asset(code, TIP20_DECIMALS, self.symbol)
+
+    def can_refund(self, recipient: str | None) -> bool:  # noqa: ARG002
+        """False: the key of the recipient is not here."""
+        return False
+
+    def recipient_from(self, text: str) -> str:
+        """Return another recipient for this method; ValueError says what is expected instead."""
+        address = read_address(text)
+        if address in self._sharers():
+            raise ValueError("a recipient that is not in `splits` too")
+        return address
+
+    def urls(self) -> Mapping[str, str]:
+        """Return the clear URLs that the method calls, by their path in the settings."""
+        return {"rpc_url": self.rpc_url.get_secret_value()}

@@ -1,0 +1,33 @@
+"""From a configured method to a rail: the only module that reads the configuration."""
+
+from mpp_gateway.config.tempo import TempoMethod
+from mpp_gateway.crypto.addresses import parse_address
+from mpp_gateway.ledger.database import Database
+from mpp_gateway.rails.payment_scheme import PaymentScheme
+from mpp_gateway.rails.tempo.chain import TempoNode
+from mpp_gateway.rails.tempo.request import RPC_S, Share, TempoSettings
+from mpp_gateway.rails.tempo.seller import TempoRail
+
+
+def open_rail(
+    name: str,
+    method: TempoMethod,
+    *,
+    scheme: PaymentScheme,
+    database: Database,  # noqa: ARG001 - what was signed is kept nowhere
+    settle_s: int,
+) -> TempoRail:
+    """Return the rail that `method` describes; connects to nothing until it is used."""
+    settings = TempoSettings(
+        chain_id=method.chain_id,
+        token=parse_address(method.currency),
+        recipient=parse_address(method.recipient),
+        modes=method.modes,
+        shares=tuple(
+            Share(parse_address(share.recipient), share.of_ten_thousand) for share in method.splits
+        ),
+        settle_s=settle_s,
+        rpc_s=min(settle_s, RPC_S),
+    )
+    node = TempoNode(method.rpc_url.get_secret_value(), settings.token, settings.rpc_s)
+    return TempoRail(name, settings, scheme, node)

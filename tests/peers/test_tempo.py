@@ -1,0 +1,105 @@
+"""mppx pays a real gateway on a real Tempo chain: pull, push, and a price of zero.
+
+pympp 0.16 signs transactions for 60 seconds, and the chain that npm has takes 30 at most.
+"""
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from mpp_gateway.crypto.secp256k1 import address_of
+from tests.peers.shop import COMMANDS
+from tests.support.anvil import CHAIN_ID, new_key
+from tests.support.components import need
+from tests.support.tempo import PRICE, PURSE, TempoShop, tempo_shop
+
+ROUTES = """
+      "GET /paid": {charge: "0.01"}
+      "GET /other": {charge: "0.02"}
+      "GET /zero": {charge: "0"}
+"""
+ANSWER_S = 60
+
+PARTNER = new_key()
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TempoShop]:
+    need("mppx")
+    share = f', splits: [{{recipient: "0x{address_of(PARTNER).hex()}", percent: 10}}]'
+    with tempo_shop(tmp_path_factory.mktemp("shop"), routes=ROUTES, method=share) as shop:
+        yield shop
+
+
+def buy(shop: TempoShop, mode: str, verb: str, *paths: str) -> list[dict]:
+    """Run mppx's client with a new purse; return the answers that it saw."""
+    shop.key = new_key()
+    shop.anvil.fund(address_of(shop.key), PURSE)
+    wallet = {
+        "kind": "tempo",
+        "mode": mode,
+        "private_key": f"0x{shop.key.hex()}",
+        "chain_id": CHAIN_ID,
+        "rpc_url": shop.anvil.url,
+    }
+    urls = [f"http://127.0.0.1:{shop.port}/api{path}" for path in paths]
+    done = subprocess.run(
+        [*COMMANDS["mppx"], verb, "GET", "", *urls],
+        env={**os.environ, "PEER_WALLET": json.dumps(wallet)},
+        capture_output=True,
+        text=True,
+        timeout=ANSWER_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("mode", ["pull", "push"])
+def test_each_call_pays_its_exact_price_and_a_second_call_pays_again(shop: TempoShop, mode: str):
+    takings, shares, calls = shop.balance(), shop.anvil.balance(address_of(PARTNER)), shop.hits
+
+    answers = buy(shop, mode, "pay", "/paid", "/other?city=Oslo", "/paid")
+
+    assert [(answer["status"], answer["body"]) for answer in answers] == [(200, '{"ok":true}')] * 3
+    paid = 4 * PRICE
+    assert shop.balance() == takings + paid * 9 // 10
+    assert shop.anvil.balance(address_of(PARTNER)) == shares + paid // 10
+    assert shop.hits == calls + 3
+    spent, fees = PURSE - shop.purse(), 0
+    references = [answer["receipt"]["reference"] for answer in answers]
+    assert len(set(references)) == 3
+    for reference in references:
+        mined = shop.anvil.receipt(reference)
+        assert mined["status"] == "0x1"
+        fees += -(-int(mined["gasUsed"], 16) * int(mined["effectiveGasPrice"], 16) // 10**12)
+    assert spent == paid + fees
+
+
+@pytest.mark.parametrize("mode", ["pull", "push"])
+def test_a_credential_buys_its_own_route_once_and_no_other(shop: TempoShop, mode: str):
+    takings, calls = shop.balance(), shop.hits
+
+    answers = buy(shop, mode, "present", "/paid", "/other", "/paid?more=1", "/paid", "/paid")
+
+    assert [answer["status"] for answer in answers] == [402, 402, 200, 402]
+    assert shop.balance() == takings + PRICE * 9 // 10
+    assert shop.hits == calls + 1
+
+
+def test_a_price_of_zero_is_met_by_a_proof_and_moves_nothing(shop: TempoShop):
+    calls = shop.hits
+
+    (answer,) = buy(shop, "pull", "pay", "/zero")
+    assert (answer["status"], answer["receipt"]["method"]) == (200, "tempo")
+    assert answer["receipt"]["reference"] == answer["receipt"]["challengeId"]
+    assert [a["status"] for a in buy(shop, "pull", "present", "/zero", "/zero", "/zero")] == [
+        200,
+        402,
+    ]
+
+    assert shop.purse() == PURSE
+    assert shop.hits == calls + 2

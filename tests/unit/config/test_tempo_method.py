@@ -1,0 +1,112 @@
+"""Payment methods: stablecoins on Tempo."""
+
+import subprocess
+import sys
+
+import pytest
+
+from mpp_gateway.protocol.money import Asset
+
+GOOD = {
+    "chain_id": "42431",
+    "rpc_url": "https://node.example/key",
+    "currency": '"0x20c0000000000000000000000000000000000000"',
+    "recipient": '"0xabababababababababababababababababababab"',
+}
+PARTNER = "0x" + "cd" * 20
+
+
+def text(charge='"0.01"', **keys):
+    lines = "".join(f"    {key}: {value}\n" for key, value in (GOOD | keys).items() if value)
+    routes = f"{{/x: {{charge: {charge}}}}}"
+    services = f"services:\n  api: {{base_url: https://a.example, routes: {routes}}}\n"
+    return f"secret_key: ${{SECRET}}\nmethods:\n  tempo:\n{lines}{services}"
+
+
+def test_the_token_is_an_asset_of_six_decimals(build):
+    method = build.load(text()).methods["tempo"]
+
+    code = "eip155:42431/erc20:0x20c0000000000000000000000000000000000000"
+    assert method.asset == Asset(code, 6)
+    assert method.modes == ("pull", "push")
+
+
+@pytest.mark.parametrize("key", GOOD)
+def test_each_of_the_four_is_needed(build, key: str):
+    assert build.mistake(text(**{key: ""})) == f"methods.tempo: `{key}` is missing"
+
+
+@pytest.mark.parametrize(
+    ("keys", "cure"),
+    [
+        ({"modes": "[]"}, "modes"),
+        ({"modes": "[pull, pull]"}, "each of `modes` once"),
+        ({"modes": "[fax]"}, "modes"),
+        ({"fee_payer": "true"}, "fee_payer"),
+        ({"splits": f'[{{recipient: "{PARTNER}", percent: "100"}}]'}, "below 100"),
+        ({"splits": f'[{{recipient: "{PARTNER}", percent: "0"}}]'}, "above 0"),
+        ({"splits": f'[{{recipient: "{PARTNER}", percent: "0.001"}}]'}, "two decimals"),
+        ({"splits": f"[{{recipient: {GOOD['recipient']}, percent: 1}}]"}, "each recipient once"),
+        (
+            {
+                "splits": f'[{{recipient: "{PARTNER}", percent: 60}},'
+                f' {{recipient: "0x{"ef" * 20}", percent: 40}}]'
+            },
+            "less than 100 percent together",
+        ),
+    ],
+)
+def test_a_mistake_names_its_cure(build, keys: dict[str, str], cure: str):
+    assert cure in build.mistake(text(**keys))
+
+
+def test_a_share_is_counted_in_hundredths_of_a_percent(build):
+    shares = f'[{{recipient: "{PARTNER}", percent: "2.5"}}]'
+
+    (split,) = build.load(text(splits=shares)).methods["tempo"].splits
+    assert split.of_ten_thousand == 250
+
+
+def test_the_access_key_in_the_address_of_the_node_is_in_no_message(build):
+    config = build.load(text())
+
+    assert "node.example/key" not in repr(config)
+
+
+def test_a_price_of_zero_is_one_here(build):
+    (route,) = build.load(text(charge='"0"')).services["api"].routes
+
+    assert route.prices[0].amount_minor == 0
+    assert not route.free
+
+
+def test_a_refund_cannot_be_promised(build):
+    routes = '{/x: {charge: "0.01", settle: before, on_failure: refund}}'
+    whole = text().replace('{/x: {charge: "0.01"}}', routes)
+
+    assert "leave it at `credit`" in build.mistake(whole)
+
+
+def test_a_configuration_with_tempo_alone_imports_no_other_rail():
+    program = (
+        "import sys; from mpp_gateway.rails import registry; from importlib import import_module;"
+        "import_module(registry.KINDS['tempo']);"
+        "heavy = {'web3', 'eth_account', 'stripe', 'rlp', 'mpp_gateway.rails.evm.seller'};"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_a_configuration_without_tempo_never_imports_it():
+    program = (
+        "import sys; import mpp_gateway.gateway.serving; from importlib import import_module;"
+        "from mpp_gateway.rails import registry; import_module(registry.KINDS['evm']);"
+        "print([name for name in sys.modules if name.startswith('mpp_gateway.rails.tempo')])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip() == "[]", done.stderr
