@@ -28,7 +28,7 @@ def rows(config: GatewayConfig) -> list[Row]:
             route=_mounted(config, service, route),
             price=_price(route),
             methods=", ".join(dict.fromkeys(price.method_name for price in route.prices)) or "-",
-            settle="-" if route.free else route.settle,
+            settle=_settles(config, route),
         )
         for service in config.services.values()
         for route in service.routes
@@ -59,6 +59,14 @@ def as_json(config: GatewayConfig) -> dict[str, Any]:
 def _mounted(config: GatewayConfig, service: Service, route: Route) -> str:
     path = f"{config.base_path}/{service.id}{route.pattern}"
     return f"{route.method or '*'} {path}"
+
+
+def _settles(config: GatewayConfig, route: Route) -> str:
+    if route.free:
+        return "-"
+    # A rail that can check nothing without moving money settles first, whatever the route says.
+    first = [config.methods[price.method_name].settles_first for price in route.prices]
+    return "before" if all(first) else route.settle
 
 
 def _price(route: Route) -> str:

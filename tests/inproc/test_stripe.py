@@ -8,7 +8,11 @@ import pytest
 from mitmproxy import http
 from mitmproxy.io import FlowReader, FlowWriter
 
+from mpp_gateway.addons.inspection import payment_parts
+from mpp_gateway.ledger.book import PaymentRecord
 from mpp_gateway.protocol.receipt import Receipt
+from mpp_gateway.protocol.timestamps import parse_rfc3339
+from mpp_gateway.rails.stripe import client
 from mpp_gateway.rails.stripe.request import proof_id_of
 from mpp_gateway.rails.stripe.seller import LATE_S
 from tests.support.evm import now
@@ -297,6 +301,38 @@ def test_a_fault_of_stripes_moves_at_most_one_price(
     assert shop.server.sums(spt).get("charged", 0) <= PRICE
 
 
+@pytest.mark.parametrize("then", ["429", "401", "409", "reset"])
+def test_a_call_that_is_turned_away_after_a_lost_reply_is_not_taken_for_untried(
+    shop: StripeShop, then
+):
+    """The charge was made before: told "nothing was charged", the buyer would pay once more."""
+    credential, spt = buy(shop)
+    shop.server.once["create"] = f"lost,{then}"
+
+    assert shop.send(credential)[0] == 200
+    assert (shop.server.sums(spt), shop.row(spt)["state"]) == ({"charged": PRICE}, "settled")
+
+
+def test_a_charge_is_found_on_whatever_page_of_the_list_it_stands(shop: StripeShop, monkeypatch):
+    credential, spt = buy(shop)
+    shop.send(credential)
+    for _ in range(3):
+        shop.send(buy(shop)[0])
+    monkeypatch.setattr(client, "PAGE", 2)
+    shop.server.indexed.clear()
+    row = shop.row(spt)
+    record = PaymentRecord(
+        row["proof_id"], row["account"], row["payee"], PRICE, row["valid_until_s"], "c"
+    )
+
+    found = shop.call(lambda: shop.rail.look_up(record, now()))
+
+    assert found.reference == shop.server.of(spt)[0]["id"]
+    monkeypatch.setattr(client, "PAGES_MAX", 1)
+    found = shop.call(lambda: shop.rail.look_up(record, now() + 10 * LATE_S))
+    assert (found.state.value, found.may_be_paid) == ("unknown", True)
+
+
 def test_a_stripe_that_is_gone_charges_nothing_and_the_credential_stays_good(shop: StripeShop):
     credential, spt = buy(shop)
     sdk = shop.rail._client._sdk
@@ -356,8 +392,6 @@ def test_a_token_with_a_charge_is_found_under_whatever_challenge_it_is_shown(sho
     assert shop.send(credential)[0] == 200
     (intent,) = shop.server.of(spt)
     (row,) = [shop.row(spt)]
-    from mpp_gateway.ledger.book import PaymentRecord
-
     record = PaymentRecord(
         row["proof_id"], row["account"], row["payee"], PRICE, row["valid_until_s"], "another"
     )
@@ -368,8 +402,6 @@ def test_a_token_with_a_charge_is_found_under_whatever_challenge_it_is_shown(sho
 
 
 def test_a_payment_to_another_account_is_neither_found_nor_refunded(shop: StripeShop):
-    from mpp_gateway.ledger.book import PaymentRecord
-
     credential, spt = buy(shop)
     shop.send(credential)
     row = shop.row(spt)
@@ -413,8 +445,6 @@ def test_a_charge_that_stripe_has_made_before_buys_nothing(shop: StripeShop):
 
 
 def _expires(credential) -> int:
-    from mpp_gateway.protocol.timestamps import parse_rfc3339
-
     return parse_rfc3339(credential.challenge.expires)
 
 
@@ -458,8 +488,6 @@ def test_no_token_is_in_store_log_event_or_flow(server: StandInStripe, tmp_path:
         flows = [flow for flow in FlowReader(file).stream() if isinstance(flow, http.HTTPFlow)]
     assert len(flows) > len(tokens)
     shown = log + repr([flow.request.headers for flow in flows])
-    from mpp_gateway.addons.inspection import payment_parts
-
     shown += repr([payment_parts(flow.request) for flow in flows])
     assert "spt_hidden" in shown
     for spt in tokens:

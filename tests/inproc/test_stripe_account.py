@@ -14,8 +14,9 @@ from mpp_gateway.protocol.messages import RequestHead
 from mpp_gateway.protocol.money import Amount, Asset
 from mpp_gateway.rails.base import RailMisconfigured
 from mpp_gateway.rails.base import Settlement as State
+from mpp_gateway.rails.stripe import client as client_module
 from mpp_gateway.rails.stripe.client import StripeClient
-from mpp_gateway.rails.stripe.request import StripeSettings
+from mpp_gateway.rails.stripe.request import ConnectTerms, StripeSettings
 from mpp_gateway.rails.stripe.seller import StripeRail
 from tests.support.evm import BINDING, SCHEME, now
 from tests.support.stripe_server import KEY, PROFILE, stand_in_stripe
@@ -31,7 +32,9 @@ def check(server, *, key: str = KEY, account: str | None = None, base: str = "")
     client = StripeClient(
         key, api_base=base or server.url, version=STRIPE_VERSION, account=account, settle_s=3
     )
-    rail = StripeRail("stripe", StripeSettings(PROFILE, "usd", is_live=False), SCHEME, client)
+    connect = ConnectTerms(stripe_account=account)
+    settings = StripeSettings(PROFILE, "usd", is_live=False, connect=connect)
+    rail = StripeRail("stripe", settings, SCHEME, client)
 
     async def run() -> None:
         try:
@@ -55,7 +58,7 @@ def test_a_key_that_stripe_does_not_know_stops_the_start_and_is_not_shown(server
 
 
 def test_a_connected_account_that_the_key_cannot_use_stops_the_start(server):
-    with pytest.raises(RailMisconfigured, match=r"no access to connect\.stripe_account"):
+    with pytest.raises(RailMisconfigured, match="has no access to"):
         check(server, account="acct_stranger")
 
 
@@ -70,6 +73,13 @@ def test_a_stripe_that_is_gone_or_wrong_at_start_is_no_mistake_of_the_file(serve
     with pytest.raises(RailUnavailable):
         check(server, base="http://127.0.0.1:1")
     server.once["account"] = "garbage"
+    with pytest.raises(RailUnavailable):
+        check(server)
+
+
+def test_an_answer_without_end_is_not_read_to_its_end(server, monkeypatch):
+    monkeypatch.setattr(client_module, "ANSWER_MAX", 10)
+
     with pytest.raises(RailUnavailable):
         check(server)
 

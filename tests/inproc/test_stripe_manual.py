@@ -3,6 +3,7 @@
 import pytest
 
 from mpp_gateway.ledger.book import PaymentRecord
+from mpp_gateway.rails.stripe import client
 from mpp_gateway.rails.stripe.seller import GRACE_S
 from tests.support.evm import now
 from tests.support.paid import at_once, receipt_of, refused
@@ -99,6 +100,22 @@ def test_what_is_released_is_let_go_of_when_its_challenge_has_ended(shop: Stripe
     assert (shop.hits, shop.server.sums(spt)) == (hits, LET_GO)
 
 
+def test_every_hold_that_has_ended_is_let_go_of_however_many_there_are(
+    shop: StripeShop, monkeypatch
+):
+    monkeypatch.setattr(client, "PAGE", 2)
+    shop.keeper.answers("500 no")
+    tokens = []
+    for _ in range(5):
+        credential, spt = shop.buy()
+        shop.send(credential)
+        tokens.append(spt)
+
+    sweep(shop, tokens[-1], GRACE_S + 10)
+
+    assert [shop.server.sums(spt) for spt in tokens] == [LET_GO] * 5
+
+
 def test_what_is_captured_is_not_let_go_of(shop: StripeShop):
     credential, spt = shop.buy()
     shop.send(credential)
@@ -167,6 +184,17 @@ def test_a_capture_that_is_turned_away_leaves_the_credential_good(shop: StripeSh
 
     assert shop.send(credential)[0] == 200
     assert shop.server.sums(spt) == CAPTURED
+
+
+def test_a_capture_that_is_refused_charges_nothing_and_delivers_nothing(shop: StripeShop):
+    credential, spt = shop.buy()
+    shop.server.once["capture"] = "402"
+
+    answer = shop.send(credential)
+
+    refused(answer, "verification-failed")
+    assert b"served" not in answer[2]
+    assert (shop.server.sums(spt), shop.row(spt)["state"]) == (HELD, "released")
 
 
 def test_an_unknown_capture_is_settled_or_let_go_and_the_buyer_is_told(shop: StripeShop):

@@ -24,6 +24,12 @@ ACCOUNT = "acct_standin"
 CONNECTED = "acct_connected"
 START_S = 30
 LEAST_MINOR = 50
+TURNED_AWAY = {
+    "401": "invalid_api_key",
+    "402": "capture_charge_authorization_expired",
+    "409": "lock_timeout",
+    "429": "rate_limit",
+}
 CREATE = {
     "amount", "currency", "confirm", "shared_payment_granted_token", "capture_method",
     "application_fee_amount", "on_behalf_of", "transfer_group", "transfer_data[destination]",
@@ -57,11 +63,12 @@ class Entry:
 
 @dataclass
 class StandInStripe:
-    """Set `faults[verb]` for good or `once[verb]` for the next call; verbs: create, capture,
-    cancel, retrieve, list, search, refund, refunds, account.
+    """Set `faults[verb]` for good or `once[verb]` for the next calls (`lost,429`: for two).
+
+    Verbs: create, capture, cancel, retrieve, list, search, refund, refunds, account.
 
     Faults: reset (cut before anything is done), hang, lost (done, then cut), late (done, then
-    never said), 500 (kept for the key), garbage (done, then HTML), 409, 429, 401.
+    never said), 500 (kept for the key), garbage (done, then HTML), 401, 402, 409, 429.
     """
 
     faults: dict[str, str] = field(default_factory=dict)
@@ -130,15 +137,18 @@ class StandInStripe:
         given = dict(parse_qsl(await request.text(), keep_blank_values=True)) | dict(request.query)
         verb = _verb(request)
         self.asked.append((verb, given, {k.lower(): v for k, v in request.headers.items()}))
-        fault = self.once.pop(verb, "") or self.faults.get(verb, "")
+        fault, _, rest = self.once.pop(verb, "").partition(",")
+        if rest:
+            self.once[verb] = rest
+        fault = fault or self.faults.get(verb, "")
         if fault in {"reset", "hang"}:
             return await self._vanish(request, fault)
         if not _is_authorized(request):
             refused = _problem("authentication_error", "invalid_api_key")
             return web.json_response(refused, status=401)
-        if fault in {"401", "429", "409"}:
-            code = {"401": "invalid_api_key", "429": "rate_limit", "409": "lock_timeout"}[fault]
-            return web.json_response(_problem("api_error", code), status=int(fault))
+        if fault in TURNED_AWAY:
+            problem = _problem("api_error", TURNED_AWAY[fault])
+            return web.json_response(problem, status=int(fault))
         (status, body), replayed = self._once(request, verb, given, fault)
         if fault in {"lost", "late"}:
             return await self._vanish(request, "reset" if fault == "lost" else "hang")
@@ -187,7 +197,7 @@ class StandInStripe:
             "create": lambda: self._create(request, given),
             "retrieve": lambda: (200, _shown(self.intents[intent_id])),
             "list": lambda: self._list(given),
-            "search": lambda: (200, {"data": self._search(given["query"]), "has_more": False}),
+            "search": lambda: self._page(given),
             "capture": lambda: self._capture(self.intents[intent_id]),
             "cancel": lambda: self._cancel(self.intents[intent_id]),
             "refunds": lambda: self._refunds(given["payment_intent"]),
@@ -298,6 +308,15 @@ class StandInStripe:
         page = int(given["limit"])
         shown = [_shown(intent) for intent in found[:page]]
         return 200, {"data": shown, "has_more": len(found) > page}
+
+    def _page(self, given: dict[str, str]) -> Reply:
+        found, first = self._search(given["query"]), int(given.get("page", "0"))
+        last = first + int(given.get("limit", "10"))
+        return 200, {
+            "data": found[first:last],
+            "has_more": len(found) > last,
+            "next_page": str(last),
+        }
 
     def _search(self, query: str) -> list[dict[str, Any]]:
         wanted = [part.split(":") for part in query.split(" AND ")]

@@ -5,7 +5,6 @@ these is ever repeated: what an exception of this module says is a status and a 
 """
 
 import asyncio
-import errno
 import logging
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -14,6 +13,8 @@ from typing import Any, NoReturn
 
 import aiohttp
 import stripe
+
+from mpp_gateway.rails.stripe.request import SDK
 
 ANSWER_MAX = 4 * 1024 * 1024
 """A page of a hundred PaymentIntents is below half of this."""
@@ -181,10 +182,16 @@ class StripeClient:
 
     async def held(self) -> list[Mapping[str, Any]]:
         """Return PaymentIntents of this software that hold money; errors as of `create`."""
-        query = "status:'requires_capture' AND metadata['mpp_sdk']:'mpp-gateway'"
-        parameters = {"query": query, "limit": PAGE}
-        found = await self._call("get", "/v1/payment_intents/search", parameters)
-        return list(_objects(found.data))
+        query = f"status:'requires_capture' AND metadata['mpp_sdk']:'{SDK}'"
+        parameters: dict[str, Any] = {"query": query, "limit": PAGE}
+        held: list[Mapping[str, Any]] = []
+        for _ in range(PAGES_MAX):
+            page = (await self._call("get", "/v1/payment_intents/search", parameters)).data
+            held += _objects(page)
+            if page.get("has_more") is not True:
+                break
+            parameters["page"] = page.get("next_page")
+        return held
 
     async def refunds(self, intent_id: str) -> list[Mapping[str, Any]]:
         """Return what was given back of a PaymentIntent; errors as of `create`."""
@@ -330,8 +337,9 @@ def _is_replayed(headers: Mapping[str, str]) -> bool:
 
 
 def _was_never_sent(error: BaseException | None) -> bool:
-    """Tell whether an error proves that no byte of the request reached anybody."""
-    return (
-        isinstance(error, aiohttp.ClientConnectorError)
-        and error.os_error.errno == errno.ECONNREFUSED
-    )
+    """Tell whether an error proves that no byte of the request reached anybody.
+
+    That there was no connection does, whatever it was that failed: the name, the way, the port or
+    the handshake.
+    """
+    return isinstance(error, aiohttp.ClientConnectorError)
