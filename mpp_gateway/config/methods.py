@@ -101,6 +101,8 @@ class EvmMethod(Strict):
     kind: ClassVar[str] = "evm"
     takes_zero: ClassVar[bool] = False
     """Whether a price of zero can be met: by a proof that pays nothing."""
+    is_brief: ClassVar[bool] = False
+    """Whether payments may live for seconds only, too short for a slow upstream."""
 
     chain_id: Annotated[Count, Field(ge=1, le=CHAIN_ID_MAX)] = Field(
         description="EIP-155 id of the chain: 8453 for Base, 84532 for Base Sepolia."
@@ -208,6 +210,8 @@ class TempoMethod(Strict):
     kind: ClassVar[str] = "tempo"
     takes_zero: ClassVar[bool] = True
     """A price of zero is met by a proof that pays nothing."""
+    is_brief: ClassVar[bool] = True
+    """Buyers sign for less than a minute: the network takes no more."""
 
     chain_id: Annotated[Count, Field(ge=1, le=CHAIN_ID_MAX)] = Field(
         description="EIP-155 id of the chain: 4217 for Tempo, 42431 for its test network Moderato."

@@ -45,10 +45,10 @@ def explain(config: GatewayConfig, method: str, target: str) -> Explanation:
         return Explanation(
             request, 204, reasons=(f"The gateway answers OPTIONS itself, free: {allowed}.",)
         )
-    return _explain_match(request, method, found)
+    return _explain_match(config, request, method, found)
 
 
-def _explain_match(request: str, method: str, found: Match) -> Explanation:
+def _explain_match(config: GatewayConfig, request: str, method: str, found: Match) -> Explanation:
     route, service = found.route, found.service
     reasons = [f"`{route.key}` is the first route of `{service.id}` that matches."]
     if method == "HEAD" and route.method == "GET":
@@ -62,6 +62,13 @@ def _explain_match(request: str, method: str, found: Match) -> Explanation:
         else:
             reasons.append("Without a credential: 402 with these offers, before the body is read.")
         reasons.append(_when_it_settles(route))
+        names = {price.method_name for price in route.prices if price.amount_minor}
+        brief = sorted(name for name in names if config.methods[name].is_brief)
+        if brief and route.settle != "before":
+            reasons.append(
+                f"By {', '.join(brief)}: a payment that ends before the upstream's time is up"
+                " settles before the upstream is called, and is a credit if that fails."
+            )
     return Explanation(
         request,
         200 if route.free else 402,
