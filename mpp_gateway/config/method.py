@@ -13,6 +13,8 @@ class MethodSettings(Strict):
 
     takes_zero: ClassVar[bool] = False
     """Whether a price of zero can be met: by a proof that pays nothing."""
+    is_brief: ClassVar[bool] = False
+    """Whether payments may live for seconds only, too short for a slow upstream."""
 
     rates: Mapping[Unit, Rate] = Field(
         default={},

@@ -65,6 +65,8 @@ class TempoMethod(MethodSettings):
     kind: ClassVar[str] = "tempo"
     takes_zero: ClassVar[bool] = True
     """A price of zero is met by a proof that pays nothing."""
+    is_brief: ClassVar[bool] = True
+    """Buyers sign for less than a minute: the network takes no more."""
 
     chain_id: Annotated[Count, Field(ge=1, le=CHAIN_ID_MAX)] = Field(
         description="EIP-155 id of the chain: 4217 for Tempo, 42431 for its test network Moderato."

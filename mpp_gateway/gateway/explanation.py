@@ -63,6 +63,13 @@ def _explain_match(config: GatewayConfig, request: str, method: str, found: Matc
         else:
             reasons.append("Without a credential: 402 with these offers, before the body is read.")
         reasons.extend(_when_it_settles(config, route))
+        names = {price.method_name for price in route.prices if price.amount_minor}
+        brief = sorted(name for name in names if config.methods[name].is_brief)
+        if brief and route.settle != "before":
+            reasons.append(
+                f"By {', '.join(brief)}: a payment that ends before the upstream's time is up"
+                " settles before the upstream is called, and is a credit if that fails."
+            )
     return Explanation(
         request,
         200 if route.free else 402,

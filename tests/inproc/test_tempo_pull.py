@@ -9,6 +9,7 @@ import pytest
 from mpp_gateway.crypto.secp256k1 import address_of
 from mpp_gateway.protocol.attribution import memo_of
 from mpp_gateway.protocol.credential import Credential
+from mpp_gateway.protocol.tempo_transaction import TempoTransaction
 from tests.support.anvil import CHAIN_ID, new_key
 from tests.support.evm import now
 from tests.support.paid import at_once, receipt_of, refused
@@ -246,8 +247,8 @@ def test_a_transaction_too_brief_for_the_upstream_is_settled_first(tmp_path: Pat
 
 def test_a_transaction_that_the_buyer_sends_itself_is_not_paid_twice(shop: TempoShop):
     credential = shop.buy()
-    raw = credential.payload["signature"]
-    shop.anvil.ask("eth_sendRawTransaction", raw)
+    raw = bytes.fromhex(credential.payload["signature"][2:])
+    shop.broadcast(TempoTransaction.decode(raw))
 
     assert shop.send(credential)[0] == 200
     assert (shop.balance(), shop.hits) == (PRICE, 1)

@@ -1,13 +1,14 @@
 """Tempo, a price of zero: a buyer says who it is, and nothing moves."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.support.anvil import new_key
-from tests.support.paid import at_once, receipt_of, refused
+from tests.support.paid import at_once, receipt_of, refused, wait_until
 from tests.support.tempo import TempoShop, pull, push, source_of, tempo_shop, zero
 
 ROUTES = """
@@ -98,6 +99,22 @@ def test_a_proof_is_as_good_as_before_when_the_upstream_fails(shop: TempoShop):
 
     assert shop.send(credential)[0] == 200
     refused(shop.send(credential), "invalid-challenge")
+
+
+def test_a_buyer_with_a_call_under_way_may_prove_itself(tmp_path: Path):
+    quick = "connect_s: 1, first_byte_s: 5, settle_s: 4"
+    with tempo_shop(tmp_path, routes=ROUTES, timeouts=quick) as shop, ThreadPoolExecutor(2) as pool:
+        dear = pull(shop.challenge("/api/dear"), shop.key)
+        proof = zero(shop.challenge(), shop.key)
+        shop.keeper.opened.clear()
+        first = pool.submit(shop.send, dear, "/api/dear")
+        shop.reaches(verified=1)
+        second = pool.submit(shop.send, proof)
+        wait_until(lambda: shop.hits == 2 or second.done(), "the second call")
+        shop.keeper.opened.set()
+
+        assert [call.result(60)[0] for call in (first, second)] == [200, 200]
+        assert shop.balance() == 90_000
 
 
 def test_a_proof_needs_no_node(shop: TempoShop):

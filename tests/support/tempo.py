@@ -22,7 +22,7 @@ from mpp_gateway.rails.tempo.tip20 import Movement
 from tests.support import upstream as upstreams
 from tests.support.anvil import CHAIN_ID, PATH_USD, Anvil, address, anvil, new_key
 from tests.support.evm import FaultyNode, now
-from tests.support.paid import ROUTES, WAIT_S, ChainThread, Gatekeeper, Paid, serve
+from tests.support.paid import ROUTES, WAIT_S, ChainThread, Gatekeeper, Paid, serve, wait_until
 from tests.support.proxy import config_text
 from tests.support.stores import SqlitePlace
 
@@ -139,12 +139,11 @@ class TempoShop(Paid):
         return self.broadcast(signed(key, moves(challenge, key, **changes)))
 
     def broadcast(self, transaction: TempoTransaction) -> str:
+        """Send it, and wait for its block."""
         tx_hash = self.anvil.ask("eth_sendRawTransaction", "0x" + transaction.raw.hex())
         assert tx_hash == transaction.tx_hash
+        wait_until(lambda: self.anvil.receipt(tx_hash), "the block")
         return tx_hash
-
-    def paid_to(self, owner: bytes) -> int:
-        return self.anvil.balance(owner)
 
 
 @contextmanager

@@ -5,7 +5,10 @@ import sys
 
 import pytest
 
+from mpp_gateway.gateway.explanation import explain
 from mpp_gateway.protocol.money import Asset
+from mpp_gateway.rails import registry
+from mpp_gateway.rails.statement import NoStatement
 
 GOOD = {
     "chain_id": "42431",
@@ -85,6 +88,18 @@ def test_a_refund_cannot_be_promised(build):
     whole = text().replace('{/x: {charge: "0.01"}}', routes)
 
     assert "leave it at `credit`" in build.mistake(whole)
+
+
+def test_what_is_too_brief_for_the_upstream_is_told_when_a_route_is_explained(build):
+    reasons = explain(build.load(text()), "GET", "/api/x").reasons
+
+    assert "By tempo: a payment that ends before the upstream's time is up" in reasons[-1]
+    assert "settles when" in explain(build.load(text('"0"')), "GET", "/api/x").reasons[-1]
+
+
+def test_the_books_cannot_be_held_against_the_chain_and_that_is_said(build):
+    with pytest.raises(NoStatement, match="tempo cannot be looked up"):
+        registry.statement("tempo", build.load(text()).methods["tempo"], frozenset())
 
 
 def test_a_configuration_with_tempo_alone_imports_no_other_rail():

@@ -12,6 +12,7 @@ from mpp_gateway.ledger.book import PaymentRecord
 from mpp_gateway.protocol.attribution import memo_of
 from mpp_gateway.protocol.challenge import ChallengeKeys
 from mpp_gateway.protocol.money import Amount, Asset
+from mpp_gateway.protocol.problems import VerificationFailed
 from mpp_gateway.protocol.tempo_transaction import (
     EXPIRING_NONCE_KEY,
     Call,
@@ -24,6 +25,7 @@ from mpp_gateway.rails.tempo.chain import RpcFailed, RpcRefused, TempoNode, TxRe
 from mpp_gateway.rails.tempo.request import (
     ProofId,
     Pull,
+    Push,
     Share,
     TempoSettings,
     Terms,
@@ -210,3 +212,16 @@ def test_a_node_that_is_down_is_a_rail_that_is_not_there(work: str):
 
     with pytest.raises(RailUnavailable):
         asyncio.run(down.self_check() if work == "self_check" else down.maintain(0))
+
+
+@pytest.mark.parametrize("succeeded", [True, False])
+def test_a_transaction_that_failed_is_not_believed_whatever_it_logged(succeeded: bool):
+    pushed = replace(pulled(), evidence=Push(HASH, PAYER, pulled().evidence.terms))
+    found = TxReceipt(succeeded, receipt().logs)
+    verifying = rail(receipt=found).verify(pushed, 0)
+
+    if succeeded:
+        assert asyncio.run(verifying).paid.state is Settlement.SETTLED
+        return
+    with pytest.raises(VerificationFailed, match="failed"):
+        asyncio.run(verifying)
