@@ -58,15 +58,15 @@ def _request(payer: int) -> ClaimRequest:
     )
 
 
-async def _claim(books: Exchanges, payer: int) -> Claimed:
-    claimed = await books.claim(_request(payer), NOW_S)
+async def _claim(books: Exchanges, request: ClaimRequest) -> Claimed:
+    claimed = await books.claim(request, NOW_S)
     assert claimed.claim is Claim.FRESH
     return claimed
 
 
-async def _exchange(books: Exchanges, payer: int) -> None:
+async def _exchange(books: Exchanges, request: ClaimRequest) -> None:
     """What a paid call writes, in its order: claim, hold, settling, settled, delivered."""
-    claimed = await _claim(books, payer)
+    claimed = await _claim(books, request)
     turn = Turn(claimed.exchange_id, claimed.attempt)
     assert await books.hold(turn, 10**9, claimed.seq, NOW_S)
     assert await books.move(turn, State.VERIFIED, State.SETTLING, NOW_S, due_s=NOW_S + 90)
@@ -74,16 +74,16 @@ async def _exchange(books: Exchanges, payer: int) -> None:
     assert await books.mark_delivered(turn)
 
 
-async def _paid_first(books: Exchanges, payer: int) -> None:
+async def _paid_first(books: Exchanges, request: ClaimRequest) -> None:
     """The same where money moves before the upstream is asked: hold and settling are one write."""
-    claimed = await _claim(books, payer)
+    claimed = await _claim(books, request)
     turn = Turn(claimed.exchange_id, claimed.attempt)
     assert await books.hold(turn, 10**9, claimed.seq, NOW_S, NOW_S + 90)
     assert await books.move(turn, State.SETTLING, State.SETTLED, NOW_S, **SETTLED)
     assert await books.mark_delivered(turn)
 
 
-WORK: dict[str, Callable[[Exchanges, int], Awaitable[object]]] = {
+WORK: dict[str, Callable[[Exchanges, ClaimRequest], Awaitable[object]]] = {
     "claim": _claim,
     "exchange": _exchange,
     "paid-first": _paid_first,
@@ -108,17 +108,25 @@ class Pulse:
         self._task.cancel()
 
 
-async def _all(books: Exchanges, order: dict, count: int) -> list[float]:
-    work, waits = WORK[order["work"]], []
-    left = iter(range(count))
+def _payments(order: dict, count: int) -> list[list[ClaimRequest]]:
+    """Return what each caller claims, made before the clock starts: that is the buyers' work."""
+    shares: list[list[ClaimRequest]] = [[] for _ in range(order["callers"])]
+    for number in range(count):
+        payer = number % len(shares)
+        shares[payer].append(_request(payer))
+    return shares
 
-    async def caller(payer: int) -> None:
-        for _ in left:
+
+async def _all(books: Exchanges, order: dict, shares: list[list[ClaimRequest]]) -> list[float]:
+    work, waits = WORK[order["work"]], []
+
+    async def caller(share: list[ClaimRequest]) -> None:
+        for request in share:
             began = time.perf_counter()
-            await work(books, payer)
+            await work(books, request)
             waits.append(time.perf_counter() - began)
 
-    await asyncio.gather(*(caller(payer) for payer in range(order["callers"])))
+    await asyncio.gather(*map(caller, shares))
     return waits
 
 
@@ -127,12 +135,13 @@ async def run(order: dict) -> dict[str, float]:
     database = Database(driver_of(_store(order["store"])), MIGRATIONS)
     database.open()
     books = Exchanges(database, "benchmark")
-    await _all(books, order, min(WARM_UP, order["count"]))
+    await _all(books, order, _payments(order, min(WARM_UP, order["count"])))
     print("ready", flush=True)
     await asyncio.to_thread(sys.stdin.readline)
+    shares = _payments(order, order["count"])
     pulse = Pulse()
     began_s, cpu_s = time.perf_counter(), time.process_time()
-    waits = sorted(await _all(books, order, order["count"]))
+    waits = sorted(await _all(books, order, shares))
     took_s, used_s = time.perf_counter() - began_s, time.process_time() - cpu_s
     pulse.stop()
     await database.close()
