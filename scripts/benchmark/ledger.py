@@ -144,7 +144,7 @@ def _row(store: str, work: str, load: tuple[int, int], count: int, rounds: list[
         per_s=round(count / median("took_s", max)),
         cpu_us=round(median("cpu_us", statistics.mean), 1),
         p50_ms=round(median("p50_ms", statistics.mean), 2),
-        longest_ms=round(median("longest_ms", max), 1),
+        longest_ms=round(median("longest_ms", max), 2),
         stall_ms=round(median("stall_ms", max), 1),
     )
 
