@@ -51,6 +51,8 @@ class Runtime:
         """Documents that we serve at the root too, since the upstream has none of that name."""
         self.serving: Serving | None = None
         self.engine = Engine()
+        self._takes_tokens = False
+        """Whether credentials may hold what is good for more than its one call."""
         self.failure: str | None = None
         self._closing: asyncio.Task[None] | None = None
         self.reporter = Reporter(sink, ticker)
@@ -69,6 +71,7 @@ class Runtime:
         """
         self.config, self.table, self.mount, self.slots = config, table, mount, slots
         self.engine.cors = config.cors
+        self._takes_tokens = any(method.kind == "stripe" for method in config.methods.values())
         limits = config.limits
         self.engine.limits = Limits(
             head_bytes=limits.head_bytes,
@@ -95,11 +98,6 @@ class Runtime:
         request_id, at_s = new_request_id(), clock()
         for event in (events.RequestReceived, answered):
             self.reporter.tell(event(request_id=request_id, at_s=at_s), gate.began_ms)
-
-    @property
-    def _takes_tokens(self) -> bool:
-        methods = self.config.methods.values() if self.config else ()
-        return any(method.kind == "stripe" for method in methods)
 
     def _head_of(self, flow: http.HTTPFlow) -> RequestHead:
         return head_of(flow, self.config.trusted_proxies if self.config else ())

@@ -49,6 +49,9 @@ def test_a_good_account_is_taken(server):
     check(server)
     check(server, account="acct_connected")
 
+    # Taken because Stripe was asked, and not for want of a question.
+    assert [what for what, *_ in server.asked] == ["account", "account"]
+
 
 def test_a_key_that_stripe_does_not_know_stops_the_start_and_is_not_shown(server):
     with pytest.raises(RailMisconfigured, match="Stripe does not accept secret_key") as caught:
