@@ -39,10 +39,6 @@ def find(exchange: Exchange, now_s: int) -> Found:
     if len(tokens) + len(payments) > 1:
         # Two payments for one call: one of them would be taken, and the buyer not know which.
         raise AmbiguousCredentials("Send one payment credential per request.")
-    if not tokens and not payments:
-        raise PaymentRequired(
-            f"This call costs {price_of(exchange)}; the challenge says how to pay."
-        )
     first: Problem | None = None
     for name in dict.fromkeys(offer.rail for offer in exchange.offers):
         offers = tuple(offer for offer in exchange.offers if offer.rail == name)
@@ -54,7 +50,7 @@ def find(exchange: Exchange, now_s: int) -> Found:
             continue
         if found is not None:
             return found
-    raise first or _untaken(exchange, tokens)
+    raise first or _untaken(exchange, tokens, payments)
 
 
 def _read(exchange: Exchange, offers: tuple[Offer, ...], now_s: int) -> Found | None:
@@ -81,8 +77,11 @@ def _read(exchange: Exchange, offers: tuple[Offer, ...], now_s: int) -> Found | 
     return None if presented is None else Found(presented, only_earlier)
 
 
-def _untaken(exchange: Exchange, tokens: list[str]) -> Problem:
-    """Return why no rail of the route took the request's payment."""
+def _untaken(exchange: Exchange, tokens: list[str], payments: tuple[str, ...]) -> Problem:
+    """Return why no rail of the route took the request's payment, or that there is none."""
+    if not tokens and not payments:
+        costs = f"This call costs {price_of(exchange)}"
+        return PaymentRequired(f"{costs}; the challenge says how to pay.")
     if not tokens:
         if any(offer.x402 is not None for offer in exchange.offers):
             return VerificationFailed("The payment takes up none of this route's offers.")
