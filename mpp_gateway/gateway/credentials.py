@@ -36,7 +36,8 @@ def find(exchange: Exchange, now_s: int) -> Found:
     """
     head = exchange.paying_head or exchange.head
     tokens, payments = credential_tokens(head), x402.payments(head)
-    if len(tokens) + len(payments) > 1:
+    is_sold_so = any(offer.x402 is not None for offer in exchange.offers)
+    if len(tokens) + (len(payments) if is_sold_so else 0) > 1:
         # Two payments for one call: one of them would be taken, and the buyer not know which.
         raise AmbiguousCredentials("Send one payment credential per request.")
     first: Problem | None = None
@@ -50,7 +51,11 @@ def find(exchange: Exchange, now_s: int) -> Found:
             continue
         if found is not None:
             return found
-    raise first or _untaken(exchange, tokens, payments)
+    if first is None and not tokens and payments:
+        if is_sold_so:
+            raise VerificationFailed("The payment takes up none of this route's offers.")
+        raise MethodUnsupported("This route does not take x402 payments.")
+    raise first or _untaken(exchange, tokens)
 
 
 def _read(exchange: Exchange, offers: tuple[Offer, ...], now_s: int) -> Found | None:
@@ -77,15 +82,11 @@ def _read(exchange: Exchange, offers: tuple[Offer, ...], now_s: int) -> Found | 
     return None if presented is None else Found(presented, only_earlier)
 
 
-def _untaken(exchange: Exchange, tokens: list[str], payments: tuple[str, ...]) -> Problem:
-    """Return why no rail of the route took the request's payment, or that there is none."""
-    if not tokens and not payments:
+def _untaken(exchange: Exchange, tokens: list[str]) -> Problem:
+    """Return why no rail of the route took the request's credential, or that there is none."""
+    if not tokens:
         costs = f"This call costs {price_of(exchange)}"
         return PaymentRequired(f"{costs}; the challenge says how to pay.")
-    if not tokens:
-        if any(offer.x402 is not None for offer in exchange.offers):
-            return VerificationFailed("The payment takes up none of this route's offers.")
-        return MethodUnsupported("This route does not take x402 payments.")
     challenge = Credential.parse(tokens[0]).challenge
     if any((o.method, o.intent) == (challenge.method, challenge.intent) for o in exchange.offers):
         return InvalidChallenge("The challenge is not one that this route offers.")
