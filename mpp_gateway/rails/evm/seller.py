@@ -27,7 +27,7 @@ from mpp_gateway.rails.base import (
 )
 from mpp_gateway.rails.base import Settlement as State
 from mpp_gateway.rails.evm.abi import Transfer
-from mpp_gateway.rails.evm.chain import ChainClient, RpcFailed, RpcRefused, gathered
+from mpp_gateway.rails.evm.chain import ChainClient, gathered
 from mpp_gateway.rails.evm.inspection import Inspector
 from mpp_gateway.rails.evm.request import (
     CREDENTIAL_TYPE,
@@ -43,6 +43,7 @@ from mpp_gateway.rails.evm.request import (
     holder,
     purse,
 )
+from mpp_gateway.rails.jsonrpc import RpcFailed, RpcRefused
 from mpp_gateway.rails.payment_scheme import PaymentScheme
 
 LIFETIME_MAX_S = 3600
