@@ -781,8 +781,8 @@ def test_confirmations_are_waited_for(tmp_path):
     ("change", "names"),
     [
         ({"chain_id": 1}, "chain_id"),
-        ({"name": "USD Coin"}, "token.name"),
-        ({"version": "2"}, "token.version"),
+        ({"name": "USD Coin"}, "token.name must be 'Demo Dollar'"),
+        ({"version": "2"}, "token.version must be '1'"),
         ({"token": b"\x99" * 20}, "token.address"),
     ],
 )

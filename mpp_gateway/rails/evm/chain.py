@@ -117,9 +117,10 @@ class ChainClient:
         """Tell whether there is a contract at the token's address."""
         return len(octets(await self._rpc.ask("eth_getCode", self._token, "latest"))) > 0
 
-    async def domain_separator(self) -> bytes:
-        """Return the token's own `DOMAIN_SEPARATOR()`."""
-        return await self._view(abi.DOMAIN_SEPARATOR, "latest")
+    async def ask_token(self, payload: bytes) -> bytes:
+        """Return what a function of the token answers; `RpcRefused` if it reverts."""
+        call = {"to": self._token, "data": hexadecimal(payload)}
+        return octets(await self._rpc.ask("eth_call", call, "latest"))
 
     async def balance_of(self, owner: bytes) -> int:
         """Return the minor units that `owner` has."""
