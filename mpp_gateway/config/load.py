@@ -129,10 +129,12 @@ def _methods(
         method = check(model, settings, document, path)
         if document.is_sound(*path):
             methods[name] = method
-        if isinstance(method, EvmMethod) and method.rpc_url is None:
-            message = "without `rpc_url` the calls of one payer are settled one at a time"
+        if isinstance(method, EvmMethod):
             line = document.line(path)
-            warnings.append(Mistake(document.file, line, f"methods.{name}", message))
+            warnings += [
+                Mistake(document.file, line, f"methods.{name}", message)
+                for message in method.doubts()
+            ]
     return methods
 
 

@@ -101,7 +101,7 @@ class Lane:
         if self.paid.facilitator is not None:
             self._urls.append((self._rail._settler, self._rail._settler._url))
         if self._rail._chain is not None:
-            provider = self._rail._chain._provider
+            provider = self._rail._chain._rpc
             self._urls.append((provider, provider._url))
 
     def path(self, row: Row) -> str:

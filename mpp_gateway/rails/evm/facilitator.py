@@ -19,9 +19,9 @@ from mpp_gateway.protocol.problems import (
     VerificationFailed,
 )
 from mpp_gateway.rails.base import Settlement
-from mpp_gateway.rails.evm.chain import was_never_sent
 from mpp_gateway.rails.evm.inspection import Inspector
 from mpp_gateway.rails.evm.request import Attempt, EvmSettings, Payment
+from mpp_gateway.rails.jsonrpc import was_never_sent
 
 ANSWER_MAX = 256 * 1024
 X402_VERSION = 2
