@@ -99,7 +99,8 @@ class Lane:
         self.paid.proxy = proxy
         self._rail = proxy.runtime.serving.rails[f"m{self._number}"]
         if self.paid.facilitator is not None:
-            self._urls.append((self._rail._settler, self._rail._settler._url))
+            (place,) = self._rail._settler.facilitators.places
+            self._urls.append((place.client, place.client._url))
         if self._rail._chain is not None:
             provider = self._rail._chain._provider
             self._urls.append((provider, provider._url))
