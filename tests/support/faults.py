@@ -198,7 +198,7 @@ class Lane:
 
     def _let_settling_fail(self, credential: Credential, strike: Callable[[], None]) -> None:
         if self.paid.facilitator is not None:
-            self.paid.facilitator.faults["/settle"] = "pending"
+            self.paid.facilitator.faults["/settle"] = "lost"  # and no transaction is named
             self.paid.facilitator.then["/settle"] = strike
             return
 
