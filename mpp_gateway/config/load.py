@@ -165,7 +165,8 @@ def _refuse_kind(document: Document, name: str, value: dict[str, object]) -> Non
 def _check_method_urls(context: Context) -> None:
     for name, method in context.methods.items():
         for key, url in (method.urls() if method is not None else {}).items():
-            context.check_clear_text(url, ("methods", name, *key.split(".")))
+            parts = (int(part) if part.isdigit() else part for part in key.split("."))
+            context.check_clear_text(url, ("methods", name, *parts))
 
 
 def _secret_keys(document: Document, root: RootSettings) -> tuple[SecretStr, ...]:
