@@ -5,6 +5,7 @@ import hashlib
 from mpp_gateway.errors import RailUnavailable
 from mpp_gateway.gateway.answers import problem_answer
 from mpp_gateway.gateway.exchange import Exchange
+from mpp_gateway.gateway.page.showing import shown
 from mpp_gateway.protocol.messages import Answer
 from mpp_gateway.protocol.money import format_short
 from mpp_gateway.protocol.negotiation import rank
@@ -25,7 +26,11 @@ def refusal(exchange: Exchange, problem: Problem, now_s: int) -> tuple[Answer, P
         challenges = _challenges(exchange, exchange.binding, now_s)
         if not challenges:  # a 402 that nobody can pay is forbidden by the draft, section 1.2
             problem = RailUnavailable("No payment can be taken now.", retry_after_s=RAIL_RETRY_S)
-    return problem_answer(problem, challenges), problem
+    answer = problem_answer(problem, challenges)
+    if challenges:
+        asked = [value for name, value in challenges if name == "WWW-Authenticate"]
+        answer = shown(exchange, answer, asked, problem, now_s)
+    return answer, problem
 
 
 def price_of(exchange: Exchange) -> str:
