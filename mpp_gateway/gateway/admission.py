@@ -18,6 +18,7 @@ from mpp_gateway.errors import (
 )
 from mpp_gateway.gateway import idempotency, settlement
 from mpp_gateway.gateway.answers import problem_answer
+from mpp_gateway.gateway.ceilings import check_ceiling, set_ceiling
 from mpp_gateway.gateway.exchange import Exchange, event
 from mpp_gateway.gateway.machine import Clock, Machine, emit, move, perform
 from mpp_gateway.gateway.refusals import price_of
@@ -198,6 +199,7 @@ def _bind(admission: Admission) -> Generator[Effect, Reply]:
             raise GatewayFault(private="the body was not read")
         body_digest = PaymentScheme.body_digest(body)
     exchange.offers = exchange.snapshot.offers_of(exchange.service, exchange.route)
+    set_ceiling(exchange)
     exchange.binding = Binding(
         realm=exchange.snapshot.config.realm,
         scope=scope_of(
@@ -230,6 +232,7 @@ def _read_credential(admission: Admission) -> Generator[Effect, Reply]:
         raise AmbiguousCredentials("Send one payment credential per request.")
     if not found:
         raise _no_credential(exchange)
+    check_ceiling(exchange, found[0])
     exchange.presented = found[0]
     exchange.rail = exchange.snapshot.rails[found[0].rail]
     yield from ()

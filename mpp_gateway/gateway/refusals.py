@@ -4,6 +4,7 @@ import hashlib
 
 from mpp_gateway.errors import RailUnavailable
 from mpp_gateway.gateway.answers import problem_answer
+from mpp_gateway.gateway.ceilings import is_within
 from mpp_gateway.gateway.exchange import Exchange
 from mpp_gateway.gateway.page.showing import shown
 from mpp_gateway.protocol.messages import Answer
@@ -42,7 +43,8 @@ def price_of(exchange: Exchange) -> str:
 
 def _made_now(exchange: Exchange) -> list[Offer]:
     # What is withheld is no choice: a buyer who likes it best is shown the rest.
-    return [o for o in exchange.offers if not exchange.snapshot.rails[o.rail].withheld_for]
+    made = [o for o in exchange.offers if not exchange.snapshot.rails[o.rail].withheld_for]
+    return [offer for offer in made if is_within(exchange, offer)]
 
 
 def _challenges(exchange: Exchange, binding: Binding, now_s: int) -> list[tuple[str, str]]:

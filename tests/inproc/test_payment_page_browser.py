@@ -210,7 +210,10 @@ def test_what_was_paid_first_and_not_delivered_is_said_to_be_owed(tmp_path, brow
 def test_a_double_click_signs_and_pays_once(tmp_path, browser):
     with visit(tmp_path, browser) as v:
         v.page.sees("#pay")
+        v.wallet.signs.clear()
         v.page.run("for (let i = 0; i < 5; i++) document.getElementById('pay').click()")
+        v.page.sees("#state", "your signature")
+        v.wallet.signs.set()
         v.page.sees("#state", PAID)
         assert v.wallet.signatures == 1
         v.expect_paid()
