@@ -57,7 +57,7 @@ class Ceiling:
             rate = rates.get(unit)
             # Rounded as prices are: the very price of the configuration is covered.
             return rate is not None and minor <= convert_minor(self.amount, rate, decimals)
-        scale = 10 ** (DECIMALS_MAX - decimals)
+        scale: int = 10 ** (DECIMALS_MAX - decimals)
         return minor * scale <= parse_minor(self.amount, DECIMALS_MAX)
 
     def __str__(self) -> str:
