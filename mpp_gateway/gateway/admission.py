@@ -212,6 +212,9 @@ def _bind(admission: Admission) -> Generator[Effect, Reply]:
         header=PAYMENT_AUTHORIZATION if exchange.service.requires_auth else None,
     )
     exchange.paying_head = paying_head(exchange.head, exchange.binding.header)
+    if exchange.service.requires_auth:
+        # Refused while nothing is paid: what cannot be read is not passed on to the upstream.
+        credential_tokens(exchange.head)
 
 
 def _read_credential(admission: Admission) -> Generator[Effect, Reply]:
