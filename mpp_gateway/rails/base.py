@@ -26,6 +26,8 @@ class Capabilities:
     settles_brief_proofs_first: bool = False
     """Whether a proof that ends before the upstream's time is up is settled first, not refused:
     for a network on which no proof lives for longer."""
+    is_moved_by_us_alone: bool = False
+    """Whether nobody but us can move a proof's money: then what we have not settled is not paid."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,6 +78,7 @@ class StripeRail:
             can_verify_without_moving_money=manual,
             can_refund=True,
             on_failure="refund",
+            is_moved_by_us_alone=True,
         )
 
     def offer(self, price: Amount, recipient: str | None, description: str | None) -> Offer:
