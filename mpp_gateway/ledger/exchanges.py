@@ -249,7 +249,8 @@ def _claim_again(
         return Claimed(Claim.CREDITED, exchange_id, attempt + 1, reference, headers)
     # A proof can be shown for other money than was asked to move: of that, the rail's answer would
     # say nothing.
-    is_open = state == State.UNKNOWN and is_about(request, *money[:3], int(money[3]))
+    asset, account, payee, minor = money
+    is_open = state == State.UNKNOWN and is_about(request, asset, account, payee, int(minor))
     claim = Claim.UNKNOWN if is_open else Claim.IN_PROGRESS
     return Claimed(claim, exchange_id, attempt, valid_until_s=last_s)
 
