@@ -412,7 +412,7 @@ def _outlives_the_call(admission: Admission) -> Generator[Effect, Reply]:
     needed_s: float = timeouts.settle_s
     if capabilities.settles_within_s is not None:
         needed_s = min(needed_s, capabilities.settles_within_s)
-    if not _settles_before(exchange):
+    if not exchange.settles_before:
         waits_s = timeouts.connect_s + timeouts.first_byte_s
         exchange.is_brief = capabilities.settles_brief_proofs_first and lives_s < needed_s + waits_s
         needed_s += 0 if exchange.is_brief else waits_s
@@ -467,18 +467,7 @@ def _settle_before(admission: Admission) -> Generator[Effect, Reply]:
 
 
 def _settles_now(admission: Admission) -> bool:
-    return admission.found is not None or _settles_before(admission.exchange)
-
-
-def _settles_before(exchange: Exchange) -> bool:
-    assert exchange.rail is not None
-    capabilities = exchange.rail.capabilities
-    return (
-        exchange.is_brief
-        or exchange.route.settle == "before"
-        or capabilities.settles_at == "before"
-        or not capabilities.can_verify_without_moving_money
-    )
+    return admission.found is not None or admission.exchange.settles_before
 
 
 BEFORE_BODY: tuple[AdmissionStep, ...] = (_take_token,)

@@ -77,6 +77,9 @@ class Presented:
     """Unix time after which the rail can no longer settle this proof."""
     challenge_id: str | None = None
     evidence: Any = field(default=None, repr=False)
+    settles_first: bool = False
+    """Whether nobody can tell, without moving its money, that it will pay: then the upstream is not
+    asked before."""
 
     @property
     def record(self) -> PaymentRecord:

@@ -43,7 +43,7 @@ class RpcRefused(Exception):
     @property
     def is_of_transaction(self) -> bool:
         """True when the node says that the network would not take such a transaction."""
-        words = ("tempo transaction", "valid_before", "insufficient", "nonce", "gas")
+        words = ("tempo transaction", "valid_before", "insufficient", "nonce", "gas", "oog")
         return any(word in self.message.lower() for word in words)
 
 
@@ -76,10 +76,12 @@ class TempoNode:
 
     async def time_s(self) -> int:
         """Return the time of the latest block, in unix seconds."""
-        block = await self._ask("eth_getBlockByNumber", "latest", False)
-        if not isinstance(block, Mapping):
-            raise RpcFailed("eth_getBlockByNumber: no block")
-        return _int(block.get("timestamp"))
+        return _int((await self._block()).get("timestamp"))
+
+    async def base_fee(self) -> int:
+        """Return what a unit of gas costs at least, by the latest block; 0 if it does not say."""
+        fee = (await self._block()).get("baseFeePerGas")
+        return 0 if fee is None else _int(fee)
 
     async def decimals(self) -> int:
         """Return the token's own `decimals()`."""
@@ -124,6 +126,12 @@ class TempoNode:
             return None
         logs = tuple(_log(log) for log in _list(found.get("logs")))
         return TxReceipt(_int(found.get("status")) == 1, logs)
+
+    async def _block(self) -> Mapping[str, Any]:
+        block = await self._ask("eth_getBlockByNumber", "latest", False)
+        if not isinstance(block, Mapping):
+            raise RpcFailed("eth_getBlockByNumber: no block")
+        return block
 
     async def _view(self, token: bytes, data: bytes) -> int:
         word = _data(await self._ask("eth_call", {"to": _hex(token), "data": _hex(data)}, "latest"))
