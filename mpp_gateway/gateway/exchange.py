@@ -89,7 +89,7 @@ class Exchange:
 
     @property
     def settles_before(self) -> bool:
-        """Whether the money moves before the upstream is asked: the word of proof, route or rail."""
+        """Whether the money moves before the upstream is asked: for its proof, route or rail."""
         assert self.rail is not None
         assert self.presented is not None
         capabilities = self.rail.capabilities

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from mpp_gateway.crypto.secp256k1 import address_of
+from mpp_gateway.rails.tempo.chain import MESSAGE_MAX, RpcRefused
 from tests.support.anvil import new_key
 from tests.support.paid import refused
 from tests.support.tempo import PRICE, PURSE, TempoShop, tempo_shop
@@ -65,3 +66,18 @@ def test_a_batch_whose_gas_is_enough_for_each_of_its_transfers_buys_nothing(tmp_
             PRICE - share_minor,
             share_minor,
         )
+
+
+def test_what_a_node_repeats_of_a_signed_transaction_is_told_to_nobody(shop: TempoShop):
+    raw = shop.buy().payload["signature"]
+    shop.node.faults["eth_chainId"] = f"error: cannot take {raw} now " + "at all " * 1000
+
+    async def ask() -> str:
+        with pytest.raises(RpcRefused) as refused_by_node:
+            await shop.proxy.runtime.serving.rails["tempo"]._node.chain_id()
+        return str(refused_by_node.value)
+
+    said = shop.proxy.call(ask)
+
+    assert said.startswith("cannot take 0x... now at all")
+    assert len(said) == MESSAGE_MAX

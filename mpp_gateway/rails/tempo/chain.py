@@ -2,6 +2,7 @@
 
 import errno
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -17,6 +18,8 @@ from mpp_gateway.rails.tempo.tip20 import Log
 ANSWER_MAX = 8 << 20
 HTTP_OK = 200
 _WORD_HEX = 64
+MESSAGE_MAX = 300
+_LONG_HEX = re.compile(r"(?:0x)?[0-9a-fA-F]{65,}")
 
 
 class RpcFailed(Exception):
@@ -148,7 +151,7 @@ class TempoNode:
             code, message = members.get("code"), members.get("message")
             raise RpcRefused(
                 code if isinstance(code, int) else 0,
-                message if isinstance(message, str) else "no message",
+                _readable(message) if isinstance(message, str) else "no message",
             )
         if "result" not in answer:
             raise RpcFailed(f"{method}: neither result nor error")
@@ -179,6 +182,12 @@ class TempoNode:
         if not isinstance(answer, dict) or (status != HTTP_OK and "error" not in answer):
             raise RpcFailed(f"{method}: HTTP {status}, no JSON-RPC answer")
         return answer
+
+
+def _readable(message: str) -> str:
+    """Return what a node says without what it repeats: a signed transaction moves money, and is
+    kept in no book and no log."""
+    return _LONG_HEX.sub("0x...", message)[:MESSAGE_MAX]
 
 
 def _may_be_sent(error: BaseException) -> bool:
