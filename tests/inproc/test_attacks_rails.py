@@ -12,7 +12,7 @@ from mpp_gateway.addons.translation import HIDDEN_TOKEN
 from mpp_gateway.protocol.challenge import Challenge
 from tests.support.client import RawClient
 from tests.support.evm import now
-from tests.support.paid import refused, slug_of
+from tests.support.paid import refused, slug_of, wait_until
 from tests.support.stripe_server import KEY, PROFILE, StandInStripe, stand_in_stripe
 from tests.support.stripe_shop import PRICE, ROUTES, stripe_shop
 
@@ -73,6 +73,38 @@ def test_an_upload_that_its_client_stalls_is_a_credit_and_no_refund(server, tmp_
         assert server.sums(spt) == {"charged": PRICE}
         assert shop.send(credential, "/api/upload", method="POST", body=b"y")[0] == 200
         assert server.sums(spt) == {"charged": PRICE}
+
+
+@pytest.mark.parametrize("wait", ["at once", "when it is charged"])
+def test_who_hangs_up_before_the_upstream_is_asked_has_a_credit_and_no_refund(
+    server, tmp_path, wait
+):
+    with stripe_shop(server, tmp_path) as shop:
+        credential, spt = shop.buy()
+        lines = (
+            "GET /api/paid HTTP/1.1",
+            "Host: gateway.test",
+            f"Authorization: {credential.format()}",
+            "",
+            "",
+        )
+        shop.keeper.opened.clear()
+        with RawClient(shop.proxy.port) as client:
+            client.send("\r\n".join(lines).encode())
+            if wait != "at once":
+                wait_until(lambda: server.sums(spt), "it is charged")
+        shop.keeper.opened.set()
+
+        ended = ("credited", "settled")  # the upstream may have been asked already: then it is paid
+        wait_until(lambda: shop.row(spt)["state"] in ended, "it is charged")
+        wait_until(lambda: not shop.proxy.orphans, "its books are closed")
+        wait_until(lambda: shop.row(spt)["due_s"] is None, "and nobody is at it")
+        shop.resolve()
+        assert server.sums(spt) == {"charged": PRICE}
+        if shop.row(spt)["state"] == "credited":
+            assert shop.send(credential)[0] == 200
+        assert server.sums(spt) == {"charged": PRICE}
+        assert shop.hits == 1
 
 
 def test_made_up_tokens_for_old_challenges_ask_nothing_of_stripe(server, tmp_path):
