@@ -21,7 +21,7 @@ from mpp_gateway.rails.base import (
     Settlement,
     Verified,
 )
-from mpp_gateway.rails.payment_scheme import PaymentScheme
+from mpp_gateway.rails.payment_scheme import PaymentScheme, echoed_request
 from mpp_gateway.rails.tempo.chain import RpcFailed, RpcRefused, TempoNode, TxReceipt
 from mpp_gateway.rails.tempo.reading import read_payment
 from mpp_gateway.rails.tempo.request import (
@@ -92,7 +92,7 @@ class TempoRail:
         own = tuple(offer for offer in offers if offer.rail == self.name)
         known = any(offer.request_encoded == credential.challenge.request for offer in own)
         if not known:
-            paid_with = chain_and_token(credential.challenge.request_object)
+            paid_with = chain_and_token(echoed_request(credential))
             if paid_with not in {None, (self._settings.chain_id, self._settings.token)}:
                 return None
         offer = self._scheme.check(credential, own, binding, now_s)
