@@ -137,6 +137,11 @@ class EvmMethod(MethodSettings):
         return Asset(code, self.token.decimals, self.token.name)
 
     @property
+    def told_apart_by(self) -> tuple[str, ...]:
+        """Chain and token."""
+        return self.kind, f"chain {self.chain_id}", self.token.address.lower()
+
+    @property
     def max_fee_wei(self) -> int | None:
         """The most that a unit of gas may cost us; None where nothing limits it."""
         gwei = self.submit.max_fee_gwei or USUAL_MAX_FEE_GWEI.get(self.chain_id)
