@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mpp_gateway.crypto.secp256k1 import address_of
-from mpp_gateway.rails.tempo.chain import MESSAGE_MAX, RpcRefused
+from mpp_gateway.rails.jsonrpc import MESSAGE_MAX, RpcRefused
 from tests.support.anvil import new_key
 from tests.support.paid import refused
 from tests.support.tempo import PRICE, PURSE, TempoShop, tempo_shop
