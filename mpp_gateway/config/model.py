@@ -126,6 +126,21 @@ class Price:
 
 
 @dataclass(frozen=True, slots=True)
+class FreeCalls:
+    """What each client has without paying, in a period; `scope` names what is counted together."""
+
+    count: int
+    per: Literal["minute", "hour", "day"]
+    total: int
+    scope: str
+
+    @property
+    def per_s(self) -> int:
+        """The length of the period."""
+        return {"minute": 60, "hour": 3600, "day": 86_400}[self.per]
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     """One entry of a service's `routes`, with all that it inherits."""
 
@@ -138,6 +153,7 @@ class Route:
     on_failure: Literal["credit", "refund"] | None = None
     """What a call becomes that was paid for and not delivered; None: what its rail does."""
     digest: bool = False
+    free_calls: FreeCalls | None = None
     title: str | None = None
     description: str | None = None
     docs_llms_url: str | None = None

@@ -20,6 +20,7 @@ from mpp_gateway.gateway import idempotency, settlement
 from mpp_gateway.gateway.answers import problem_answer
 from mpp_gateway.gateway.ceilings import check_ceiling, set_ceiling
 from mpp_gateway.gateway.exchange import Exchange, event
+from mpp_gateway.gateway.free_calls import take_or_refuse
 from mpp_gateway.gateway.machine import Clock, Machine, emit, move, perform
 from mpp_gateway.gateway.refusals import price_of
 from mpp_gateway.gateway.snapshot import Snapshot
@@ -231,7 +232,8 @@ def _read_credential(admission: Admission) -> Generator[Effect, Reply]:
     if len(found) > 1:
         raise AmbiguousCredentials("Send one payment credential per request.")
     if not found:
-        raise _no_credential(exchange)
+        yield from take_or_refuse(exchange, admission.clock, _no_credential(exchange))
+        return
     check_ceiling(exchange, found[0])
     exchange.presented = found[0]
     exchange.rail = exchange.snapshot.rails[found[0].rail]

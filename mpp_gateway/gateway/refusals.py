@@ -6,6 +6,7 @@ from mpp_gateway.errors import RailUnavailable
 from mpp_gateway.gateway.answers import problem_answer
 from mpp_gateway.gateway.ceilings import is_within
 from mpp_gateway.gateway.exchange import Exchange
+from mpp_gateway.gateway.free_calls import free_fields
 from mpp_gateway.gateway.page.showing import shown
 from mpp_gateway.protocol.messages import Answer
 from mpp_gateway.protocol.money import format_short
@@ -27,7 +28,7 @@ def refusal(exchange: Exchange, problem: Problem, now_s: int) -> tuple[Answer, P
         challenges = _challenges(exchange, exchange.binding, now_s)
         if not challenges:  # a 402 that nobody can pay is forbidden by the draft, section 1.2
             problem = RailUnavailable("No payment can be taken now.", retry_after_s=RAIL_RETRY_S)
-    answer = problem_answer(problem, challenges)
+    answer = problem_answer(problem, (*challenges, *free_fields(exchange)))
     if challenges:
         asked = [value for name, value in challenges if name == "WWW-Authenticate"]
         answer = shown(exchange, answer, asked, problem, now_s)
