@@ -165,10 +165,8 @@ async def open_serving(
     resolver = Resolver(exchanges, rails, reporter, clock)
     answers, free_calls = Answers(database, config.idempotency.total_bytes), FreeCalls(database)
     buckets = TokenBuckets(config.limits.unpaid_per_minute)
-    wanted = resolver.wanted.set
-    executor = Executor(
-        exchanges, answers, rails, reporter, clock, buckets=buckets, ask_soon=wanted
-    )
+    told = resolver.wanted.set
+    executor = Executor(exchanges, answers, rails, reporter, clock, buckets=buckets, ask_soon=told)
     executor.free_calls = free_calls
     purges = (exchanges.purge, answers.purge, free_calls.purge)
     upkeep = (
