@@ -142,18 +142,18 @@ set_up_node() {
     printf '%s\n' "$wanted" >"$stamp"
 }
 
-# The official Python client in an environment of its own: its packages and ours may disagree.
-set_up_pympp() {
-    local folder=$1 stamp wanted
+# An official Python client in an environment of its own: its packages and ours may disagree.
+set_up_client() {
+    local folder=$1 lock=$2 stamp wanted
     stamp=$folder/.venv/.installed
-    wanted=$(cat "$folder/pympp.lock" .python-version | cksum)
+    wanted=$(cat "$lock" .python-version | cksum)
     if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
         return
     fi
     local python
     python=$(find_python)
     make_venv "$python" "$folder/.venv"
-    pip_install "$folder/.venv" "$folder/pympp.lock"
+    pip_install "$folder/.venv" "$lock"
     printf '%s\n' "$wanted" >"$stamp"
 }
 
@@ -190,5 +190,7 @@ set_up_chromium() {
 # Everything that the tests in tests/peers pay the gateway with.
 set_up_peers() {
     set_up_node tests/peers
-    set_up_pympp tests/peers
+    set_up_node tests/peers/x402
+    set_up_client tests/peers tests/peers/pympp.lock
+    set_up_client tests/peers/x402 tests/peers/x402/x402.lock
 }

@@ -44,13 +44,13 @@ from mpp_gateway.protocol.ceiling import FIELD
 from mpp_gateway.protocol.challenge import Challenge
 from mpp_gateway.protocol.credential import Credential
 from mpp_gateway.protocol.money import DECIMALS_MAX, format_minor, parse_minor
+from mpp_gateway.protocol.networks import known_token
 from mpp_gateway.protocol.problems import ParseError
 from mpp_gateway.protocol.receipt import Receipt
 from mpp_gateway.rails.evm.payer import PaymentDeclined, Purse
 from mpp_gateway.rails.evm.payer import pay as sign_payment
 from mpp_gateway.rails.evm.request import Terms
 from mpp_gateway.rails.evm.tokens import (
-    KNOWN_DECIMALS,
     TokenUnknown,
     decimals_from_chain,
     domain_from_chain,
@@ -272,8 +272,8 @@ def _choose(fields: Sequence[str], chain_id: int | None) -> Deal:
 async def _check_decimals(deal: Deal, options: argparse.Namespace) -> None:
     """Refuse a challenge that counts the token in other units than the token does itself."""
     terms = deal.terms
-    if known_domain(terms.chain_id, terms.token) is not None:
-        decimals = KNOWN_DECIMALS
+    if (known := known_token(terms.chain_id, terms.token)) is not None:
+        decimals = known.decimals
     elif options.rpc_url:
         try:
             decimals = await decimals_from_chain(options.rpc_url, terms.token)
@@ -292,12 +292,13 @@ async def _check_decimals(deal: Deal, options: argparse.Namespace) -> None:
 
 def _limit_minor(deal: Deal, options: argparse.Namespace) -> int:
     """Return the most to pay, in minor units of the token that is asked for."""
-    is_dollar = known_domain(deal.terms.chain_id, deal.terms.token) is not None
+    known = known_token(deal.terms.chain_id, deal.terms.token)
+    is_dollar = known is not None and known.unit == "usd"
     if options.max is None and not is_dollar and not options.dry_run:
         # The token is the seller's choice: a tenth of some tokens is worth a house.
         raise CommandFailed(
-            "this token is not known here, nor what it is worth: name the most to pay of it with"
-            " --max; nothing was paid",
+            "this token is none of the dollars that are known here: name the most to pay of it"
+            " with --max; nothing was paid",
             NOT_PAID,
         )
     text = MAX_DOLLARS if options.max is None else options.max

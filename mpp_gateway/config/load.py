@@ -130,10 +130,12 @@ def _methods(
         method = check(model, settings, document, path)
         if document.is_sound(*path):
             methods[name] = method
-        if isinstance(method, EvmMethod) and method.rpc_url is None:
-            message = "without `rpc_url` the calls of one payer are settled one at a time"
+        if isinstance(method, EvmMethod):
             line = document.line(path)
-            warnings.append(Mistake(document.file, line, f"methods.{name}", message))
+            warnings += [
+                Mistake(document.file, line, f"methods.{name}", message)
+                for message in method.doubts()
+            ]
     return methods
 
 
@@ -164,7 +166,8 @@ def _refuse_kind(document: Document, name: str, value: dict[str, object]) -> Non
 def _check_method_urls(context: Context) -> None:
     for name, method in context.methods.items():
         for key, url in (method.urls() if method is not None else {}).items():
-            context.check_clear_text(url, ("methods", name, *key.split(".")))
+            parts = (int(part) if part.isdigit() else part for part in key.split("."))
+            context.check_clear_text(url, ("methods", name, *parts))
 
 
 def _secret_keys(document: Document, root: RootSettings) -> tuple[SecretStr, ...]:

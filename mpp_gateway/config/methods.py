@@ -1,12 +1,13 @@
 """Payment methods: one settings class per kind, found by the kind's name."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
 
+from mpp_gateway.config.hooks import find_function
 from mpp_gateway.config.method import MethodSettings
 from mpp_gateway.config.stripe import StripeMethod
 from mpp_gateway.config.tempo import TempoMethod
@@ -15,6 +16,7 @@ from mpp_gateway.config.values import (
     GWEI_DECIMALS,
     Address,
     Count,
+    Flag,
     Gwei,
     HeaderValue,
     PrivateKey,
@@ -24,14 +26,20 @@ from mpp_gateway.config.values import (
     Unit,
     Url,
     read_address,
+    read_url,
     wrong,
 )
 from mpp_gateway.crypto.addresses import parse_address
 from mpp_gateway.crypto.secp256k1 import address_of
 from mpp_gateway.protocol.money import DECIMALS_MAX, Asset, parse_minor
+from mpp_gateway.protocol.networks import BY_CHAIN, NETWORKS, KnownToken, known_token
 
+FACILITATORS_MAX = 8
 METHOD_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}\Z")
 
+EURO_TOKENS = frozenset(
+    token.symbol for network in NETWORKS.values() for token in network.tokens if token.unit == "eur"
+)
 USUAL_MAX_FEE_GWEI: Mapping[int, str] = MappingProxyType({8453: "1", 84532: "1"})
 """Ceilings for where none is set, by chain: Base and Base Sepolia ask for a hundredth of this.
 
@@ -54,15 +62,81 @@ class EvmToken(Strict):
     )
 
 
+def _token(value: Any, info: ValidationInfo) -> Any:
+    """Write a token's symbol out, from the table of networks."""
+    if not isinstance(value, str):
+        return value
+    # Where the chain itself is wrong that is said, and nothing of the token.
+    network = BY_CHAIN.get(info.data.get("chain_id", NETWORKS["base"].chain_id))
+    known = None if network is None else network.token(value)
+    if known is None:
+        names = " or ".join(token.symbol for token in network.tokens) if network else ""
+        raise wrong(
+            f"{names}{', or ' if names else ''}a mapping with `address`, `name`, `decimals`"
+        )
+    return {
+        "address": known.address,
+        "name": known.name,
+        "version": known.version,
+        "decimals": known.decimals,
+    }
+
+
+def _importable(text: str) -> str:
+    try:
+        find_function(text)
+    except ValueError as error:
+        raise wrong(str(error)) from None
+    return text
+
+
+class Facilitator(Strict):
+    """An x402 facilitator, and how it knows you."""
+
+    url: Url = Field(description="Where it is; `/verify`, `/settle` and `/supported` are below.")
+    authorization: HeaderValue | None = Field(
+        default=None, description="`Authorization` value for it, if it wants a fixed one. Secret."
+    )
+    auth_hook: Annotated[str, AfterValidator(_importable)] | None = Field(
+        default=None,
+        description=(
+            "Function that makes the header fields of each request: `package.module:function`."
+            " It is given method, host and path."
+        ),
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.authorization is not None and self.auth_hook is not None:
+            raise wrong("either `authorization` or `auth_hook`")
+        return self
+
+
+def _listed(value: Any) -> Any:
+    """Take a URL for a list of one entry."""
+    return ({"url": read_url(value)},) if isinstance(value, str) else value
+
+
 class EvmSubmit(Strict):
     """Who puts the buyer's authorization on the chain: exactly one of the two."""
 
-    facilitator: Url | None = Field(
-        default=None, description="URL of an x402 facilitator that verifies and settles for you."
+    facilitator: (
+        Annotated[
+            tuple[Facilitator, ...],
+            BeforeValidator(_listed),
+            Field(min_length=1, max_length=FACILITATORS_MAX),
+        ]
+        | None
+    ) = Field(
+        default=None,
+        description=(
+            "The x402 facilitator that verifies and settles for you: its URL, or a list of several"
+            " in the order of preference. Another one is asked when one cannot be used."
+        ),
     )
     authorization: HeaderValue | None = Field(
         default=None,
-        description="`Authorization` value for the facilitator, if it wants one. Secret.",
+        description="`Authorization` value for the one facilitator, if it wants one. Secret.",
     )
     private_key: PrivateKey | None = Field(
         default=None,
@@ -85,9 +159,22 @@ class EvmSubmit(Strict):
             raise wrong("either `facilitator` or `private_key`")
         if self.private_key is not None and self.authorization is not None:
             raise wrong("`authorization` only beside `facilitator`")
+        entries = self.facilitator or ()
+        if self.authorization is not None and (
+            len(entries) > 1 or entries[0] != Facilitator(url=entries[0].url)
+        ):
+            raise wrong("`authorization` in the entries of `facilitator`")
         if self.private_key is None and self.max_fee_gwei is not None:
             raise wrong("`max_fee_gwei` only beside `private_key`")
         return self
+
+    @property
+    def facilitators(self) -> tuple[Facilitator, ...]:
+        """The facilitators, each with its own authorization; none where `private_key` settles."""
+        entries = self.facilitator or ()
+        if self.authorization is None:
+            return entries
+        return (entries[0].model_copy(update={"authorization": self.authorization}),)
 
 
 class EvmMethod(MethodSettings):
@@ -95,8 +182,14 @@ class EvmMethod(MethodSettings):
 
     kind: ClassVar[str] = "evm"
 
+    network: Literal[*NETWORKS] | None = Field(  # type: ignore[valid-type]
+        default=None, description="Name of a well-known chain, in place of `chain_id`."
+    )
     chain_id: Annotated[Count, Field(ge=1, le=CHAIN_ID_MAX)] = Field(
-        description="EIP-155 id of the chain: 8453 for Base, 84532 for Base Sepolia."
+        description=(
+            "EIP-155 id of the chain: 8453 for Base, 84532 for Base Sepolia. Left out beside"
+            " `network`."
+        )
     )
     rpc_url: SecretUrl | None = Field(
         default=None,
@@ -106,7 +199,12 @@ class EvmMethod(MethodSettings):
             " since such URLs tend to hold an access key."
         ),
     )
-    token: EvmToken = Field(description="The token that is paid with.")
+    token: Annotated[EvmToken, BeforeValidator(_token)] = Field(
+        description=(
+            "The token that is paid with. `USDC` will do on every chain that `network` lists, and"
+            " `EURC` on Base and Base Sepolia."
+        )
+    )
     recipient: Address = Field(
         description="Address that receives the money; checked against EIP-55 when in mixed case."
     )
@@ -114,16 +212,44 @@ class EvmMethod(MethodSettings):
     confirmations: Annotated[Count, Field(ge=1, le=64)] = Field(
         default=1, description="Blocks after which a payment counts as settled."
     )
+    x402: Flag = Field(
+        default=False,
+        description=(
+            "Whether buyers may pay by x402 as well (versions 1 and 2, scheme `exact`): the same"
+            " price, token and recipient, in the same 402."
+        ),
+    )
     units: tuple[Unit, ...] = Field(
         default=("usd",),
         description=(
             "Units of price that one unit of the token is worth, at par. A price in another unit"
-            " cannot be paid with this method."
+            " cannot be paid with this method. With `token: EURC` the default is `eur`."
         ),
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _resolve_names(cls, data: Any) -> Any:
+        """Write out what the name of a network, or of a token, stands for."""
+        if not isinstance(data, Mapping):
+            return data
+        if "units" not in data and str(data.get("token")).upper() in EURO_TOKENS:
+            # Left at the default of others, a price in dollars would sell for as many euros.
+            data = {**data, "units": ("eur",)}
+        if data.get("network") is None:
+            return data
+        if "chain_id" in data:
+            raise wrong("`network` or `chain_id`, not both")
+        # A name that is unknown is refused for itself, and not for the want of an id too.
+        known = NETWORKS.get(str(data["network"]), NETWORKS["base"])
+        return {**data, "chain_id": known.chain_id}
+
     @model_validator(mode="after")
     def _check(self) -> Self:
+        known = self.known_token
+        if known is not None and known.decimals != self.token.decimals:
+            # Prices would be wrong by powers of ten.
+            raise wrong(f"`token.decimals` of {known.decimals}, as {known.symbol} has them")
         if self.submit.private_key is not None and self.rpc_url is None:
             raise wrong("`rpc_url` too, since `submit.private_key` sends transactions through it")
         if self.confirmations != 1 and self.rpc_url is None:
@@ -135,6 +261,26 @@ class EvmMethod(MethodSettings):
         """The token as an asset, coded as in CAIP-19."""
         code = f"eip155:{self.chain_id}/erc20:{self.token.address.lower()}"
         return Asset(code, self.token.decimals, self.token.name)
+
+    @property
+    def known_token(self) -> KnownToken | None:
+        """What the table of networks has of the token."""
+        return known_token(self.chain_id, parse_address(self.token.address))
+
+    def doubts(self) -> Iterator[str]:
+        """Yield what is probably not meant, though it can be done."""
+        if self.rpc_url is None:
+            yield "without `rpc_url` the calls of one payer are settled one at a time"
+        known = self.known_token
+        if known is None:
+            return
+        if (known.name, known.version) != (self.token.name, self.token.version):
+            yield (
+                f"{known.symbol} on chain {self.chain_id} is known to sign with `token.name`"
+                f" {known.name!r} and `token.version` {known.version!r}"
+            )
+        if known.unit not in self.units and self.units:
+            yield f"one {known.symbol} is worth one {known.unit}, which `units` does not say"
 
     @property
     def max_fee_wei(self) -> int | None:
@@ -159,8 +305,10 @@ class EvmMethod(MethodSettings):
         urls = {}
         if self.rpc_url is not None:
             urls["rpc_url"] = self.rpc_url.get_secret_value()
-        if self.submit.facilitator is not None:
-            urls["submit.facilitator"] = self.submit.facilitator
+        entries = self.submit.facilitators
+        for place, entry in enumerate(entries):
+            where = f".{place}.url" if len(entries) > 1 else ""
+            urls[f"submit.facilitator{where}"] = entry.url
         return urls
 
 
