@@ -223,6 +223,8 @@ class GatewayConfig:
     limits: Limits = Limits()
     idempotency: Idempotency = Idempotency()
     cors: Cors | None = None
+    strict_pricing: bool = False
+    """Whether free routes that are not named exactly let nobody through."""
     payment_page: bool = True
     """Whether who asks for HTML gets a 402 as a page to pay on."""
     challenge_ttl_s: int = 300

@@ -420,6 +420,12 @@ class RootSettings(Strict):
         " itself, free of charge, and what upstreams say of CORS is replaced. Without it their"
         " words pass as they are, and no page sees a price.",
     )
+    strict_pricing: Flag = Field(
+        default=False,
+        description="`true`: a call without a price is refused unless a free route names it, with"
+        " its method and without `*`, and no other route has a price for it. `check` lists the free"
+        " routes that are refused so.",
+    )
     payment_page: Flag = Field(
         default=True,
         description="Whether a 402 is a page to pay on for who asks for HTML, as browsers do."
