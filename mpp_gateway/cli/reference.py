@@ -38,6 +38,7 @@ REMEDIES: Mapping[str, str] = {
     "ambiguous-credentials": "Send one credential.",
     "malformed-payment": "Mend the payment's encoding or members; nothing was charged.",
     "forbidden": "Do not repeat it: no payment makes it allowed.",
+    "unpriced": "Do not repeat it: the seller has to name the call, with a price or as free.",
     "not-found": "Read `/llms.txt` or `/openapi.json` for what is sold.",
     "method-not-allowed": "Use a method of the `Allow` field.",
     "request-timeout": "Send the request faster.",

@@ -20,6 +20,7 @@ from mpp_gateway.gateway import credentials, idempotency, settlement
 from mpp_gateway.gateway.answers import problem_answer
 from mpp_gateway.gateway.ceilings import check_ceiling, set_ceiling
 from mpp_gateway.gateway.exchange import Exchange, event
+from mpp_gateway.gateway.free_calls import take_or_refuse
 from mpp_gateway.gateway.machine import Clock, Machine, emit, move, perform
 from mpp_gateway.gateway.snapshot import Snapshot
 from mpp_gateway.gateway.steps import (
@@ -41,6 +42,7 @@ from mpp_gateway.protocol.problems import (
     InvalidChallenge,
     PaymentExpired,
     PaymentInsufficient,
+    PaymentRequired,
     Problem,
     VerificationFailed,
 )
@@ -219,7 +221,11 @@ def _read_credential(admission: Admission) -> Generator[Effect, Reply]:
     exchange = admission.exchange
     if exchange.binding is None:
         return
-    found = credentials.find(exchange, admission.clock.now_s)
+    try:
+        found = credentials.find(exchange, admission.clock.now_s)
+    except PaymentRequired as asked:
+        yield from take_or_refuse(exchange, admission.clock, asked)
+        return
     check_ceiling(exchange, found.presented)
     exchange.presented, admission.only_earlier = found.presented, found.only_earlier
     exchange.rail = exchange.snapshot.rails[found.presented.rail]

@@ -54,6 +54,10 @@ class Exchange:
     asked."""
     is_counted: bool = False
     """A token of the client was taken for this request, and not given back."""
+    free_left: int | None = None
+    """How many free calls the client has left; None where nobody was asked for one."""
+    free_reset_s: int = 0
+    """In how many seconds it has all of them again."""
     key_digest: str | None = None
     """Of the `Idempotency-Key` that the request came with."""
     client_left: bool = False

@@ -7,6 +7,7 @@ from mpp_gateway.errors import RailUnavailable
 from mpp_gateway.gateway.answers import problem_answer
 from mpp_gateway.gateway.ceilings import is_within
 from mpp_gateway.gateway.exchange import Exchange
+from mpp_gateway.gateway.free_calls import free_fields
 from mpp_gateway.gateway.page.showing import shown
 from mpp_gateway.ledger.book import State
 from mpp_gateway.protocol import x402
@@ -34,7 +35,7 @@ def refusal(exchange: Exchange, problem: Problem, now_s: int) -> tuple[Answer, P
     if not fields:  # a 402 that nobody can pay is forbidden by the draft, section 1.2
         problem = RailUnavailable("No payment can be taken now.", retry_after_s=RAIL_RETRY_S)
         return problem_answer(problem), problem
-    answer = problem_answer(problem, (*fields, *_unsettled(exchange)))
+    answer = problem_answer(problem, (*fields, *_unsettled(exchange), *free_fields(exchange)))
     asked = [value for name, value in fields if name == "WWW-Authenticate"]
     return shown(exchange, answer, asked, problem, now_s), problem
 

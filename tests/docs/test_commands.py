@@ -35,6 +35,7 @@ CHAOS = (
 BOOKS = "tests/docs/test_bookkeeping.py::test_every_command_of_the_page_runs_as_it_stands"
 BENCH = "tests/peers/test_bench.py::test_every_cell_is_measured_in_every_round"
 LEDGER_BENCH = "tests/process/test_bench_ledger.py::test_every_cell_is_measured"
+FOOTPRINT = "tests/process/test_footprint.py::test_every_configuration_is_measured"
 
 RUN_BY = {
     r"mpp-gateway serve --config gateway.yaml": CLI
@@ -78,6 +79,7 @@ RUN_BY = {
     r"\./scripts/(test( tests/unit -k replay)?|check|lock)": READ,
     r"\./scripts/bench( .*)?": BENCH,
     r"\./scripts/bench-ledger( .*)?": LEDGER_BENCH,
+    r"\./scripts/footprint( .*)?": FOOTPRINT,
     r"\./scripts/chaos( .*)?": CHAOS,
     r"\.venv/bin/python scripts/vectors": (
         "tests/vectors/test_own_vectors.py::"

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 
 import pytest
 
+from mpp_gateway.gateway.page import contents
+from mpp_gateway.gateway.page.chains import Chain
 from tests.inproc.test_payment_page import EVIL
 from tests.support.browser import Browser, Page, Wallet, chromium
 from tests.support.paid import PRICE, PURSE_MINOR, paid_gateway, wait_until
@@ -129,19 +131,27 @@ def test_a_wallet_that_does_not_know_the_chain_signs_nothing(tmp_path, browser):
         v.expect_unpaid()
 
 
-def test_a_wallet_is_told_of_a_well_known_chain(tmp_path, browser):
-    with visit(tmp_path, browser, with_rpc=False, facilitator=True) as v:
-        v.paid.stop()
+def test_a_wallet_is_told_of_a_well_known_chain(tmp_path, browser, monkeypatch):
+    with visit(tmp_path, browser) as v:
         demo = v.paid.chain.demo
-        v.paid.start(v.paid.config.replace(f"chain_id: {demo.chain_id}", "chain_id: 84532"))
+        known = Chain("Demo", "ETH", "https://rpc.example", "https://explorer.example")
+        monkeypatch.setattr(contents, "CHAINS", {demo.chain_id: known})
+        v.wallet.chain_id, v.wallet.known = 1, {1}
         page = v.page = v.tab()
-        v.wallet.known = {demo.chain_id}
         page.click("#pay")
-        page.sees("#state", "was not accepted")
-        assert [chain["chainName"] for chain in v.wallet.added] == ["Base Sepolia"]
-        assert v.wallet.added[0]["rpcUrls"] == ["https://sepolia.base.org"]
-        assert v.wallet.chain_id == 84532
-        assert (v.paid.balance(), v.paid.hits) == (0, 1)
+        page.sees("#state", PAID)
+        assert v.wallet.added == [
+            {
+                "chainId": hex(demo.chain_id),
+                "chainName": "Demo",
+                "nativeCurrency": {"name": "ETH", "symbol": "ETH", "decimals": 18},
+                "rpcUrls": ["https://rpc.example"],
+                "blockExplorerUrls": ["https://explorer.example"],
+            }
+        ]
+        link = page.run("document.querySelector('#receipt-rows a').href")
+        assert link == f"https://explorer.example/tx/{v.paid.rows()[0]['reference']}"
+        v.expect_paid()
 
 
 def test_who_has_too_little_is_told_before_signing(tmp_path, browser):
