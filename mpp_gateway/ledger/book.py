@@ -174,6 +174,8 @@ class ClaimRequest:
     """An id is used once: a second proof for the same challenge is refused."""
     only_earlier: bool = False
     """Nothing new may be claimed: only a use of the proof that is there already counts."""
+    is_tied: bool = False
+    """Only the challenge that the proof was first shown with may show it again."""
 
 
 class IllegalTransition(Exception):
@@ -261,7 +263,7 @@ class Book:
     def _claim_again(self, entry: Entry, request: ClaimRequest, now_s: int) -> Claimed:
         key = entry.request.exchange_id
         last_s = max(entry.valid_until_s, request.valid_until_s)
-        if entry.request.scope != request.scope:
+        if not _is_for(entry, request):
             return Claimed(Claim.SPENT, key)
         match entry.state:
             case State.REFUNDING | State.REFUNDED:
@@ -458,6 +460,15 @@ class Book:
         self.lines.append(Line(self._seq, key, entry.attempt, before, after, minor))
         if after in (State.SETTLED, State.CREDITED):
             self.entries[key] = replace(entry, paid_seq=self._seq)
+
+
+def _is_for(entry: Entry, again: ClaimRequest) -> bool:
+    """Tell whether a proof is shown for what it was first shown for."""
+    first = entry.request
+    is_bound = again.is_tied and entry.state is not State.RELEASED
+    return first.scope == again.scope and not (
+        is_bound and first.challenge_id not in {None, again.challenge_id}
+    )
 
 
 def _same_proof(entry: Entry, request: ClaimRequest) -> bool:

@@ -75,6 +75,9 @@ class Presented:
     """Unix time after which the rail can no longer settle this proof."""
     challenge_id: str | None = None
     evidence: Any = field(default=None, repr=False)
+    is_tied: bool = False
+    """Whether it counts for the challenge alone that it was first shown with: for a proof that
+    anybody can see, and that does not say itself for which challenge it is."""
 
     @property
     def record(self) -> PaymentRecord:

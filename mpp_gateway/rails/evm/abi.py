@@ -86,6 +86,13 @@ def transfer(to: bytes, value: int) -> bytes:
     return TRANSFER + address_word(to) + uint_word(value)
 
 
+def read_transfer(payload: bytes) -> tuple[bytes, int] | None:
+    """Return to whom and how much a call moves; None if it is no plain `transfer`."""
+    if payload[:4] != TRANSFER or len(payload) != 4 + 2 * WORD or any(payload[4:16]):
+        return None
+    return payload[16:36], int.from_bytes(payload[36:])
+
+
 def transfer_with_authorization(authorization: Authorization) -> bytes:
     """Return the call data that moves the money of `authorization` (EIP-3009, v r s form).
 

@@ -140,6 +140,16 @@ class ChainClient:
             call["from"] = hexadecimal(submitter)
         await self._rpc.ask("eth_call", call, "latest")
 
+    async def simulate_call(self, sender: bytes, payload: bytes, gas: int) -> None:
+        """Return if a call of the token by `sender` would succeed now; raises `RpcRefused`."""
+        call = {
+            "from": hexadecimal(sender),
+            "to": self._token,
+            "data": hexadecimal(payload),
+            "gas": hex(gas),
+        }
+        await self._rpc.ask("eth_call", call, "latest")
+
     async def estimate_gas(self, payload: bytes, submitter: bytes) -> int:
         """Return the gas that a call of the token needs; raises `RpcRefused` if it would revert."""
         call = {"from": hexadecimal(submitter), "to": self._token, "data": hexadecimal(payload)}

@@ -9,6 +9,8 @@ from mpp_gateway.ledger.database import Database
 from mpp_gateway.rails.evm.chain import ChainClient
 from mpp_gateway.rails.evm.facilitator import FacilitatorSettler
 from mpp_gateway.rails.evm.inspection import Inspector
+from mpp_gateway.rails.evm.relaying import Relay
+from mpp_gateway.rails.evm.relays import Relays
 from mpp_gateway.rails.evm.request import RPC_S, EvmSettings, Settler
 from mpp_gateway.rails.evm.seller import EvmRail
 from mpp_gateway.rails.evm.statement import EvmStatement
@@ -31,6 +33,7 @@ def open_rail(
         rpc_s=min(settle_s, RPC_S),
         facilitator_s=settle_s,
         max_fee_wei=method.max_fee_wei,
+        types=method.credential_types,
     )
     chain = None
     if method.rpc_url is not None:
@@ -40,7 +43,11 @@ def open_rail(
             settings.rpc_s,
             method.confirmations,
         )
-    return EvmRail(name, settings, scheme, _settler(method, settings, chain, database), chain)
+    relay = None
+    if chain is not None:
+        relay = Relay(settings, chain, Relays(database, settings.chain_id), scheme.ttl_s)
+    settler = _settler(method, settings, chain, database)
+    return EvmRail(name, settings, scheme, settler, chain, relay)
 
 
 def open_statement(name: str, method: EvmMethod, recipients: frozenset[str]) -> EvmStatement:
