@@ -15,6 +15,7 @@ from mpp_gateway.config.values import (
     GWEI_DECIMALS,
     Address,
     Count,
+    Flag,
     Gwei,
     HeaderValue,
     PrivateKey,
@@ -160,6 +161,14 @@ class EvmMethod(MethodSettings):
             " more than `authorization`: give the others a method of their own."
         ),
     )
+    contract_wallets: Flag = Field(
+        default=False,
+        description=(
+            "Whether smart contract wallets can pay too (ERC-1271). Their contract is asked through"
+            " `rpc_url` what they have signed, so that a forged signature costs a question and a"
+            " row in the store; without them it costs neither."
+        ),
+    )
     confirmations: Annotated[Count, Field(ge=1, le=64)] = Field(
         default=1, description="Blocks after which a payment counts as settled."
     )
@@ -200,6 +209,8 @@ class EvmMethod(MethodSettings):
             raise wrong("each of `credential_types` once")
         if self.rpc_url is None and set(self.credential_types) != {"authorization"}:
             raise wrong("`rpc_url` too, through which transactions are sent and looked for")
+        if self.contract_wallets and self.rpc_url is None:
+            raise wrong("`rpc_url` too, through which `contract_wallets` are asked")
         if self.confirmations != 1 and self.rpc_url is None:
             raise wrong("`rpc_url` too, since `confirmations` are counted through it")
         return self

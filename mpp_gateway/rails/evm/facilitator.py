@@ -191,8 +191,6 @@ class FacilitatorSettler:
     def question(self, payment: Payment) -> dict[str, Any]:
         """Return the body of `/verify` and `/settle`; addresses in EIP-55 form, amounts as text."""
         settings, signed = self._settings, payment.authorization
-        v = signed.signature[64]
-        signature = signed.signature[:64] + bytes((v if v >= 27 else v + 27,))
         requirements = {
             "scheme": "exact",
             "network": f"eip155:{settings.chain_id}",
@@ -207,7 +205,7 @@ class FacilitatorSettler:
             },
         }
         proof = {
-            "signature": "0x" + signature.hex(),
+            "signature": "0x" + signed.settled_signature.hex(),
             "authorization": {
                 "from": checksum(signed.sender),
                 "to": checksum(signed.recipient),

@@ -34,6 +34,7 @@ def open_rail(
         facilitator_s=settle_s,
         max_fee_wei=method.max_fee_wei,
         types=method.credential_types,
+        takes_contracts=method.contract_wallets,
     )
     chain = None
     if method.rpc_url is not None:

@@ -30,6 +30,9 @@ from mpp_gateway.rails.evm.request import (
 
 LIFETIME_MAX_S = 3600
 """An authorization may outlive its challenge, but not for longer than this from now."""
+UNDEPLOYED = bytes.fromhex("6492" * 16)
+"""The end of a signature of a wallet that is yet to be deployed (ERC-6492)."""
+NOT_SIGNED = "The signature is not the payer's, or for another token."
 _HASH = re.compile(r"0x[0-9a-fA-F]{64}")
 _TRANSACTION = re.compile(r"0x(?:[0-9a-fA-F]{2}){1,4096}")
 
@@ -78,7 +81,7 @@ def _authorization(
     signed = Authorization.from_payload(credential.payload)
     _check_terms(settings, credential, signed, offer)
     _check_times(credential, signed, now_s)
-    _check_signature(settings, signed)
+    is_of_contract = _is_of_contract(settings, signed)
     key = PaymentKey(settings.chain_id, settings.token, signed.sender, signed.nonce)
     return Presented(
         rail=rail,
@@ -89,7 +92,7 @@ def _authorization(
         amount_minor=offer.amount.minor,
         valid_until_s=signed.valid_before,
         challenge_id=credential.challenge.id,
-        evidence=Payment(key, signed),
+        evidence=Payment(key, signed, is_of_contract),
     )
 
 
@@ -174,12 +177,27 @@ def _check_times(credential: Credential, signed: Authorization, now_s: int) -> N
         raise VerificationFailed("The authorization is valid for too long.")
 
 
-def _check_signature(settings: EvmSettings, signed: Authorization) -> None:
+def _is_of_contract(settings: EvmSettings, signed: Authorization) -> bool:
+    """Return whether only a contract wallet can have signed; raise if nobody can.
+
+    A signature of the payer's own key is checked here, before anything is stored: garbage costs no
+    disk. What a contract says of any other is asked once it is claimed.
+    """
+    if signed.signature.endswith(UNDEPLOYED):
+        raise VerificationFailed(
+            "The signature is of a wallet that is not deployed (ERC-6492).",
+            hint="Deploy the wallet first; nothing was charged.",
+        )
     try:
         signer = recover_address(eip3009.digest(signed, settings.domain), signed.signature)
     except SignatureError as error:
+        if settings.takes_contracts:
+            return True
         raise VerificationFailed(
             "The signature is not one that the token accepts.", private=str(error)
         ) from error
-    if signer != signed.sender:
-        raise VerificationFailed("The signature is not the payer's, or for another token.")
+    if signer == signed.sender:
+        return False
+    if not settings.takes_contracts:
+        raise VerificationFailed(NOT_SIGNED)
+    return True

@@ -166,7 +166,7 @@ class Relay:
         if unsigned.max_fee < block.base_fee_wei:
             raise VerificationFailed("The transaction offers less for gas than the network asks.")
         try:
-            await self._chain.simulate_call(sender, unsigned.data, unsigned.gas_limit)
+            await self._chain.simulate(unsigned.data, sender, unsigned.gas_limit)
         except RpcRefused as error:
             if not error.is_revert and "gas" not in error.message.lower():
                 raise

@@ -12,11 +12,14 @@ from mpp_gateway.protocol.eip3009 import Authorization
 from mpp_gateway.protocol.evm_transaction import SignedTransaction
 from mpp_gateway.protocol.money import Amount
 from mpp_gateway.rails.base import Offer, Settlement
+from mpp_gateway.rails.evm import abi
 from mpp_gateway.rails.evm.abi import Transfer
 
 METHOD = "evm"
 INTENT = "charge"
 AUTHORIZATION, TRANSACTION, HASH = "authorization", "transaction", "hash"
+CONTRACT_GAS = 500_000
+"""What a contract wallet may burn, to check a signature or in a whole settlement."""
 SENT_BY_BUYERS = frozenset({TRANSACTION, HASH})
 """Types of credential whose gas the buyer pays: nothing of ours can run out."""
 RPC_S = 10
@@ -46,6 +49,8 @@ class EvmSettings:
     max_fee_wei: int | None = None
     types: tuple[str, ...] = (AUTHORIZATION,)
     """The types of credential that are taken, the preferred one first."""
+    takes_contracts: bool = False
+    """Whether contract wallets can pay: a node is asked for their word then (ERC-1271)."""
     domain: Eip712Domain = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -147,6 +152,20 @@ class Payment:
 
     key: PaymentKey
     authorization: Authorization
+    is_of_contract: bool = False
+    """The signature is no key's, or another's: only the contract at the payer can know it."""
+
+    @property
+    def call(self) -> bytes:
+        """The call of the token that settles it."""
+        if self.is_of_contract:
+            return abi.transfer_with_any_signature(self.authorization)
+        return abi.transfer_with_authorization(self.authorization)
+
+    @property
+    def gas_max(self) -> int | None:
+        """What settling may burn: the payer's own code runs in it, at our cost."""
+        return CONTRACT_GAS if self.is_of_contract else None
 
     @property
     def transfer(self) -> Transfer:

@@ -3,6 +3,7 @@
 from mpp_gateway.crypto.addresses import checksum
 from mpp_gateway.errors import RailUnavailable, SettlementUnknown
 from mpp_gateway.ledger.book import PaymentRecord
+from mpp_gateway.protocol import eip3009
 from mpp_gateway.protocol.credential import Credential
 from mpp_gateway.protocol.messages import Headers, RequestHead
 from mpp_gateway.protocol.money import Amount
@@ -24,9 +25,10 @@ from mpp_gateway.rails.base import Settlement as State
 from mpp_gateway.rails.evm.abi import Transfer
 from mpp_gateway.rails.evm.chain import ChainClient, gathered
 from mpp_gateway.rails.evm.inspection import Inspector
-from mpp_gateway.rails.evm.reading import read_payment
+from mpp_gateway.rails.evm.reading import NOT_SIGNED, read_payment
 from mpp_gateway.rails.evm.relaying import Relay
 from mpp_gateway.rails.evm.request import (
+    CONTRACT_GAS,
     INTENT,
     METHOD,
     SENT_BY_BUYERS,
@@ -130,6 +132,7 @@ class EvmRail:
             await self._settler.check(payment, now_s)
             return Verified(None)
         try:
+            await self._check_contract(payment)
             used, balance, _ = await gathered(
                 self._chain.authorization_used(payment.key.sender, payment.key.nonce),
                 self._balance(payment),
@@ -274,6 +277,18 @@ class EvmRail:
         settings = self._settings
         own = settings.chain_id, settings.token, settings.types
         return (terms.chain_id, terms.token, terms.types) != own
+
+    async def _check_contract(self, payment: Payment) -> None:
+        """Have the wallet itself say whether it has signed; asked each time, for it may change."""
+        if not payment.is_of_contract:
+            return
+        assert self._chain is not None
+        signed = payment.authorization
+        digest = eip3009.digest(signed, self._settings.domain)
+        if not await self._chain.is_signed_by(
+            signed.sender, digest, signed.signature, CONTRACT_GAS
+        ):
+            raise VerificationFailed(NOT_SIGNED)
 
     async def _balance(self, payment: Payment) -> int:
         assert self._chain is not None

@@ -360,3 +360,9 @@ def test_hashes_are_warned_of(build):
     (warning,) = build.load(text(credential_types="[hash]", rpc_url="https://r.example")).warnings
 
     assert "whoever sees a buyer's transfer can claim it first" in str(warning)
+
+
+def test_contract_wallets_are_asked_through_a_node(build):
+    assert "`rpc_url` too" in build.mistake(text(contract_wallets="true"))
+    method = build.load(text(contract_wallets="true", rpc_url="https://r.example")).methods["evm"]
+    assert method.contract_wallets
