@@ -25,6 +25,12 @@ class BadTarget(GatewayProblem):
     slug, title, status = "bad-target", "Bad target", 400
 
 
+class MalformedPayment(GatewayProblem):
+    """An x402 payment is not what its specification says; nothing of it was looked up."""
+
+    slug, title, status = "malformed-payment", "Malformed payment", 400
+
+
 class AmbiguousCredentials(GatewayProblem):
     """More than one payment credential came with one request; we do not choose for the buyer."""
 
@@ -75,6 +81,12 @@ class IdempotencyKeyReused(GatewayProblem):
     """Another request was answered under the same `Idempotency-Key` and payment."""
 
     slug, title, status = "idempotency-key-reused", "Idempotency key reused", 409
+
+
+class PriceAboveMaximum(GatewayProblem):
+    """The call costs more than the request's own `X-Max-Price`."""
+
+    slug, title, status = "price-above-maximum", "Price above maximum", 412
 
 
 class ContentTooLarge(GatewayProblem):

@@ -1,7 +1,7 @@
 # Sourced by the other scripts: a Python 3.13 environment in .venv, as requirements.lock has it.
 # Needs Python 3.13 and the package registries. Outside of the folder nothing is touched, but for two
 # cases: root on Debian gets Debian's venv package where Python cannot make an environment and there is
-# no uv, and, running the tests without npm or PostgreSQL, Debian's nodejs, npm and postgresql.
+# no uv, and, running the tests without npm, PostgreSQL or Chromium, Debian's packages of these.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -142,18 +142,18 @@ set_up_node() {
     printf '%s\n' "$wanted" >"$stamp"
 }
 
-# The official Python client in an environment of its own: its packages and ours may disagree.
-set_up_pympp() {
-    local folder=$1 stamp wanted
+# An official Python client in an environment of its own: its packages and ours may disagree.
+set_up_client() {
+    local folder=$1 lock=$2 stamp wanted
     stamp=$folder/.venv/.installed
-    wanted=$(cat "$folder/pympp.lock" .python-version | cksum)
+    wanted=$(cat "$lock" .python-version | cksum)
     if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
         return
     fi
     local python
     python=$(find_python)
     make_venv "$python" "$folder/.venv"
-    pip_install "$folder/.venv" "$folder/pympp.lock"
+    pip_install "$folder/.venv" "$lock"
     printf '%s\n' "$wanted" >"$stamp"
 }
 
@@ -172,8 +172,25 @@ set_up_postgres() {
     [ "${CI:-}" != true ]
 }
 
+has_chromium() { command -v chromium >/dev/null || command -v chromium-browser >/dev/null; }
+
+# The browser that the tests of the payment page drive, from Debian where we are root there. CI fails
+# without; at home only these tests are skipped.
+set_up_chromium() {
+    has_chromium && return
+    if is_root_on_debian; then
+        say "Chromium was not found: installing Debian's chromium (a minute or so) ..."
+        apt_install chromium
+        has_chromium && return
+    fi
+    say "Chromium was not found (Debian's package: chromium). The tests of the payment page are skipped."
+    [ "${CI:-}" != true ]
+}
+
 # Everything that the tests in tests/peers pay the gateway with.
 set_up_peers() {
     set_up_node tests/peers
-    set_up_pympp tests/peers
+    set_up_node tests/peers/x402
+    set_up_client tests/peers tests/peers/pympp.lock
+    set_up_client tests/peers/x402 tests/peers/x402/x402.lock
 }

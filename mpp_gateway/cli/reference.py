@@ -36,11 +36,14 @@ REMEDIES: Mapping[str, str] = {
     "answer-not-kept": "Do not pay again for this call: `receipt` shows that it was paid.",
     "idempotency-key-reused": "Take a key and a payment of its own for each request.",
     "ambiguous-credentials": "Send one credential.",
+    "malformed-payment": "Mend the payment's encoding or members; nothing was charged.",
     "forbidden": "Do not repeat it: no payment makes it allowed.",
     "not-found": "Read `/llms.txt` or `/openapi.json` for what is sold.",
     "method-not-allowed": "Use a method of the `Allow` field.",
     "request-timeout": "Send the request faster.",
     "payment-in-progress": "Wait for `Retry-After` and for the other request; do not pay again.",
+    "price-above-maximum": "Read `prices`, and ask again with a higher `X-Max-Price` or none;"
+    " nothing was claimed or charged.",
     "content-too-large": "Send a shorter body.",
     "too-many-requests": "Wait for `Retry-After`. Nothing was claimed or charged; a credential is"
     " as good as before.",

@@ -90,6 +90,7 @@ def load_text(text: str, filename: str, environ: Mapping[str, str]) -> GatewayCo
         limits=Limits(**root.limits.model_dump()),
         idempotency=Idempotency(**root.idempotency.model_dump()),
         cors=Cors(frozenset(root.cors.origins), root.cors.max_age_s) if root.cors else None,
+        payment_page=root.payment_page,
         challenge_ttl_s=root.challenge_ttl_s,
         credit_s=root.credit_s,
         categories=root.categories,
@@ -165,7 +166,8 @@ def _refuse_kind(document: Document, name: str, value: dict[str, object]) -> Non
 def _check_method_urls(context: Context) -> None:
     for name, method in context.methods.items():
         for key, url in (method.urls() if method is not None else {}).items():
-            context.check_clear_text(url, ("methods", name, *key.split(".")))
+            parts = (int(part) if part.isdigit() else part for part in key.split("."))
+            context.check_clear_text(url, ("methods", name, *parts))
 
 
 def _secret_keys(document: Document, root: RootSettings) -> tuple[SecretStr, ...]:

@@ -5,8 +5,9 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
 
+from mpp_gateway.config.hooks import find_function
 from mpp_gateway.config.method import MethodSettings
 from mpp_gateway.config.stripe import StripeMethod
 from mpp_gateway.config.tempo import TempoMethod
@@ -25,6 +26,7 @@ from mpp_gateway.config.values import (
     Unit,
     Url,
     read_address,
+    read_url,
     wrong,
 )
 from mpp_gateway.crypto.addresses import parse_address
@@ -32,6 +34,7 @@ from mpp_gateway.crypto.secp256k1 import address_of
 from mpp_gateway.protocol.money import DECIMALS_MAX, Asset, parse_minor
 from mpp_gateway.protocol.networks import BY_CHAIN, NETWORKS, KnownToken, known_token
 
+FACILITATORS_MAX = 8
 METHOD_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}\Z")
 
 EURO_TOKENS = frozenset(
@@ -82,15 +85,61 @@ def _token(value: Any, info: ValidationInfo) -> Any:
     }
 
 
+def _importable(text: str) -> str:
+    try:
+        find_function(text)
+    except ValueError as error:
+        raise wrong(str(error)) from None
+    return text
+
+
+class Facilitator(Strict):
+    """An x402 facilitator, and how it knows you."""
+
+    url: Url = Field(description="Where it is; `/verify`, `/settle` and `/supported` are below.")
+    authorization: HeaderValue | None = Field(
+        default=None, description="`Authorization` value for it, if it wants a fixed one. Secret."
+    )
+    auth_hook: Annotated[str, AfterValidator(_importable)] | None = Field(
+        default=None,
+        description=(
+            "Function that makes the header fields of each request: `package.module:function`."
+            " It is given method, host and path."
+        ),
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.authorization is not None and self.auth_hook is not None:
+            raise wrong("either `authorization` or `auth_hook`")
+        return self
+
+
+def _listed(value: Any) -> Any:
+    """Take a URL for a list of one entry."""
+    return ({"url": read_url(value)},) if isinstance(value, str) else value
+
+
 class EvmSubmit(Strict):
     """Who puts the buyer's authorization on the chain: exactly one of the two."""
 
-    facilitator: Url | None = Field(
-        default=None, description="URL of an x402 facilitator that verifies and settles for you."
+    facilitator: (
+        Annotated[
+            tuple[Facilitator, ...],
+            BeforeValidator(_listed),
+            Field(min_length=1, max_length=FACILITATORS_MAX),
+        ]
+        | None
+    ) = Field(
+        default=None,
+        description=(
+            "The x402 facilitator that verifies and settles for you: its URL, or a list of several"
+            " in the order of preference. Another one is asked when one cannot be used."
+        ),
     )
     authorization: HeaderValue | None = Field(
         default=None,
-        description="`Authorization` value for the facilitator, if it wants one. Secret.",
+        description="`Authorization` value for the one facilitator, if it wants one. Secret.",
     )
     private_key: PrivateKey | None = Field(
         default=None,
@@ -113,9 +162,22 @@ class EvmSubmit(Strict):
             raise wrong("either `facilitator` or `private_key`")
         if self.private_key is not None and self.authorization is not None:
             raise wrong("`authorization` only beside `facilitator`")
+        entries = self.facilitator or ()
+        if self.authorization is not None and (
+            len(entries) > 1 or entries[0] != Facilitator(url=entries[0].url)
+        ):
+            raise wrong("`authorization` in the entries of `facilitator`")
         if self.private_key is None and self.max_fee_gwei is not None:
             raise wrong("`max_fee_gwei` only beside `private_key`")
         return self
+
+    @property
+    def facilitators(self) -> tuple[Facilitator, ...]:
+        """The facilitators, each with its own authorization; none where `private_key` settles."""
+        entries = self.facilitator or ()
+        if self.authorization is None:
+            return entries
+        return (entries[0].model_copy(update={"authorization": self.authorization}),)
 
 
 class EvmMethod(MethodSettings):
@@ -172,6 +234,13 @@ class EvmMethod(MethodSettings):
     confirmations: Annotated[Count, Field(ge=1, le=64)] = Field(
         default=1, description="Blocks after which a payment counts as settled."
     )
+    x402: Flag = Field(
+        default=False,
+        description=(
+            "Whether buyers may pay by x402 as well (versions 1 and 2, scheme `exact`): the same"
+            " price, token and recipient, in the same 402."
+        ),
+    )
     units: tuple[Unit, ...] = Field(
         default=("usd",),
         description=(
@@ -207,6 +276,8 @@ class EvmMethod(MethodSettings):
             raise wrong("`rpc_url` too, since `submit.private_key` sends transactions through it")
         if len(set(self.credential_types)) != len(self.credential_types):
             raise wrong("each of `credential_types` once")
+        if self.x402 and "authorization" not in self.credential_types:
+            raise wrong("`authorization` in `credential_types`, which is what x402 buyers sign")
         if self.rpc_url is None and set(self.credential_types) != {"authorization"}:
             raise wrong("`rpc_url` too, through which transactions are sent and looked for")
         if self.contract_wallets and self.rpc_url is None:
@@ -234,6 +305,8 @@ class EvmMethod(MethodSettings):
             yield "with `hash` whoever sees a buyer's transfer can claim it first; sell cheap calls"
         known = self.known_token
         if known is None:
+            if self.x402:
+                yield "official x402 clients pay in no token that they do not know, unless told to"
             return
         if (known.name, known.version) != (self.token.name, self.token.version):
             yield (
@@ -266,8 +339,10 @@ class EvmMethod(MethodSettings):
         urls = {}
         if self.rpc_url is not None:
             urls["rpc_url"] = self.rpc_url.get_secret_value()
-        if self.submit.facilitator is not None:
-            urls["submit.facilitator"] = self.submit.facilitator
+        entries = self.submit.facilitators
+        for place, entry in enumerate(entries):
+            where = f".{place}.url" if len(entries) > 1 else ""
+            urls[f"submit.facilitator{where}"] = entry.url
         return urls
 
 

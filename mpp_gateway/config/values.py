@@ -212,7 +212,8 @@ def is_loopback(host: str) -> bool:
     return host.lower() in LOOPBACK_NAMES
 
 
-def _url(text: str) -> str:
+def read_url(text: str) -> str:
+    """Return an absolute http(s) URL as it stands; raises `wrong` for any other text."""
     try:
         parts = split_url(text)
     except ValueError as error:
@@ -223,11 +224,11 @@ def _url(text: str) -> str:
 
 
 def _check_url(text: str) -> None:
-    _url(text)
+    read_url(text)
 
 
 def _plain_url(text: str) -> str:
-    parts = urlsplit(_url(text))
+    parts = urlsplit(read_url(text))
     if "?" in text:
         raise wrong("a URL without a query")
     segments = parts.path.lower().replace("%2e", ".").split("/")
@@ -284,7 +285,7 @@ BaseUnits = Annotated[int, BeforeValidator(_whole)]
 Flag = Annotated[bool, BeforeValidator(_flag_from_text)]
 Count = Annotated[int, BeforeValidator(_number_from_text)]
 Seconds = Annotated[float, Field(gt=0, le=3600), BeforeValidator(_seconds)]
-Url = Annotated[str, AfterValidator(_url)]
+Url = Annotated[str, AfterValidator(read_url)]
 PlainUrl = Annotated[str, AfterValidator(_plain_url)]
 SecretUrl = Annotated[SecretStr, on_secret(_check_url)]
 Address = Annotated[str, AfterValidator(_address)]

@@ -6,6 +6,7 @@ Made for demos and tests. What it leaves out: consensus, peers, reorganisations,
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from eth._utils.address import generate_contract_address
@@ -72,11 +73,21 @@ class Node:
     """
 
     def __init__(
-        self, chain_id: int, funded: Mapping[bytes, int], clock: Callable[[], int]
+        self,
+        chain_id: int,
+        funded: Mapping[bytes, int],
+        clock: Callable[[], int],
+        contracts: Mapping[bytes, bytes] = MappingProxyType({}),
     ) -> None:
+        """Begin a chain; `contracts` have their code, by address, from the first block on."""
         state = {
-            address: {"balance": wei, "nonce": 0, "code": b"", "storage": {}}
-            for address, wei in funded.items()
+            address: {
+                "balance": funded.get(address, 0),
+                "nonce": 0,
+                "code": contracts.get(address, b""),
+                "storage": {},
+            }
+            for address in {**funded, **contracts}
         }
         genesis = PyEVMBackend.generate_genesis_params(
             {"timestamp": clock() - 1, "gas_limit": GENESIS_GAS_LIMIT}

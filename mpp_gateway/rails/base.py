@@ -9,6 +9,7 @@ from mpp_gateway.ledger.book import PaymentRecord
 from mpp_gateway.protocol.messages import Headers, RequestHead
 from mpp_gateway.protocol.money import Amount
 from mpp_gateway.protocol.problems import Problem
+from mpp_gateway.protocol.x402 import Terms
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,8 @@ class Offer:
     request_encoded: str
     """base64url without padding of the JCS bytes of `request`, computed once."""
     description: str | None = None
+    x402: Terms | None = None
+    """The same price as x402 says it; None where such buyers cannot pay it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,8 @@ class Presented:
     valid_until_s: int
     """Unix time after which the rail can no longer settle this proof."""
     challenge_id: str | None = None
+    """What else is used up with it: the challenge that it answers, or the buyer's own id for an
+    x402 payment, which answers none."""
     evidence: Any = field(default=None, repr=False)
     is_tied: bool = False
     """Whether it counts for the challenge alone that it was first shown with: for a proof that

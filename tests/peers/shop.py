@@ -65,11 +65,11 @@ def new_key() -> bytes:
 class Chain:
     """A demo chain on a loop of its own, for tests that are not coroutines."""
 
-    def __init__(self) -> None:
+    def __init__(self, demo: DemoChain | None = None) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        self.demo = DemoChain()
+        self.demo = demo or DemoChain()
         self.run(self.demo.start)
 
     def run[T](self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:

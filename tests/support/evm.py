@@ -27,6 +27,8 @@ from mpp_gateway.rails.base import Binding, Offer, Presented
 from mpp_gateway.rails.evm import abi
 from mpp_gateway.rails.evm.chain import ChainClient
 from mpp_gateway.rails.evm.facilitator import FacilitatorSettler
+from mpp_gateway.rails.evm.facilitator_client import FacilitatorClient
+from mpp_gateway.rails.evm.facilitators import Facilitators
 from mpp_gateway.rails.evm.inspection import Inspector
 from mpp_gateway.rails.evm.own_key import OwnKeySettler
 from mpp_gateway.rails.evm.payer import Purse, pay
@@ -297,7 +299,8 @@ async def _assemble(stack, chain, node, database, facilitator, with_node, change
         if callable(facilitator):
             facilitator = await stack.enter_async_context(facilitator(chain))
         inspector = Inspector(client) if with_node else None
-        settler = FacilitatorSettler(facilitator, settings, inspector)
+        facilitators = Facilitators([FacilitatorClient(facilitator)])
+        settler = FacilitatorSettler(facilitators, settings, inspector)
     else:
         settler = OwnKeySettler(settings, client, Inspector(client), database, GAS_KEY)
     rail = EvmRail("demo", settings, SCHEME, settler, client if with_node else None)

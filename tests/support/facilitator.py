@@ -4,6 +4,7 @@ It is not a facilitator to run: it checks little, and `fault` makes it lie.
 """
 
 import asyncio
+import json
 from collections.abc import Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -20,9 +21,19 @@ from mpp_gateway.rails.evm import abi
 from tests.support.evm import address, served
 
 STAND_IN_KEY = keccak256(b"stand-in facilitator")
+NO_TRANSACTION = "0x" + "ab" * 32
+STRANGER = {
+    "isValid": False,
+    "invalidReason": "invalid_api_key",
+    "success": False,
+    "errorReason": "invalid_api_key",
+}
 PLAIN = {
     "500": (500, "boom"),
     "401": (401, '{"error": "unauthorized"}'),
+    "403": (403, json.dumps(STRANGER)),
+    "429": (429, "slow down"),
+    "503": (503, '{"isValid": false, "invalidReason": "unexpected_verify_error"}'),
     "garbage": (200, "<html>"),
     "shape": (200, "[]"),
 }
@@ -36,6 +47,9 @@ class StandInFacilitator:
     Faults: hang, 500, garbage, shape (JSON, and no object), 401, error:<reason>, reset, lost
     (settles, then cuts the connection), pending (settles, then says pending), lie (says success and
     settles nothing), takes (settles when it is only asked to verify). `faults` is by path.
+    pending-once: settles, says pending, and what came of it when asked again; pending-ever: says
+    pending for as long as it lasts; stuck: says pending of a transaction that never is in a block;
+    overdrawn: says pending, and asked again that the payer has nothing left.
     """
 
     chain: DemoChain
@@ -44,14 +58,21 @@ class StandInFacilitator:
     asked: list[tuple[str, dict]] = field(default_factory=list)
     then: dict[str, Callable[[], Any]] = field(default_factory=dict)
     """By path: what happens once before the next answer."""
+    supports: Any = None
+    """What it answers to /supported, if it is not the truth; a number is a status."""
+    key: str = ""
+    """The only `Authorization` that it takes, if it cares."""
+    pending: dict[str, str] = field(default_factory=dict)
+    """By nonce: the transaction that was sent for it."""
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
         if request.path == "/supported":
-            kind = {"x402Version": 2, "scheme": "exact", "network": self.network}
-            return web.json_response({"kinds": [kind], "extensions": [], "signers": {}})
+            return self._supported()
         body = await request.json()
         self.asked.append((request.path, body))
         fault = self.faults.get(request.path) or self.fault
+        if self.key and request.headers.get("Authorization") != self.key:
+            fault = "401"
         if request.path in self.then:
             happened = self.then.pop(request.path)()
             if asyncio.iscoroutine(happened):
@@ -67,6 +88,13 @@ class StandInFacilitator:
         if request.path == "/verify":
             return await self._verify(body, fault)
         return await self._settle(request, body, fault)
+
+    def _supported(self) -> web.Response:
+        if isinstance(self.supports, int):
+            return web.Response(status=self.supports)
+        kind = {"x402Version": 2, "scheme": "exact", "network": self.network}
+        truth = {"kinds": [kind], "extensions": [], "signers": {}}
+        return web.json_response(truth if self.supports is None else self.supports)
 
     @property
     def network(self) -> str:
@@ -84,7 +112,14 @@ class StandInFacilitator:
         if fault.startswith("error:"):
             return self._failure(fault.removeprefix("error:"))
         if fault == "lie":
-            return self._success("0x" + "ab" * 32)
+            return self._success(NO_TRANSACTION)
+        if fault == "stuck":
+            return self._failure("settlement_pending", NO_TRANSACTION)
+        sent = self.pending.get(_signed(body)["nonce"])
+        if sent and fault == "overdrawn":
+            return self._failure("invalid_exact_evm_insufficient_balance")
+        if sent and fault in ("pending-once", "pending-ever"):
+            return self._success(sent) if fault == "pending-once" else self._unmined(sent)
         try:
             tx_hash = await self._submit(body)
         except RpcError as error:
@@ -94,8 +129,9 @@ class StandInFacilitator:
             )
         if fault == "lost":
             request.transport.abort()
-        if fault == "pending":
-            return self._failure("settlement_pending", tx_hash)
+        if fault.startswith("pending") or fault == "overdrawn":
+            self.pending[_signed(body)["nonce"]] = tx_hash
+            return self._unmined(tx_hash)
         return self._success(tx_hash)
 
     async def _submit(self, body: dict) -> str:
@@ -108,6 +144,9 @@ class StandInFacilitator:
         return web.json_response(
             {"success": True, "transaction": tx_hash, "network": self.network, "payer": ""}
         )
+
+    def _unmined(self, tx_hash: str) -> web.Response:
+        return self._failure("settlement_pending", tx_hash)
 
     def _failure(self, reason: str, tx_hash: str = "") -> web.Response:
         return web.json_response(

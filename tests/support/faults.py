@@ -99,7 +99,8 @@ class Lane:
         self.paid.proxy = proxy
         self._rail = proxy.runtime.serving.rails[f"m{self._number}"]
         if self.paid.facilitator is not None:
-            self._urls.append((self._rail._settler, self._rail._settler._url))
+            (place,) = self._rail._settler.facilitators.places
+            self._urls.append((place.client, place.client._url))
         if self._rail._chain is not None:
             provider = self._rail._chain._rpc
             self._urls.append((provider, provider._url))
@@ -197,7 +198,7 @@ class Lane:
 
     def _let_settling_fail(self, credential: Credential, strike: Callable[[], None]) -> None:
         if self.paid.facilitator is not None:
-            self.paid.facilitator.faults["/settle"] = "pending"
+            self.paid.facilitator.faults["/settle"] = "lost"  # and no transaction is named
             self.paid.facilitator.then["/settle"] = strike
             return
 

@@ -10,6 +10,7 @@ from mpp_gateway.protocol.problems import Problem
 
 STATUSES = {
     "ambiguous-credentials": 400,
+    "malformed-payment": 400,
     "answer-not-kept": 409,
     "idempotency-key-reused": 409,
     "bad-target": 400,
@@ -21,6 +22,7 @@ STATUSES = {
     "not-found": 404,
     "not-ready": 503,
     "payment-in-progress": 409,
+    "price-above-maximum": 412,
     "rail-unavailable": 503,
     "request-timeout": 408,
     "settlement-unknown": 503,

@@ -2,12 +2,15 @@
 
 from pydantic import SecretStr
 
-from mpp_gateway.config.methods import EvmMethod
+from mpp_gateway.config.hooks import find_function
+from mpp_gateway.config.methods import EvmMethod, Facilitator
 from mpp_gateway.crypto.addresses import parse_address
 from mpp_gateway.crypto.secp256k1 import address_of
 from mpp_gateway.ledger.database import Database
 from mpp_gateway.rails.evm.chain import ChainClient
 from mpp_gateway.rails.evm.facilitator import FacilitatorSettler
+from mpp_gateway.rails.evm.facilitator_client import FacilitatorClient
+from mpp_gateway.rails.evm.facilitators import Facilitators
 from mpp_gateway.rails.evm.inspection import Inspector
 from mpp_gateway.rails.evm.relaying import Relay
 from mpp_gateway.rails.evm.relays import Relays
@@ -35,6 +38,7 @@ def open_rail(
         max_fee_wei=method.max_fee_wei,
         types=method.credential_types,
         takes_contracts=method.contract_wallets,
+        x402=method.x402,
     )
     chain = None
     if method.rpc_url is not None:
@@ -47,7 +51,7 @@ def open_rail(
     relay = None
     if chain is not None:
         relay = Relay(settings, chain, Relays(database, settings.chain_id), scheme.ttl_s)
-    settler = _settler(method, settings, chain, database)
+    settler = _settler(name, method, settings, chain, database)
     return EvmRail(name, settings, scheme, settler, chain, relay)
 
 
@@ -68,15 +72,19 @@ def open_statement(name: str, method: EvmMethod, recipients: frozenset[str]) -> 
 
 
 def _settler(
-    method: EvmMethod, settings: EvmSettings, chain: ChainClient | None, database: Database
+    name: str,
+    method: EvmMethod,
+    settings: EvmSettings,
+    chain: ChainClient | None,
+    database: Database,
 ) -> Settler:
     inspector = None if chain is None else Inspector(chain)
     submit = method.submit
-    if submit.facilitator is not None:
-        headers = {}
-        if submit.authorization is not None:
-            headers["Authorization"] = submit.authorization.get_secret_value()
-        return FacilitatorSettler(submit.facilitator, settings, inspector, headers)
+    if submit.facilitators:
+        clients = [_client(entry) for entry in submit.facilitators]
+        facilitators = Facilitators(clients, settings.retry_after_s)
+        setting = f"methods.{name}.submit.facilitator"
+        return FacilitatorSettler(facilitators, settings, inspector, setting)
     if submit.private_key is None or chain is None or inspector is None:
         raise ValueError(f"{settings.chain_id}: a gas key needs rpc_url")
     # Imported here: signing transactions costs a second of start-up, and only this needs it.
@@ -84,6 +92,15 @@ def _settler(
 
     key = _key_of(submit.private_key)
     return OwnKeySettler(settings, chain, inspector, database, key)
+
+
+def _client(entry: Facilitator) -> FacilitatorClient:
+    headers, hook = {}, None
+    if entry.authorization is not None:
+        headers["Authorization"] = entry.authorization.get_secret_value()
+    if entry.auth_hook is not None:
+        hook = find_function(entry.auth_hook)
+    return FacilitatorClient(entry.url, headers, hook)
 
 
 def _key_of(text: SecretStr) -> bytes:

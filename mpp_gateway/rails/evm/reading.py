@@ -81,7 +81,7 @@ def _authorization(
     signed = Authorization.from_payload(credential.payload)
     _check_terms(settings, credential, signed, offer)
     _check_times(credential, signed, now_s)
-    is_of_contract = _is_of_contract(settings, signed)
+    by_contract = is_of_contract(settings, signed)
     key = PaymentKey(settings.chain_id, settings.token, signed.sender, signed.nonce)
     return Presented(
         rail=rail,
@@ -92,7 +92,7 @@ def _authorization(
         amount_minor=offer.amount.minor,
         valid_until_s=signed.valid_before,
         challenge_id=credential.challenge.id,
-        evidence=Payment(key, signed, is_of_contract),
+        evidence=Payment(key, signed, by_contract),
     )
 
 
@@ -177,7 +177,7 @@ def _check_times(credential: Credential, signed: Authorization, now_s: int) -> N
         raise VerificationFailed("The authorization is valid for too long.")
 
 
-def _is_of_contract(settings: EvmSettings, signed: Authorization) -> bool:
+def is_of_contract(settings: EvmSettings, signed: Authorization) -> bool:
     """Return whether only a contract wallet can have signed; raise if nobody can.
 
     A signature of the payer's own key is checked here, before anything is stored: garbage costs no

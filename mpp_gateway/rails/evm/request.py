@@ -51,6 +51,8 @@ class EvmSettings:
     """The types of credential that are taken, the preferred one first."""
     takes_contracts: bool = False
     """Whether contract wallets can pay: a node is asked for their word then (ERC-1271)."""
+    x402: bool = False
+    """Whether x402 buyers may pay too."""
     domain: Eip712Domain = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -1,5 +1,7 @@
 """The seller's side of the `evm` rail: offers, challenges, credentials, settlement, receipts."""
 
+from dataclasses import replace
+
 from mpp_gateway.crypto.addresses import checksum
 from mpp_gateway.errors import RailUnavailable, SettlementUnknown
 from mpp_gateway.ledger.book import PaymentRecord
@@ -12,6 +14,8 @@ from mpp_gateway.protocol.problems import (
     PaymentInsufficient,
     VerificationFailed,
 )
+from mpp_gateway.protocol.x402 import response
+from mpp_gateway.protocol.x402_extensions import is_unchallenged
 from mpp_gateway.rails.base import (
     Binding,
     Capabilities,
@@ -22,6 +26,7 @@ from mpp_gateway.rails.base import (
     Verified,
 )
 from mpp_gateway.rails.base import Settlement as State
+from mpp_gateway.rails.evm import x402
 from mpp_gateway.rails.evm.abi import Transfer
 from mpp_gateway.rails.evm.chain import ChainClient, gathered
 from mpp_gateway.rails.evm.inspection import Inspector
@@ -80,7 +85,11 @@ class EvmRail:
 
     def offer(self, price: Amount, recipient: str | None, description: str | None) -> Offer:
         """Return the offer of a call at `price`; see `request.build_offer`."""
-        return build_offer(self.name, self._settings, price, recipient, description)
+        offer = build_offer(self.name, self._settings, price, recipient, description)
+        if not self._settings.x402:
+            return offer
+        payee = Terms.read(offer.request).recipient
+        return replace(offer, x402=x402.terms(self._settings, price, payee))
 
     def challenge(self, offer: Offer, binding: Binding, now_s: int, entropy: bytes) -> Headers:
         """Return the `WWW-Authenticate` field that carries `offer`."""
@@ -95,10 +104,10 @@ class EvmRail:
         `InvalidChallenge`, `PaymentExpired`, `InvalidPayload`, `VerificationFailed`,
         `PaymentInsufficient`, `MalformedCredential`.
         """
+        own = tuple(offer for offer in offers if offer.rail == self.name)
         credential = self._scheme.credential(head, METHOD, INTENT)
         if credential is None:
-            return None
-        own = tuple(offer for offer in offers if offer.rail == self.name)
+            return x402.read(head, own, self._settings, now_s) if self._settings.x402 else None
         known = any(offer.request_encoded == credential.challenge.request for offer in own)
         if not known and self._is_foreign(credential):
             return None
@@ -119,14 +128,14 @@ class EvmRail:
         match presented.evidence:
             case Pushed() as pushed:
                 found = await self._relaying().find(pushed)
-                return Verified(None, self._outcome(found, presented.challenge_id, now_s))
+                return Verified(None, self._outcome(found, presented.record, now_s))
             case Pulled() as pulled:
                 sent = await self._relaying().check(pulled)
                 # Of two transactions with one nonce only one is ever mined. With a balance that
                 # covers ten, ten of them would have the seller work ten times and be paid once.
                 if sent is None:
                     return Verified(None)
-                return Verified(None, self._outcome(sent, presented.challenge_id, now_s))
+                return Verified(None, self._outcome(sent, presented.record, now_s))
         payment = self._payment(presented)
         if self._chain is None:
             await self._settler.check(payment, now_s)
@@ -176,7 +185,7 @@ class EvmRail:
             attempt = await self._relaying().send(presented.evidence, now_s)
         else:
             attempt = await self._settler.settle(self._payment(presented), now_s)
-        return self._outcome(attempt, presented.challenge_id, now_s)
+        return self._outcome(attempt, presented.record, now_s)
 
     async def look_up(self, record: PaymentRecord, now_s: int) -> Outcome:
         """Ask the chain what became of the payment.
@@ -192,12 +201,12 @@ class EvmRail:
             return Outcome(State.UNKNOWN, detail="it was paid with another token or chain")
         if tx_key := TxKey.parse(record.proof_id):
             attempt = await self._relaying().look_up(tx_key, record)
-            return self._outcome(attempt, record.challenge_id, now_s)
+            return self._outcome(attempt, record, now_s)
         key = PaymentKey.parse(record.proof_id)
         transfer = Transfer(key.token, key.sender, holder(record.payee), record.amount_minor)
         sent = await self._settler.sent_for(record.proof_id)
         attempt = await self._inspector.trace(key, transfer, record.valid_until_s, sent)
-        return self._outcome(attempt, record.challenge_id, now_s)
+        return self._outcome(attempt, record, now_s)
 
     async def refund(self, record: PaymentRecord, now_s: int) -> Outcome:
         """Send the money back from the account that got it; see `rails.base.Rail.refund`."""
@@ -297,7 +306,7 @@ class EvmRail:
             raise PaymentInsufficient("The payer's balance does not cover the price.")
         return balance
 
-    def _outcome(self, attempt: Attempt, challenge_id: str | None, now_s: int) -> Outcome:
+    def _outcome(self, attempt: Attempt, record: PaymentRecord, now_s: int) -> Outcome:
         if attempt.state is not State.SETTLED:
             unclear = attempt.state is State.UNKNOWN and not attempt.is_unused
             return Outcome(
@@ -307,10 +316,13 @@ class EvmRail:
                 may_be_paid=unclear,
                 is_untried=attempt.is_untried,
             )
-        extra: dict[str, object] = {"chainId": self._settings.chain_id}
-        if challenge_id is not None:
-            extra["challengeId"] = challenge_id
-        receipt = self._scheme.receipt(METHOD, attempt.reference, now_s, extra)
+        chain_id = self._settings.chain_id
+        if is_unchallenged(record.challenge_id):
+            payer = checksum(holder(record.account))
+            receipt = response(chain_id, payer, attempt.reference)
+        else:
+            extra = {"chainId": chain_id, "challengeId": record.challenge_id}
+            receipt = self._scheme.receipt(METHOD, attempt.reference, now_s, extra)
         return Outcome(State.SETTLED, attempt.reference, receipt, attempt.detail)
 
     @staticmethod

@@ -107,6 +107,59 @@ def test_an_authorization_is_for_a_facilitator(build):
     assert "only beside `facilitator`" in build.mistake(text(submit=submit, rpc_url="https://r.io"))
 
 
+def test_a_url_is_a_list_of_one_facilitator_with_the_authorization_beside_it(build):
+    submit = build.load(text(submit="{facilitator: https://f.example, authorization: x}"))
+
+    (entry,) = submit.methods["evm"].submit.facilitators
+    assert entry.url == "https://f.example"
+    assert entry.authorization.get_secret_value() == "x"
+
+
+def test_several_facilitators_are_taken_in_order(build):
+    entries = (
+        "{url: https://a.example, authorization: x}",
+        "{url: https://b.example, auth_hook: 'json:dumps'}",
+    )
+    config = build.load(text(submit=f"{{facilitator: [{', '.join(entries)}]}}"))
+
+    first, second = config.methods["evm"].submit.facilitators
+    assert (first.url, second.url) == ("https://a.example", "https://b.example")
+    assert (second.authorization, second.auth_hook) == (None, "json:dumps")
+
+
+@pytest.mark.parametrize(
+    ("facilitator", "expected"),
+    [
+        ("[]", "a list that is not empty"),
+        ("[https://a.example]", "a mapping"),
+        ("[{authorization: x}]", "url"),
+        ("[{url: 'http://a.example'}]", "an https:// URL"),
+        ("[{url: https://a.example}, {url: 'http://b.example'}]", "an https:// URL"),
+        ("[{url: https://a.example, auth_hook: json}]", "an import path"),
+        ("[{url: https://a.example, auth_hook: 'json:nothing'}]", "it has no function nothing"),
+        ("[{url: https://a.example, auth_hook: 'no_such_module:f'}]", "no module no_such_module"),
+        (
+            "[{url: https://a.example, authorization: x, auth_hook: 'json:dumps'}]",
+            "either `authorization` or `auth_hook`",
+        ),
+        ("[{url: https://a.example, api_key: x}]", "api_key"),
+        (f"[{', '.join(['{url: https://a.example}'] * 9)}]", "8"),
+    ],
+)
+def test_an_entry_that_cannot_be_used_is_a_mistake(build, facilitator, expected):
+    message = build.mistake(text(submit=f"{{facilitator: {facilitator}}}"))
+
+    assert message.startswith("methods.evm.submit.facilitator")
+    assert expected in message
+
+
+def test_an_authorization_beside_several_facilitators_is_refused(build):
+    entries = "[{url: https://a.example}, {url: https://b.example}]"
+    message = build.mistake(text(submit=f"{{facilitator: {entries}, authorization: x}}"))
+
+    assert "`authorization` in the entries of `facilitator`" in message
+
+
 @pytest.mark.parametrize(
     "key",
     ["0x11", "zz" * 32, "00" * 32, "ff" * 32, "1" * 63],
@@ -196,6 +249,15 @@ def test_a_method_without_a_view_of_the_chain_is_warned_of(build):
 
     assert "settled one at a time" in str(warning)
     assert build.load(text(rpc_url="https://rpc.example")).warnings == ()
+
+
+def test_a_token_that_x402_clients_do_not_know_is_warned_of(build):
+    stranger = '{address: "0x742d35Cc6634c0532925a3b844bC9e7595F8fE00", name: X, decimals: 6}'
+    keys = {"x402": "true", "rpc_url": "https://rpc.example"}
+
+    assert build.load(text(**keys)).warnings == ()
+    (warning,) = build.load(text(**keys, token=stranger)).warnings
+    assert "official x402 clients" in str(warning)
 
 
 def test_a_name_is_small_letters(build):
@@ -354,6 +416,12 @@ def test_buyers_sign_authorizations_unless_the_seller_takes_more(build):
 )
 def test_types_that_cannot_be_verified_are_refused(build, types, rpc_url, expected):
     assert expected in build.mistake(text(credential_types=types, rpc_url=rpc_url))
+
+
+def test_x402_buyers_sign_authorizations(build):
+    keys = {"credential_types": "[hash]", "rpc_url": "https://r.example", "x402": "true"}
+
+    assert "what x402 buyers sign" in build.mistake(text(**keys))
 
 
 def test_hashes_are_warned_of(build):

@@ -4,7 +4,7 @@ import traceback
 
 import pytest
 
-from mpp_gateway.config.methods import KINDS
+from mpp_gateway.config.methods import KINDS, Facilitator
 from mpp_gateway.config.report import SECRET_KEYS, holds_secret
 from mpp_gateway.config.settings import RootSettings, RouteSettings, ServiceSettings
 from mpp_gateway.errors import ConfigError
@@ -155,8 +155,26 @@ def test_a_secret_below_submit_is_masked_by_its_own_key():
     submit = KINDS["evm"].model_fields["submit"].annotation
     secret = {n for n, field in submit.model_fields.items() if holds_secret(field.annotation)}
 
-    assert {"authorization", "private_key"} == secret
-    assert secret <= SECRET_KEYS
+    assert {"authorization", "facilitator", "private_key"} == secret
+    assert secret - {"facilitator"} <= SECRET_KEYS
+    entry = {n for n, field in Facilitator.model_fields.items() if holds_secret(field.annotation)}
+    assert {"authorization"} == entry
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "{url: https://f.example, authorization: MARK}",
+        "{url: https://f.example, authorization: [MARK]}",
+        "{url: https://f.example, authorization: MARK, auth_hook: json:dumps}",
+        "{url: https://f.example, authorization: MARK, more: 1}",
+    ],
+)
+def test_the_authorization_of_one_of_several_facilitators_is_never_shown(build, entry):
+    submit = "{facilitator: https://facilitator.example, authorization: MARK}"
+    listed = f"{{facilitator: [{{url: https://a.example}}, {entry}]}}"
+
+    assert MARK not in outcome(build, ALL.replace(submit, listed).replace("MARK", MARK))
 
 
 @pytest.mark.parametrize("text", ["''", "short", f"[{'k' * 32}, short]", "[]", "5"])
