@@ -47,6 +47,9 @@ Other chains have none: what gas costs there, and what its coin is worth, differ
 """
 
 
+CredentialType = Literal["authorization", "transaction", "hash"]
+
+
 class EvmToken(Strict):
     """The ERC-20 token that buyers pay with; it must take `transferWithAuthorization`."""
 
@@ -209,6 +212,25 @@ class EvmMethod(MethodSettings):
         description="Address that receives the money; checked against EIP-55 when in mixed case."
     )
     submit: EvmSubmit = Field(description="Who puts payments on the chain.")
+    credential_types: tuple[CredentialType, ...] = Field(
+        default=("authorization",),
+        min_length=1,
+        description=(
+            "How buyers may pay, the preferred way first. `authorization`: they sign, and `submit`"
+            " moves the money. `transaction`: they sign a transfer and pay its gas, and the gateway"
+            " sends it. `hash`: they have sent the transfer themselves; anybody who sees it may"
+            " claim to be its sender. The last two need `rpc_url`. mppx takes no offer that lists"
+            " more than `authorization`: give the others a method of their own."
+        ),
+    )
+    contract_wallets: Flag = Field(
+        default=False,
+        description=(
+            "Whether smart contract wallets can pay too (ERC-1271). Their contract is asked through"
+            " `rpc_url` what they have signed, so that a forged signature costs a question and a"
+            " row in the store; without them it costs neither."
+        ),
+    )
     confirmations: Annotated[Count, Field(ge=1, le=64)] = Field(
         default=1, description="Blocks after which a payment counts as settled."
     )
@@ -252,6 +274,14 @@ class EvmMethod(MethodSettings):
             raise wrong(f"`token.decimals` of {known.decimals}, as {known.symbol} has them")
         if self.submit.private_key is not None and self.rpc_url is None:
             raise wrong("`rpc_url` too, since `submit.private_key` sends transactions through it")
+        if len(set(self.credential_types)) != len(self.credential_types):
+            raise wrong("each of `credential_types` once")
+        if self.x402 and "authorization" not in self.credential_types:
+            raise wrong("`authorization` in `credential_types`, which is what x402 buyers sign")
+        if self.rpc_url is None and set(self.credential_types) != {"authorization"}:
+            raise wrong("`rpc_url` too, through which transactions are sent and looked for")
+        if self.contract_wallets and self.rpc_url is None:
+            raise wrong("`rpc_url` too, through which `contract_wallets` are asked")
         if self.confirmations != 1 and self.rpc_url is None:
             raise wrong("`rpc_url` too, since `confirmations` are counted through it")
         return self
@@ -276,6 +306,8 @@ class EvmMethod(MethodSettings):
         """Yield what is probably not meant, though it can be done."""
         if self.rpc_url is None:
             yield "without `rpc_url` the calls of one payer are settled one at a time"
+        if "hash" in self.credential_types:
+            yield "with `hash` whoever sees a buyer's transfer can claim it first; sell cheap calls"
         known = self.known_token
         if known is None:
             if self.x402:

@@ -313,6 +313,7 @@ def _claimed(admission: Admission, presented: Presented) -> Machine[Claimed]:
         credit_s=admission.exchange.snapshot.config.credit_s,
         challenge_id=presented.challenge_id,
         only_earlier=admission.only_earlier is not None and admission.found is None,
+        is_tied=presented.is_tied,
     )
     claimed: Claimed = yield from perform(admission.clock, ClaimProof(request))
     return claimed

@@ -27,6 +27,7 @@ from mpp_gateway.protocol.challenge import ChallengeKeys
 from mpp_gateway.protocol.problems import Problem
 from mpp_gateway.rails import registry
 from mpp_gateway.rails.base import Rail
+from mpp_gateway.rails.evm.relays import RELAYS_SCHEMA
 from mpp_gateway.rails.evm.submissions import ONCE_SCHEMA, SUBMISSIONS_SCHEMA
 from mpp_gateway.rails.payment_scheme import PaymentScheme
 from mpp_gateway.routing.table import RouteTable
@@ -42,6 +43,7 @@ MIGRATIONS = (
     QUESTIONS_SCHEMA,
     ONCE_SCHEMA,
     FREE_CALLS_SCHEMA,
+    RELAYS_SCHEMA,
 )
 """The schema of the store, one entry a version, forward only: never edit one that was released."""
 

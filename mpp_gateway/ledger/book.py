@@ -174,6 +174,8 @@ class ClaimRequest:
     """An id is used once: a second proof for the same challenge is refused."""
     only_earlier: bool = False
     """Nothing new may be claimed: only a use of the proof that is there already counts."""
+    is_tied: bool = False
+    """Only the challenge that the proof was first shown with may show it again."""
 
 
 class IllegalTransition(Exception):
@@ -261,7 +263,7 @@ class Book:
     def _claim_again(self, entry: Entry, request: ClaimRequest, now_s: int) -> Claimed:
         key = entry.request.exchange_id
         last_s = max(entry.valid_until_s, request.valid_until_s)
-        if entry.request.scope != request.scope:
+        if not _is_for(entry, request):
             return Claimed(Claim.SPENT, key)
         match entry.state:
             case State.REFUNDING | State.REFUNDED:
@@ -473,6 +475,15 @@ def is_about(
     """Tell whether a claim is about this very money, from this purse to that one."""
     asked = request.asset, request.account, payee and request.payee, request.amount_minor
     return asked == (asset, account, payee, amount_minor)
+
+
+def _is_for(entry: Entry, again: ClaimRequest) -> bool:
+    """Tell whether a proof is shown for what it was first shown for."""
+    first = entry.request
+    is_bound = again.is_tied and entry.state is not State.RELEASED
+    return first.scope == again.scope and not (
+        is_bound and first.challenge_id not in {None, again.challenge_id}
+    )
 
 
 def _same_proof(entry: Entry, request: ClaimRequest) -> bool:

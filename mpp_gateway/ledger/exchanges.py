@@ -207,7 +207,7 @@ def _claim(db: Connection, request: ClaimRequest, owner: str, now_s: int) -> Cla
         return Claimed(Claim.FRESH, request.exchange_id, seq=seq)
     row = db.execute(
         "SELECT id, state, scope, attempt, reference, receipt, valid_until_s, due_s, updated_s,"
-        " asset, account, payee, amount_minor FROM exchanges WHERE proof_id = ?",
+        " challenge_id, asset, account, payee, amount_minor FROM exchanges WHERE proof_id = ?",
         (request.proof_id,),
     ).fetchone()
     if row is None:
@@ -218,12 +218,15 @@ def _claim(db: Connection, request: ClaimRequest, owner: str, now_s: int) -> Cla
 def _claim_again(
     db: Connection, request: ClaimRequest, row: tuple[Any, ...], owner: str, now_s: int
 ) -> Claimed:
-    (exchange_id, state, scope, attempt, reference, receipt, *times), money = row[:9], row[9:]
+    (exchange_id, state, scope, attempt, reference, receipt, *times), money = row[:9], row[10:]
     valid_until_s, due_s, updated_s = times
+    challenge_id = row[9]
     turn = Turn(exchange_id, attempt)
     last_s = max(valid_until_s, request.valid_until_s)
     headers = tuple((name, value) for name, value in json.loads(receipt))
-    if scope != request.scope:
+    # A released row has no challenge any more: it was not paid, and nothing is owed for it.
+    is_for_another = challenge_id is not None and challenge_id != request.challenge_id
+    if scope != request.scope or (request.is_tied and is_for_another):
         return Claimed(Claim.SPENT, exchange_id)
     # An earlier version did not write down who was paid; without it no refund finds its way.
     db.execute(

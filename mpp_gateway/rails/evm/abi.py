@@ -38,6 +38,11 @@ TRANSFER_WITH_AUTHORIZATION = selector(
     "transferWithAuthorization(address,address,uint256,uint256,uint256,bytes32,uint8,bytes32,bytes32)"
 )
 
+TRANSFER_WITH_ANY_SIGNATURE = selector(
+    "transferWithAuthorization(address,address,uint256,uint256,uint256,bytes32,bytes)"
+)
+IS_VALID_SIGNATURE = selector("isValidSignature(bytes32,bytes)")
+
 TRANSFER_TOPIC = topic("Transfer(address,address,uint256)")
 AUTHORIZATION_USED_TOPIC = topic("AuthorizationUsed(address,bytes32)")
 AUTHORIZATION_CANCELED_TOPIC = topic("AuthorizationCanceled(address,bytes32)")
@@ -86,13 +91,19 @@ def transfer(to: bytes, value: int) -> bytes:
     return TRANSFER + address_word(to) + uint_word(value)
 
 
+def read_transfer(payload: bytes) -> tuple[bytes, int] | None:
+    """Return to whom and how much a call moves; None if it is no plain `transfer`."""
+    if payload[:4] != TRANSFER or len(payload) != 4 + 2 * WORD or any(payload[4:16]):
+        return None
+    return payload[16:36], int.from_bytes(payload[36:])
+
+
 def transfer_with_authorization(authorization: Authorization) -> bytes:
     """Return the call data that moves the money of `authorization` (EIP-3009, v r s form).
 
     A recovery id of 0 or 1 is written as 27 or 28, the only values that tokens take.
     """
-    signature = authorization.signature
-    v = signature[64] if signature[64] >= 27 else signature[64] + 27
+    signature = authorization.settled_signature
     return b"".join(
         (
             TRANSFER_WITH_AUTHORIZATION,
@@ -102,11 +113,37 @@ def transfer_with_authorization(authorization: Authorization) -> bytes:
             uint_word(authorization.valid_after),
             uint_word(authorization.valid_before),
             authorization.nonce,
-            uint_word(v),
+            uint_word(signature[64]),
             signature[:32],
             signature[32:64],
         )
     )
+
+
+def transfer_with_any_signature(authorization: Authorization) -> bytes:
+    """Return the call data that moves the money of a contract wallet (bytes form of EIP-3009)."""
+    head = b"".join(
+        (
+            address_word(authorization.sender),
+            address_word(authorization.recipient),
+            uint_word(authorization.value),
+            uint_word(authorization.valid_after),
+            uint_word(authorization.valid_before),
+            authorization.nonce,
+            uint_word(7 * WORD),
+        )
+    )
+    return TRANSFER_WITH_ANY_SIGNATURE + head + octets(authorization.signature)
+
+
+def is_valid_signature(digest: bytes, signature: bytes) -> bytes:
+    """Return the call data of `isValidSignature(digest, signature)` (ERC-1271)."""
+    return IS_VALID_SIGNATURE + digest + uint_word(2 * WORD) + octets(signature)
+
+
+def octets(value: bytes) -> bytes:
+    """Return bytes of any length as they stand behind an offset: length, then padded words."""
+    return uint_word(len(value)) + value + bytes(-len(value) % WORD)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,12 @@ from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from mpp_gateway.protocol.eip3009 import Authorization
 from mpp_gateway.rails.evm import abi
 from mpp_gateway.rails.evm.abi import Log
 from mpp_gateway.rails.jsonrpc import (
     JsonRpc,
     RpcFailed,
+    RpcRefused,
     hexadecimal,
     octets,
     quantity,
@@ -130,15 +130,37 @@ class ChainClient:
         """Tell whether the nonce was used or cancelled as of `block`."""
         return int.from_bytes(await self._view(abi.authorization_state(sender, nonce), block)) != 0
 
-    async def simulate(self, authorization: Authorization, submitter: bytes | None) -> None:
-        """Return if the transfer would succeed now; raises `RpcRefused` with the revert."""
-        call = {
-            "to": self._token,
-            "data": hexadecimal(abi.transfer_with_authorization(authorization)),
-        }
+    async def simulate(
+        self, payload: bytes, submitter: bytes | None, gas: int | None = None
+    ) -> None:
+        """Return if a call of the token would succeed now; raises `RpcRefused` with the revert.
+
+        With `gas`, that much of it would have to do.
+        """
+        call = {"to": self._token, "data": hexadecimal(payload)}
         if submitter is not None:
             call["from"] = hexadecimal(submitter)
+        if gas is not None:
+            call["gas"] = hex(gas)
         await self._rpc.ask("eth_call", call, "latest")
+
+    async def is_signed_by(self, wallet: bytes, digest: bytes, signature: bytes, gas: int) -> bool:
+        """Ask the contract at `wallet` whether it takes a signature (ERC-1271), with bounded gas.
+
+        False where there is no contract, or one that does not answer with the magic value.
+        """
+        if not octets(await self._rpc.ask("eth_getCode", hexadecimal(wallet), "latest")):
+            return False
+        payload = abi.is_valid_signature(digest, signature)
+        call = {"to": hexadecimal(wallet), "data": hexadecimal(payload), "gas": hex(gas)}
+        try:
+            answer = octets(await self._rpc.ask("eth_call", call, "latest"))
+        except RpcRefused as error:
+            words = error.message.lower()
+            if error.is_revert or "gas" in words or "opcode" in words:
+                return False
+            raise
+        return answer == abi.IS_VALID_SIGNATURE.ljust(abi.WORD, b"\0")
 
     async def estimate_gas(self, payload: bytes, submitter: bytes) -> int:
         """Return the gas that a call of the token needs; raises `RpcRefused` if it would revert."""

@@ -110,8 +110,6 @@ class FacilitatorSettler:
     def question(self, payment: Payment) -> Question:
         """Return what is asked; addresses in EIP-55 form, amounts as text."""
         settings, signed = self._settings, payment.authorization
-        v = signed.signature[64]
-        signature = signed.signature[:64] + bytes((v if v >= 27 else v + 27,))
         requirements = {
             "scheme": SCHEME,
             "network": self._network,
@@ -126,7 +124,7 @@ class FacilitatorSettler:
             },
         }
         proof = {
-            "signature": "0x" + signature.hex(),
+            "signature": "0x" + signed.settled_signature.hex(),
             "authorization": {
                 "from": checksum(signed.sender),
                 "to": checksum(signed.recipient),

@@ -12,6 +12,8 @@ from mpp_gateway.rails.evm.facilitator import FacilitatorSettler
 from mpp_gateway.rails.evm.facilitator_client import FacilitatorClient
 from mpp_gateway.rails.evm.facilitators import Facilitators
 from mpp_gateway.rails.evm.inspection import Inspector
+from mpp_gateway.rails.evm.relaying import Relay
+from mpp_gateway.rails.evm.relays import Relays
 from mpp_gateway.rails.evm.request import RPC_S, EvmSettings, Settler
 from mpp_gateway.rails.evm.seller import EvmRail
 from mpp_gateway.rails.evm.statement import EvmStatement
@@ -34,6 +36,8 @@ def open_rail(
         rpc_s=min(settle_s, RPC_S),
         facilitator_s=settle_s,
         max_fee_wei=method.max_fee_wei,
+        types=method.credential_types,
+        takes_contracts=method.contract_wallets,
         x402=method.x402,
     )
     chain = None
@@ -44,8 +48,11 @@ def open_rail(
             settings.rpc_s,
             method.confirmations,
         )
+    relay = None
+    if chain is not None:
+        relay = Relay(settings, chain, Relays(database, settings.chain_id), scheme.ttl_s)
     settler = _settler(name, method, settings, chain, database)
-    return EvmRail(name, settings, scheme, settler, chain)
+    return EvmRail(name, settings, scheme, settler, chain, relay)
 
 
 def open_statement(name: str, method: EvmMethod, recipients: frozenset[str]) -> EvmStatement:

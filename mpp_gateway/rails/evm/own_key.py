@@ -53,12 +53,12 @@ class OwnKeySettler:
         """Simulate the transfer and look at the key's gas; see `Settler.check`."""
         try:
             _, balance_wei, _ = await gathered(
-                self._chain.simulate(payment.authorization, self.address),
+                self._chain.simulate(payment.call, self.address, payment.gas_max),
                 self._submitter.gas.look(now_s),
                 self._submitter.known_floor(),
             )
         except RpcRefused as error:
-            if error.is_revert:
+            if error.is_revert or (payment.is_of_contract and "gas" in error.message.lower()):
                 raise VerificationFailed(
                     "The token would refuse this authorization.", private=error.message
                 ) from error
@@ -73,8 +73,9 @@ class OwnKeySettler:
         call = Call(
             str(payment.key),
             payment.key.token,
-            abi.transfer_with_authorization(signed),
+            payment.call,
             signed.valid_before,
+            payment.gas_max,
         )
         done = await self._submitter.submit(call, now_s)
         if done.fate is Fate.REVERTS:

@@ -10,7 +10,7 @@ from mpp_gateway.rails.evm import abi
 from mpp_gateway.rails.evm.abi import Log
 from mpp_gateway.rails.evm.chain import ChainClient
 from mpp_gateway.rails.evm.inspection import LOG_WINDOWS
-from mpp_gateway.rails.evm.request import PaymentKey, holder, purse
+from mpp_gateway.rails.evm.request import PaymentKey, TxKey, holder, purse
 from mpp_gateway.rails.jsonrpc import RpcFailed, RpcRefused
 from mpp_gateway.rails.statement import Booked, Entry, Shown, Transferred
 
@@ -137,9 +137,13 @@ class EvmStatement:
                 is_from_us = moved.sender in self._givers
                 transfers.append(Transferred(source, target, moved.value, is_from_us))
                 others += is_ours
+                # What buyers send themselves carries no proof: only the books can say that it is a
+                # payment, so it is shown to whoever looks for it there and is never one too many.
+                key = str(TxKey(self._chain_id, reference))
+                payments.append(Shown(key, target, moved.value, is_ours=False))
                 continue
-            key = PaymentKey(self._chain_id, self._token, moved.sender, nonce)
-            payments.append(Shown(str(key), target, moved.value, is_ours))
+            proof = PaymentKey(self._chain_id, self._token, moved.sender, nonce)
+            payments.append(Shown(str(proof), target, moved.value, is_ours))
         return Entry(reference, number, tuple(payments), tuple(transfers), others)
 
     def _purse(self, address: bytes) -> str:

@@ -395,3 +395,42 @@ def test_a_well_known_token_with_other_decimals_is_refused(build):
     token = TOKEN.replace("decimals: 6", "decimals: 18")
 
     assert "expected `token.decimals` of 6" in build.mistake(text(token=token))
+
+
+def test_buyers_sign_authorizations_unless_the_seller_takes_more(build):
+    more = text(rpc_url="https://r.example", credential_types="[transaction, authorization]")
+
+    assert build.load(text()).methods["evm"].credential_types == ("authorization",)
+    assert build.load(more).methods["evm"].credential_types == ("transaction", "authorization")
+
+
+@pytest.mark.parametrize(
+    ("types", "rpc_url", "expected"),
+    [
+        ("[]", "https://r.example", "a list that is not empty"),
+        ("[transfer]", "https://r.example", "`authorization`"),
+        ("[hash, hash]", "https://r.example", "each of `credential_types` once"),
+        ("[hash]", "", "`rpc_url` too"),
+        ("[authorization, transaction]", "", "`rpc_url` too"),
+    ],
+)
+def test_types_that_cannot_be_verified_are_refused(build, types, rpc_url, expected):
+    assert expected in build.mistake(text(credential_types=types, rpc_url=rpc_url))
+
+
+def test_x402_buyers_sign_authorizations(build):
+    keys = {"credential_types": "[hash]", "rpc_url": "https://r.example", "x402": "true"}
+
+    assert "what x402 buyers sign" in build.mistake(text(**keys))
+
+
+def test_hashes_are_warned_of(build):
+    (warning,) = build.load(text(credential_types="[hash]", rpc_url="https://r.example")).warnings
+
+    assert "whoever sees a buyer's transfer can claim it first" in str(warning)
+
+
+def test_contract_wallets_are_asked_through_a_node(build):
+    assert "`rpc_url` too" in build.mistake(text(contract_wallets="true"))
+    method = build.load(text(contract_wallets="true", rpc_url="https://r.example")).methods["evm"]
+    assert method.contract_wallets
