@@ -25,6 +25,12 @@ class BadTarget(GatewayProblem):
     slug, title, status = "bad-target", "Bad target", 400
 
 
+class MalformedPayment(GatewayProblem):
+    """An x402 payment is not what its specification says; nothing of it was looked up."""
+
+    slug, title, status = "malformed-payment", "Malformed payment", 400
+
+
 class AmbiguousCredentials(GatewayProblem):
     """More than one payment credential came with one request; we do not choose for the buyer."""
 

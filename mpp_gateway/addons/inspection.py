@@ -12,6 +12,7 @@ from mpp_gateway.engine.fields import text_of
 from mpp_gateway.engine.gate import gate_of
 from mpp_gateway.gateway.answers import PROBLEM_JSON
 from mpp_gateway.gateway.exchange import Exchange
+from mpp_gateway.protocol import x402
 from mpp_gateway.protocol.challenge import Challenge
 from mpp_gateway.protocol.credential import Credential, payment_tokens
 from mpp_gateway.protocol.messages import RequestHead
@@ -21,6 +22,12 @@ from mpp_gateway.protocol.receipt import Receipt
 from mpp_gateway.rails.base import Offer
 
 SEPARATOR = " · "
+X402_PARTS = {
+    "x402 offers": ("payment-required",),
+    "x402 payment": x402.CARRIERS,
+    "x402 settlement": ("payment-response",),
+}
+"""What its fields hold, by name; the settlement of version 1 says the same once more."""
 
 
 class Inspection:
@@ -63,6 +70,8 @@ def comment_on(exchange: Exchange, status: int) -> str:
         presented = exchange.presented
         offers = (presented.offer,) if presented else exchange.offers
         parts += _prices(offers)
+        if presented and presented.challenge_id is None:
+            parts.append("x402")
         parts.append(_state(exchange, status))
     return SEPARATOR.join(part for part in parts if part)
 
@@ -145,6 +154,9 @@ def payment_parts(message: http.Message | None) -> list[tuple[str, Any]]:
     receipt = head.get("payment-receipt")
     if receipt is not None:
         parts += _attempt("receipt", lambda: [_receipt(receipt)])
+    for title, names in X402_PARTS.items():
+        for text in (value for name in names for value in head.get_all(name)[:1]):
+            parts += _attempt(title, lambda text=text: [x402.decoded(text)])
     return parts
 
 

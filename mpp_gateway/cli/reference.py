@@ -36,6 +36,7 @@ REMEDIES: Mapping[str, str] = {
     "answer-not-kept": "Do not pay again for this call: `receipt` shows that it was paid.",
     "idempotency-key-reused": "Take a key and a payment of its own for each request.",
     "ambiguous-credentials": "Send one credential.",
+    "malformed-payment": "Mend the payment's encoding or members; nothing was charged.",
     "forbidden": "Do not repeat it: no payment makes it allowed.",
     "not-found": "Read `/llms.txt` or `/openapi.json` for what is sold.",
     "method-not-allowed": "Use a method of the `Allow` field.",

@@ -16,6 +16,7 @@ from mpp_gateway.config.values import (
     GWEI_DECIMALS,
     Address,
     Count,
+    Flag,
     Gwei,
     HeaderValue,
     PrivateKey,
@@ -175,6 +176,13 @@ class EvmMethod(MethodSettings):
     submit: EvmSubmit = Field(description="Who puts payments on the chain.")
     confirmations: Annotated[Count, Field(ge=1, le=64)] = Field(
         default=1, description="Blocks after which a payment counts as settled."
+    )
+    x402: Flag = Field(
+        default=False,
+        description=(
+            "Whether buyers may pay by x402 as well (versions 1 and 2, scheme `exact`): the same"
+            " price, token and recipient, in the same 402."
+        ),
     )
     units: tuple[Unit, ...] = Field(
         default=("usd",),

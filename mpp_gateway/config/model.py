@@ -10,6 +10,7 @@ from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
@@ -212,3 +213,16 @@ class GatewayConfig:
     docs_llms_url: str | None = None
     warnings: tuple[Mistake, ...] = ()
     """What works but may not be meant; `check` prints them."""
+
+    @property
+    def origin(self) -> str:
+        """What clients put before the gateway's paths, as far as the file tells.
+
+        A `public_url` may name the base path already, as in `https://api.example.com/payments`.
+        """
+        if self.public_url is None:
+            host = f"[{self.listen.host}]" if ":" in self.listen.host else self.listen.host
+            return f"{'http' if self.tls is None else 'https'}://{host}:{self.listen.port}"
+        if self.base_path and urlsplit(self.public_url).path.endswith(self.base_path):
+            return self.public_url.removesuffix(self.base_path)
+        return self.public_url

@@ -29,12 +29,15 @@ class Payment:
     """A plain decimal, for instance `0.01`."""
     unit: str
     """What the price was written in: a currency such as `usd`, or else the token's name."""
+    x402: bool = False
+    """Whether x402 buyers can pay it too."""
 
     @property
     def words(self) -> str:
         """The whole price for people, for instance `0.01 usd by evm (chain 8453, USD Coin)`."""
         where = "" if self.chain_id is None else f" (chain {self.chain_id}, {self.token})"
-        return f"{self.price} {self.unit} by {self.method}{where}"
+        also = " or x402" if self.x402 else ""
+        return f"{self.price} {self.unit} by {self.method}{also}{where}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +136,7 @@ def _payment(offer: Offer, config: GatewayConfig) -> Payment:
         token=offer.amount.asset.name,
         price=format_short(offer.amount.minor, offer.amount.asset.decimals),
         unit=_unit(method, config.currency, offer.amount.asset),
+        x402=offer.x402 is not None,
     )
 
 

@@ -1,7 +1,6 @@
 """Where the documents stand, and how they are linked to."""
 
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from mpp_gateway.config.model import GatewayConfig
 
@@ -40,7 +39,7 @@ class Site:
             # A service at /discover/weather would lie below the root's own /discover/{id}.
             del prefixes[0]
         return cls(
-            origin="" if config is None else _origin(config),
+            origin="" if config is None or config.public_url is None else config.origin,
             prefixes=tuple(prefixes),
             fixed=frozenset(prefix + path for prefix in prefixes for path in FIXED),
             trees=tuple(prefix + TREE for prefix in prefixes),
@@ -60,14 +59,3 @@ class Site:
     def link(self, path: str) -> str:
         """Return the address of a document: absolute with `public_url`, else an absolute path."""
         return f"{self.origin}{self.prefixes[-1]}{path}"
-
-
-def _origin(config: GatewayConfig) -> str:
-    """Return what clients put before the gateway's paths: `public_url` without the base path.
-
-    A `public_url` may name the base path already, as in `https://api.example.com/payments`.
-    """
-    url = (config.public_url or "").rstrip("/")
-    if config.base_path and urlsplit(url).path.endswith(config.base_path):
-        return url.removesuffix(config.base_path)
-    return url

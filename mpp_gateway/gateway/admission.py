@@ -9,18 +9,16 @@ from dataclasses import dataclass, replace
 
 from mpp_gateway import events
 from mpp_gateway.errors import (
-    AmbiguousCredentials,
     GatewayFault,
     PaymentInProgress,
     RailUnavailable,
     SettlementUnknown,
     TooManyRequests,
 )
-from mpp_gateway.gateway import idempotency, settlement
+from mpp_gateway.gateway import credentials, idempotency, settlement
 from mpp_gateway.gateway.answers import problem_answer
 from mpp_gateway.gateway.exchange import Exchange, event
 from mpp_gateway.gateway.machine import Clock, Machine, emit, move, perform
-from mpp_gateway.gateway.refusals import price_of
 from mpp_gateway.gateway.snapshot import Snapshot
 from mpp_gateway.gateway.steps import (
     AskRail,
@@ -36,31 +34,24 @@ from mpp_gateway.gateway.steps import (
 )
 from mpp_gateway.ledger.book import Claim, Claimed, ClaimRequest, State, Turn
 from mpp_gateway.protocol.cors import is_preflight
-from mpp_gateway.protocol.credential import Credential
 from mpp_gateway.protocol.messages import Answer, RequestHead
 from mpp_gateway.protocol.problems import (
     InvalidChallenge,
-    MethodUnsupported,
     PaymentExpired,
     PaymentInsufficient,
-    PaymentRequired,
     Problem,
     VerificationFailed,
 )
-from mpp_gateway.protocol.timestamps import parse_rfc3339
 from mpp_gateway.rails.base import (
     Binding,
-    Offer,
     Outcome,
     Presented,
-    Rail,
     Settlement,
     Verified,
 )
 from mpp_gateway.rails.payment_scheme import (
     PAYMENT_AUTHORIZATION,
     PaymentScheme,
-    credential_tokens,
     paying_head,
     scope_of,
 )
@@ -207,6 +198,7 @@ def _bind(admission: Admission) -> Generator[Effect, Reply]:
             exchange.head.method,
             exchange.match.upstream_path,
             exchange.match.query,
+            body_digest,
         ),
         body_digest=body_digest,
         header=PAYMENT_AUTHORIZATION if exchange.service.requires_auth else None,
@@ -219,52 +211,10 @@ def _read_credential(admission: Admission) -> Generator[Effect, Reply]:
     exchange = admission.exchange
     if exchange.binding is None:
         return
-    found: list[Presented] = []
-    for name in dict.fromkeys(offer.rail for offer in exchange.offers):
-        rail = exchange.snapshot.rails[name]
-        offers = tuple(offer for offer in exchange.offers if offer.rail == name)
-        presented = _read(admission, rail, offers, exchange.binding)
-        if presented is not None:
-            found.append(presented)
-    if len(found) > 1:
-        raise AmbiguousCredentials("Send one payment credential per request.")
-    if not found:
-        raise _no_credential(exchange)
-    exchange.presented = found[0]
-    exchange.rail = exchange.snapshot.rails[found[0].rail]
+    found = credentials.find(exchange, admission.clock.now_s)
+    exchange.presented, admission.only_earlier = found.presented, found.only_earlier
+    exchange.rail = exchange.snapshot.rails[found.presented.rail]
     yield from ()
-
-
-def _read(
-    admission: Admission, rail: Rail, offers: tuple[Offer, ...], binding: Binding
-) -> Presented | None:
-    """Read the credential; of an expired one, what it was while it could be paid."""
-    head, now_s = admission.exchange.paying_head, admission.clock.now_s
-    assert head is not None
-    try:
-        return rail.read(head, offers, binding, now_s)
-    except PaymentExpired as expired:
-        # Its money may have moved while it was good. Without a look at the store this answer would
-        # ask a buyer who has paid to pay again.
-        admission.only_earlier = expired
-        expires = Credential.parse(credential_tokens(head)[0]).challenge.expires
-        assert expires is not None
-        try:
-            return rail.read(head, offers, binding, parse_rfc3339(expires) - 1)
-        except Problem:
-            raise expired from None
-
-
-def _no_credential(exchange: Exchange) -> Problem:
-    """Return why no rail of the route took the request's credential, if there was one."""
-    tokens = credential_tokens(exchange.paying_head or exchange.head)
-    if not tokens:
-        costs = f"This call costs {price_of(exchange)}"
-        return PaymentRequired(f"{costs}; the challenge says how to pay.")
-    challenge = Credential.parse(tokens[0]).challenge
-    if any((o.method, o.intent) == (challenge.method, challenge.intent) for o in exchange.offers):
-        return InvalidChallenge("The challenge is not one that this route offers.")
-    return MethodUnsupported("This route does not take this payment method.")
 
 
 def _ask_rail(admission: Admission) -> Generator[Effect, Reply]:

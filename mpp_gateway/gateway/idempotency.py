@@ -48,7 +48,7 @@ def recall(exchange: Exchange, claimed: Claimed, clock: Clock) -> Machine[Answer
         raise AnswerNotKept(
             "This payment has bought its answer, and the answer is not kept.",
             hint="Do not pay again for this call; the receipt shows that it was paid.",
-            extra={"receipt": dict(claimed.receipt).get("Payment-Receipt", "")},
+            extra={"receipt": next((value for _, value in claimed.receipt), "")},
         )
     body: bytes | None = yield from perform(clock, NeedBody())
     if body is not None:

@@ -1,11 +1,14 @@
 """The answer to a request that was refused: a 402 carries offers that can be paid, others none."""
 
 import hashlib
+import math
 
 from mpp_gateway.errors import RailUnavailable
 from mpp_gateway.gateway.answers import problem_answer
 from mpp_gateway.gateway.exchange import Exchange
-from mpp_gateway.protocol.messages import Answer
+from mpp_gateway.ledger.book import State
+from mpp_gateway.protocol import x402
+from mpp_gateway.protocol.messages import Answer, Headers
 from mpp_gateway.protocol.money import format_short
 from mpp_gateway.protocol.negotiation import rank
 from mpp_gateway.protocol.problems import PaymentRequired, Problem
@@ -13,6 +16,8 @@ from mpp_gateway.rails.base import Binding, Offer
 
 RAIL_RETRY_S = 30
 PRICES_MAX = 3
+SKEW_S = 30
+"""What a payment should live for beyond our own deadlines: clocks differ, and networks are slow."""
 
 
 def refusal(exchange: Exchange, problem: Problem, now_s: int) -> tuple[Answer, Problem]:
@@ -20,12 +25,13 @@ def refusal(exchange: Exchange, problem: Problem, now_s: int) -> tuple[Answer, P
 
     A 402 carries fresh offers, nothing else does.
     """
-    challenges: list[tuple[str, str]] = []
-    if problem.status == PaymentRequired.status and exchange.binding is not None:
-        challenges = _challenges(exchange, exchange.binding, now_s)
-        if not challenges:  # a 402 that nobody can pay is forbidden by the draft, section 1.2
-            problem = RailUnavailable("No payment can be taken now.", retry_after_s=RAIL_RETRY_S)
-    return problem_answer(problem, challenges), problem
+    if problem.status != PaymentRequired.status or exchange.binding is None:
+        return problem_answer(problem), problem
+    fields = _fresh_offers(exchange, exchange.binding, problem, now_s)
+    if not fields:  # a 402 that nobody can pay is forbidden by the draft, section 1.2
+        problem = RailUnavailable("No payment can be taken now.", retry_after_s=RAIL_RETRY_S)
+        return problem_answer(problem), problem
+    return problem_answer(problem, (*fields, *_unsettled(exchange))), problem
 
 
 def price_of(exchange: Exchange) -> str:
@@ -40,12 +46,61 @@ def _made_now(exchange: Exchange) -> list[Offer]:
     return [o for o in exchange.offers if not exchange.snapshot.rails[o.rail].withheld_for]
 
 
-def _challenges(exchange: Exchange, binding: Binding, now_s: int) -> list[tuple[str, str]]:
+def _fresh_offers(
+    exchange: Exchange, binding: Binding, problem: Problem, now_s: int
+) -> list[tuple[str, str]]:
+    """Return the fields of the offers that the client can take up, the one it likes best first.
+
+    Buyers of x402 version 1 read theirs in the body: those members are added to `problem`.
+    """
     offers = _made_now(exchange)
-    wanted = exchange.head.get("accept-payment")
+    forms: list[tuple[Offer, x402.Terms | None]] = [(offer, None) for offer in offers]
+    forms += [(offer, offer.x402) for offer in offers if offer.x402 is not None]
+    pairs = [(x402.METHOD, t.scheme) if t else (o.method, o.intent) for o, t in forms]
     fields: list[tuple[str, str]] = []
-    for place in rank([(o.method, o.intent) for o in offers], wanted):
+    sold: list[x402.Terms] = []
+    for place in rank(pairs, exchange.head.get("accept-payment")):
+        offer, terms = forms[place]
+        if terms is not None:
+            sold.append(terms)
+            continue
         salt = hashlib.sha256(exchange.entropy + place.to_bytes(2)).digest()[:16]
-        rail = exchange.snapshot.rails[offers[place].rail]
-        fields.extend(rail.challenge(offers[place], binding, now_s, salt))
+        rail = exchange.snapshot.rails[offer.rail]
+        fields.extend(rail.challenge(offer, binding, now_s, salt))
+    if sold:
+        headers, members = x402.required(
+            _resource(exchange), sold, _payment_lives_s(exchange), _code(problem), {}
+        )
+        fields.extend(headers)
+        problem.extra = {**problem.extra, **members}
     return fields
+
+
+def _resource(exchange: Exchange) -> x402.Resource:
+    route = exchange.route
+    words = route.description or route.title or exchange.service.description or ""
+    return x402.Resource(f"{exchange.snapshot.config.origin}{exchange.head.target}", words)
+
+
+def _payment_lives_s(exchange: Exchange) -> int:
+    """Return how long a payment must be good for, to be settled when the upstream has answered."""
+    timeouts = exchange.route.timeouts
+    return math.ceil(timeouts.connect_s + timeouts.first_byte_s + timeouts.settle_s) + SKEW_S
+
+
+def _unsettled(exchange: Exchange) -> Headers:
+    """Return what an x402 buyer is told whose payment is refused: nothing of it moved.
+
+    Of one that was used before it would be a lie, on which a buyer's books would be wrong.
+    """
+    presented = exchange.presented
+    if presented is None or presented.challenge_id is not None:
+        return ()
+    if presented.offer.x402 is None or exchange.state is not State.RELEASED:
+        return ()
+    payer = presented.account.rpartition("/")[2]
+    return x402.response(presented.offer.x402.chain_id, payer, error="payment_refused")
+
+
+def _code(problem: Problem) -> str:
+    return problem.slug.replace("-", "_")

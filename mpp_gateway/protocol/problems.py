@@ -83,9 +83,16 @@ class InvalidChallenge(Problem):
 
 
 class PaymentExpired(Problem):
-    """The challenge was ours and its time is over."""
+    """The challenge was ours and its time is over, or that of the payment.
+
+    `at_s` is the unix time since when; None where the challenge says it.
+    """
 
     slug, title = "payment-expired", "Payment Expired"
+
+    def __init__(self, detail: str = "", *, at_s: int | None = None, **more: Any) -> None:
+        super().__init__(detail, **more)
+        self.at_s = at_s
 
 
 class VerificationFailed(Problem):

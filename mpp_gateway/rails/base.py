@@ -9,6 +9,7 @@ from mpp_gateway.ledger.book import PaymentRecord
 from mpp_gateway.protocol.messages import Headers, RequestHead
 from mpp_gateway.protocol.money import Amount
 from mpp_gateway.protocol.problems import Problem
+from mpp_gateway.protocol.x402 import Terms
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,8 @@ class Offer:
     request_encoded: str
     """base64url without padding of the JCS bytes of `request`, computed once."""
     description: str | None = None
+    x402: Terms | None = None
+    """The same price as x402 says it; None where such buyers cannot pay it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,7 @@ class Presented:
     valid_until_s: int
     """Unix time after which the rail can no longer settle this proof."""
     challenge_id: str | None = None
+    """None for a payment that answers no challenge of ours, as an x402 one."""
     evidence: Any = field(default=None, repr=False)
 
     @property

@@ -20,14 +20,23 @@ ENTROPY_BYTES = 16
 
 
 def scope_of(
-    store: str, service: str, route: str, method: str, path: str, query: str | None
+    store: str,
+    service: str,
+    route: str,
+    method: str,
+    path: str,
+    query: str | None,
+    body_digest: str | None = None,
 ) -> str:
     """Return the digest that ties a credential to one request and to the store that remembers it.
 
     Without the store another one would take what this one has sold already, once more. An absent
-    query and an empty one differ, as they do for the upstream.
+    query and an empty one differ, as they do for the upstream. `body_digest` is there where the
+    route binds the body: a payment without a challenge, once it is a credit, has nothing else to
+    bind it.
     """
-    parts = (store, service, route, method, path, "-" if query is None else f"?{query}")
+    asked = "-" if query is None else f"?{query}"
+    parts = (store, service, route, method, path, asked, *((body_digest,) if body_digest else ()))
     # Lengths are hashed with the parts: otherwise two requests could share one scope, and the
     # credential of the cheap one would buy the dear one.
     text = "".join(f"{len(part)}:{part}" for part in parts)

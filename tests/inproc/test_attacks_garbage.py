@@ -125,12 +125,17 @@ def test_two_credentials_are_refused_in_two_fields_and_in_one(gateway: Paid):
         refused(gateway.ask("/api/paid", *fields), "ambiguous-credentials", 400)
 
 
+@pytest.mark.parametrize("name", ["X-Payment", "Payment-Signature"])
+def test_a_credential_in_a_field_of_x402_is_refused_where_that_is_not_sold(gateway: Paid, name):
+    answered = gateway.ask("/api/paid", f"{name}: {gateway.buy().format()}")
+    refused(answered, "method-unsupported", 400)
+    gateway.untouched()
+
+
 @pytest.mark.parametrize(
     "name",
     [
         "Payment-Authorization",
-        "X-Payment",
-        "Payment-Signature",
         "Proxy-Authorization",
         "Cookie",
         "X-Authorization",

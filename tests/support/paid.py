@@ -17,7 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from mpp_gateway.crypto.keccak import keccak256
-from mpp_gateway.demo.chain import TOKEN_DECIMALS, TOKEN_NAME, TOKEN_VERSION, DemoChain
+from mpp_gateway.demo.chain import (
+    CHAIN_ID,
+    TOKEN_DECIMALS,
+    TOKEN_NAME,
+    TOKEN_VERSION,
+    DemoChain,
+)
 from mpp_gateway.protocol import base64url, eip3009
 from mpp_gateway.protocol.challenge import Challenge
 from mpp_gateway.protocol.credential import Credential
@@ -60,11 +66,11 @@ _numbers = itertools.count()
 class ChainThread:
     """A demo chain in a loop and a thread of its own; `run` asks it from any other thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, chain_id: int = CHAIN_ID) -> None:
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self._thread.start()
-        self.demo: DemoChain = DemoChain()
+        self.demo: DemoChain = DemoChain(chain_id=chain_id)
         self.run(self.demo.start())
 
     def run[T](self, work: Coroutine[Any, Any, T]) -> T:
@@ -88,17 +94,17 @@ class ChainThread:
 
 
 @functools.cache
-def chain() -> ChainThread:
+def chain(chain_id: int = CHAIN_ID) -> ChainThread:
     """Return the one chain of this test process; every test has its own payer and payee on it."""
-    thread = ChainThread()
+    thread = ChainThread(chain_id)
     atexit.register(thread.close)
     return thread
 
 
 @contextmanager
-def own_chain() -> Iterator[ChainThread]:
+def own_chain(chain_id: int = CHAIN_ID) -> Iterator[ChainThread]:
     """A chain for a test that changes its clock (`advance`)."""
-    thread = ChainThread()
+    thread = ChainThread(chain_id)
     try:
         yield thread
     finally:
@@ -359,14 +365,19 @@ def receipt_of(response: Response) -> Receipt:
 
 
 def method_text(
-    paid_chain: ChainThread, node: FaultyNode, payee: str, submit: str, with_rpc: bool
+    paid_chain: ChainThread,
+    node: FaultyNode,
+    payee: str,
+    submit: str,
+    with_rpc: bool,
+    more: str = "",
 ) -> str:
     demo = paid_chain.demo
     rpc = f'rpc_url: "{node.url}", ' if with_rpc else ""
     return (
         f"  evm: {{chain_id: {demo.chain_id}, {rpc}token: {{address: "
         f'"{demo.token_address}", name: {TOKEN_NAME}, version: "{TOKEN_VERSION}", decimals:'
-        f' {TOKEN_DECIMALS}}}, recipient: "{payee}", submit: {{{submit}}}}}\n'
+        f' {TOKEN_DECIMALS}}}, recipient: "{payee}", submit: {{{submit}}}{more}}}\n'
     )
 
 
@@ -382,6 +393,7 @@ def paid_parts(
     services: str = "",
     auth: str = "auth: {bearer: marked-upstream-secret}",
     submit_more: str = "",
+    method_more: str = "",
     purse_minor: int = PURSE_MINOR,
     thread: ChainThread | None = None,
     place: Place | None = None,
@@ -407,7 +419,7 @@ def paid_parts(
         place = place or SqlitePlace(tmp_path / "gateway.db")
         text = config_text(
             f"  api:\n    base_url: {up.url}\n    {auth}\n    routes:{routes}{services}",
-            method_text(thread, node, payee, submit, with_rpc),
+            method_text(thread, node, payee, submit, with_rpc, method_more),
             store=place.url,
             more=f"timeouts: {{{timeouts}}}\n{more}" if timeouts else more,
         )

@@ -10,6 +10,7 @@ from mpp_gateway.protocol.problems import Problem
 
 STATUSES = {
     "ambiguous-credentials": 400,
+    "malformed-payment": 400,
     "answer-not-kept": 409,
     "idempotency-key-reused": 409,
     "bad-target": 400,

@@ -34,6 +34,7 @@ def open_rail(
         rpc_s=min(settle_s, RPC_S),
         facilitator_s=settle_s,
         max_fee_wei=method.max_fee_wei,
+        x402=method.x402,
     )
     chain = None
     if method.rpc_url is not None:

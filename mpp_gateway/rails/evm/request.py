@@ -39,6 +39,8 @@ class EvmSettings:
     facilitator_s: int = 20
     retry_after_s: int = 5
     max_fee_wei: int | None = None
+    x402: bool = False
+    """Whether x402 buyers may pay too."""
     domain: Eip712Domain = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

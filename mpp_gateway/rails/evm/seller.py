@@ -1,5 +1,7 @@
 """The seller's side of the `evm` rail: offers, challenges, credentials, settlement, receipts."""
 
+from dataclasses import replace
+
 from mpp_gateway.crypto.addresses import checksum
 from mpp_gateway.crypto.secp256k1 import SignatureError, recover_address
 from mpp_gateway.errors import RailUnavailable, SettlementUnknown
@@ -16,6 +18,7 @@ from mpp_gateway.protocol.problems import (
     VerificationFailed,
 )
 from mpp_gateway.protocol.timestamps import parse_rfc3339
+from mpp_gateway.protocol.x402 import response
 from mpp_gateway.rails.base import (
     Binding,
     Capabilities,
@@ -26,6 +29,7 @@ from mpp_gateway.rails.base import (
     Verified,
 )
 from mpp_gateway.rails.base import Settlement as State
+from mpp_gateway.rails.evm import x402
 from mpp_gateway.rails.evm.abi import Transfer
 from mpp_gateway.rails.evm.chain import ChainClient, RpcFailed, RpcRefused, gathered
 from mpp_gateway.rails.evm.inspection import Inspector
@@ -76,7 +80,11 @@ class EvmRail:
 
     def offer(self, price: Amount, recipient: str | None, description: str | None) -> Offer:
         """Return the offer of a call at `price`; see `request.build_offer`."""
-        return build_offer(self.name, self._settings, price, recipient, description)
+        offer = build_offer(self.name, self._settings, price, recipient, description)
+        if not self._settings.x402:
+            return offer
+        payee = Terms.read(offer.request).recipient
+        return replace(offer, x402=x402.terms(self._settings, price, payee))
 
     def challenge(self, offer: Offer, binding: Binding, now_s: int, entropy: bytes) -> Headers:
         """Return the `WWW-Authenticate` field that carries `offer`."""
@@ -91,10 +99,10 @@ class EvmRail:
         `InvalidChallenge`, `PaymentExpired`, `InvalidPayload`, `VerificationFailed`,
         `PaymentInsufficient`, `MalformedCredential`.
         """
+        own = tuple(offer for offer in offers if offer.rail == self.name)
         credential = self._scheme.credential(head, METHOD, INTENT)
         if credential is None:
-            return None
-        own = tuple(offer for offer in offers if offer.rail == self.name)
+            return x402.read(head, own, self._settings, now_s) if self._settings.x402 else None
         known = any(offer.request_encoded == credential.challenge.request for offer in own)
         if not known and self._is_foreign(credential):
             return None
@@ -173,7 +181,7 @@ class EvmRail:
         if amount_minor != presented.amount_minor:
             raise ValueError("an authorization moves the amount that was signed, no other")
         attempt = await self._settler.settle(self._payment(presented), now_s)
-        return self._outcome(attempt, presented.challenge_id, now_s)
+        return self._outcome(attempt, presented.record, now_s)
 
     async def look_up(self, record: PaymentRecord, now_s: int) -> Outcome:
         """Ask the chain what became of the payment.
@@ -191,7 +199,7 @@ class EvmRail:
         transfer = Transfer(key.token, key.sender, holder(record.payee), record.amount_minor)
         sent = await self._settler.sent_for(record.proof_id)
         attempt = await self._inspector.trace(key, transfer, record.valid_until_s, sent)
-        return self._outcome(attempt, record.challenge_id, now_s)
+        return self._outcome(attempt, record, now_s)
 
     async def refund(self, record: PaymentRecord, now_s: int) -> Outcome:
         """Send the money back from the account that got it; see `rails.base.Rail.refund`."""
@@ -326,7 +334,7 @@ class EvmRail:
                 " take EIP-3009 authorizations"
             ) from error
 
-    def _outcome(self, attempt: Attempt, challenge_id: str | None, now_s: int) -> Outcome:
+    def _outcome(self, attempt: Attempt, record: PaymentRecord, now_s: int) -> Outcome:
         if attempt.state is not State.SETTLED:
             unclear = attempt.state is State.UNKNOWN and not attempt.is_unused
             return Outcome(
@@ -336,10 +344,13 @@ class EvmRail:
                 may_be_paid=unclear,
                 is_untried=attempt.is_untried,
             )
-        extra: dict[str, object] = {"chainId": self._settings.chain_id}
-        if challenge_id is not None:
-            extra["challengeId"] = challenge_id
-        receipt = self._scheme.receipt(METHOD, attempt.reference, now_s, extra)
+        chain_id = self._settings.chain_id
+        if record.challenge_id is None:
+            payer = checksum(holder(record.account))
+            receipt = response(chain_id, payer, attempt.reference)
+        else:
+            extra = {"chainId": chain_id, "challengeId": record.challenge_id}
+            receipt = self._scheme.receipt(METHOD, attempt.reference, now_s, extra)
         return Outcome(State.SETTLED, attempt.reference, receipt, attempt.detail)
 
     @staticmethod

@@ -5,10 +5,11 @@ from types import SimpleNamespace
 import pytest
 from mitmproxy import http
 
-from mpp_gateway.addons.inspection import comment_on, comment_on_own
+from mpp_gateway.addons.inspection import comment_on, comment_on_own, payment_parts
 from mpp_gateway.engine.answers import response_of
 from mpp_gateway.errors import BadTarget, MethodNotAllowed, NotFound, NotReady
 from mpp_gateway.gateway.answers import problem_answer, without_body
+from mpp_gateway.protocol import x402
 from mpp_gateway.protocol.messages import Answer
 from mpp_gateway.protocol.money import Amount, Asset
 from mpp_gateway.protocol.problems import PaymentRequired
@@ -47,13 +48,13 @@ def offer(rail, minor, asset=MICROS):
     return Offer(rail, rail, "charge", Amount(minor, asset), {}, "e30")
 
 
-def asked(*offers, presented=None):
+def asked(*offers, presented=None, challenge_id="c"):
     """An exchange that nobody has claimed, as far as the comment looks at it."""
     return SimpleNamespace(
         route=SimpleNamespace(key="GET /x", free=False),
         service=SimpleNamespace(id="api"),
         offers=offers,
-        presented=presented and SimpleNamespace(offer=presented),
+        presented=presented and SimpleNamespace(offer=presented, challenge_id=challenge_id),
         state=None,
     )
 
@@ -79,6 +80,38 @@ def test_who_has_chosen_an_offer_is_shown_its_price_alone():
     base, card = offer("base", 10_000), offer("card", 50, CENTS)
 
     assert comment_on(asked(base, card, presented=card), 402).split(" · ")[2:4] == ["0.50", "card"]
+
+
+def test_a_payment_without_a_challenge_is_shown_as_x402():
+    base = offer("base", 10_000)
+
+    shown = comment_on(asked(base, presented=base, challenge_id=None), 402)
+
+    assert shown == "api · GET /x · 0.01 · base · x402 · payment required"
+
+
+def test_the_fields_of_x402_are_shown_decoded():
+    headers, _ = x402.required(x402.Resource("http://a/b"), [], 60, "payment_required", {})
+    settled = x402.response(84532, "0xpayer", "0xhash")
+    answer = http.Response.make(402, b"", http.Headers([encoded(f) for f in (*headers, *settled)]))
+
+    parts = dict(payment_parts(answer))
+
+    assert parts["x402 offers"]["error"] == "payment_required"
+    assert parts["x402 settlement"]["transaction"] == "0xhash"
+
+
+def test_a_field_of_x402_that_cannot_be_read_is_shown_as_that():
+    request = http.Request.make("GET", "http://a/", headers={"X-PAYMENT": "%%"})
+
+    ((title, shown),) = payment_parts(request)
+
+    assert (title, shown.split(":")[0]) == ("x402 payment", "cannot be read")
+
+
+def encoded(field):
+    name, value = field
+    return name.encode(), value.encode()
 
 
 def test_a_call_refused_before_its_offers_were_read_shows_none():

@@ -53,6 +53,7 @@ def test_the_examples_are_these():
         "anthropic.yaml",
         "anthropic-stripe.yaml",
         "custom-x402-facilitator.yaml",
+        "all-rails.yaml",
     }
 
     assert names <= {path.name for path in CONFIGS}

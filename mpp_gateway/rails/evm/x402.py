@@ -1,0 +1,139 @@
+"""The `evm` rail as x402 buyers see it: the same authorization, without a challenge of ours.
+
+Scheme `exact`, transfer method `eip3009` (x402 "schemes/exact/scheme_exact_evm"). Nothing in such a
+payment names the request that it is for; what keeps it from buying two is that its nonce is claimed
+once, in whichever wire form it comes.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from mpp_gateway.crypto.addresses import checksum, parse_address
+from mpp_gateway.crypto.secp256k1 import SignatureError, recover_address
+from mpp_gateway.errors import MalformedPayment
+from mpp_gateway.protocol import eip3009, x402
+from mpp_gateway.protocol.eip3009 import Authorization
+from mpp_gateway.protocol.messages import RequestHead
+from mpp_gateway.protocol.money import Amount
+from mpp_gateway.protocol.problems import (
+    InvalidPayload,
+    ParseError,
+    PaymentExpired,
+    PaymentInsufficient,
+    VerificationFailed,
+)
+from mpp_gateway.rails.base import Offer, Presented
+from mpp_gateway.rails.evm.request import EvmSettings, Payment, PaymentKey, purse
+
+VALID_UNTIL_MAX_S = 2**33
+"""In the year 2242. Some buyers sign for ever, which no store has a number for."""
+
+
+def terms(settings: EvmSettings, price: Amount, payee: bytes) -> x402.Terms:
+    """Return what x402 buyers are asked for; they sign under the token's EIP-712 domain."""
+    return x402.Terms(
+        scheme=x402.EXACT,
+        chain_id=settings.chain_id,
+        asset=checksum(settings.token),
+        amount_minor=price.minor,
+        pay_to=checksum(payee),
+        extra={"name": settings.name, "version": settings.version},
+    )
+
+
+def read(
+    head: RequestHead, offers: tuple[Offer, ...], settings: EvmSettings, now_s: int
+) -> Presented | None:
+    """Return the payment of one of `offers` that the request carries, signature included.
+
+    None where there is no payment, or one for another chain, token or payee. Errors:
+    `MalformedPayment` (400), `VerificationFailed`, `PaymentInsufficient`, `PaymentExpired`.
+    """
+    texts = x402.payments(head)
+    if not texts:
+        return None
+    try:
+        payment = x402.read(texts[0])
+    except ParseError as error:
+        raise MalformedPayment("The x402 payment cannot be read.", private=str(error)) from error
+    if payment.chain_id != settings.chain_id or payment.scheme != x402.EXACT:
+        return None
+    if payment.accepted is not None and not _is_for(payment.accepted, settings.token):
+        return None
+    signed = _authorization(payment.proof)
+    offer = _taken(offers, payment, signed)
+    if offer is None:
+        return None
+    _check_amount(payment, signed, offer)
+    _check_signature(signed, settings)
+    if signed.valid_after > now_s:
+        raise VerificationFailed("The authorization is not valid yet.")
+    if signed.valid_before <= now_s:
+        raise PaymentExpired("The authorization has expired.", at_s=signed.valid_before)
+    key = PaymentKey(settings.chain_id, settings.token, signed.sender, signed.nonce)
+    return Presented(
+        rail=offer.rail,
+        offer=offer,
+        proof_id=str(key),
+        account=key.account,
+        payee=purse(key.chain_id, key.token, signed.recipient),
+        amount_minor=offer.amount.minor,
+        valid_until_s=min(signed.valid_before, VALID_UNTIL_MAX_S),
+        evidence=Payment(key, signed),
+    )
+
+
+def _authorization(proof: Mapping[str, Any]) -> Authorization:
+    members = proof.get("authorization")
+    if not isinstance(members, Mapping):
+        raise MalformedPayment("The payment's `authorization` is missing or not an object.")
+    try:
+        return Authorization.from_payload(
+            {**members, "type": "authorization", "signature": proof.get("signature")}
+        )
+    except InvalidPayload as error:
+        raise MalformedPayment(error.detail) from error
+
+
+def _is_for(accepted: Mapping[str, Any], token: bytes) -> bool:
+    return _address(accepted.get("asset"), "asset") == token
+
+
+def _taken(
+    offers: tuple[Offer, ...], payment: x402.X402Payment, signed: Authorization
+) -> Offer | None:
+    """Return the offer whose payee is paid. The buyer's copy of it is compared, never used."""
+    for offer in offers:
+        if offer.x402 is None or parse_address(offer.x402.pay_to) != signed.recipient:
+            continue
+        accepted = payment.accepted
+        if accepted is None or _address(accepted.get("payTo"), "payTo") == signed.recipient:
+            return offer
+    return None
+
+
+def _check_amount(payment: x402.X402Payment, signed: Authorization, offer: Offer) -> None:
+    if signed.value < offer.amount.minor:
+        raise PaymentInsufficient("The authorization is for less than the price.")
+    if signed.value > offer.amount.minor:
+        raise VerificationFailed("The authorization is for more than the price.")
+    if payment.accepted is not None and payment.accepted.get("amount") != str(offer.amount.minor):
+        raise VerificationFailed("The payment takes up an offer at another price.")
+
+
+def _check_signature(signed: Authorization, settings: EvmSettings) -> None:
+    try:
+        signer = recover_address(eip3009.digest(signed, settings.domain), signed.signature)
+    except SignatureError as error:
+        raise VerificationFailed(
+            "The signature is not one that the token accepts.", private=str(error)
+        ) from error
+    if signer != signed.sender:
+        raise VerificationFailed("The signature is not the payer's, or for another token.")
+
+
+def _address(value: object, name: str) -> bytes:
+    try:
+        return parse_address(value if isinstance(value, str) else "")
+    except ValueError as error:
+        raise MalformedPayment(f"The payment's {name} is not an address.") from error
