@@ -4,6 +4,7 @@ Asking another one to verify is free. Asking another one to settle what the firs
 how a payment gets lost between the two.
 """
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from tests.support.paid import (
 
 VERIFY, SETTLE = "/verify", "/settle"
 SHORT = "settle_s: 4"
+PATIENCE_S = 10
 SERVED = (200, "", False, False, True)
 UNKNOWN = (503, "settlement-unknown", True, False, False)
 UNAVAILABLE = (503, "rail-unavailable", True, False, False)
@@ -64,9 +66,11 @@ class Pair:
 
 
 @contextmanager
-def pair(tmp_path: Path, *, with_rpc: bool = False, first: str = "") -> Iterator[Pair]:
+def pair(
+    tmp_path: Path, *, with_rpc: bool = False, first: str = "", timeouts: str = SHORT
+) -> Iterator[Pair]:
     """Run a gateway with two; `first` is what else the entry of the first has."""
-    with paid_parts(tmp_path, facilitator=True, with_rpc=with_rpc, timeouts=SHORT) as paid:
+    with paid_parts(tmp_path, facilitator=True, with_rpc=with_rpc, timeouts=timeouts) as paid:
         second = StandInFacilitator(paid.chain.demo)
         other = serve(paid.stack, paid.chain, second.serve)
         before, _, rest = paid.config.partition('facilitator: "')
@@ -321,9 +325,10 @@ def test_a_hook_that_fails_costs_its_facilitator_the_question_and_shows_nothing(
         assert shown(answer) == SERVED
         assert both.asked() == [(2, VERIFY), (2, SETTLE)]
         both.second.fault = "500"
-        _, refusal = both.buy()
-        assert shown(refusal) == UNAVAILABLE
-        told = "\n".join([*both.paid.proxy.log, str(answer), str(refusal)])
+        refusals = [both.buy()[1] for _ in range(FAILURES_MAX)]
+        assert [shown(refusal) for refusal in refusals] == [UNAVAILABLE] * FAILURES_MAX
+        told = "\n".join([*both.paid.proxy.log, str(answer), str(refusals)])
+        assert "auth_hook: " in told
         assert auth_hooks.MARK not in told
 
 
@@ -343,9 +348,9 @@ def test_a_slow_hook_holds_up_no_other_call_and_not_its_own_for_long(
 ):
     monkeypatch.setattr(facilitator_client, "HOOK_S", 1)
     auth_hooks.reset()
-    with pair(tmp_path, first=HOOK.format(function)) as both:
+    with pair(tmp_path, first=HOOK.format(function), timeouts="settle_s: 30") as both:
         auth_hooks.held.clear()
-        credential = both.paid.buy().format()
+        credential, began_s = both.paid.buy().format(), time.monotonic()
 
         paid, free = at_once(
             [
@@ -356,6 +361,7 @@ def test_a_slow_hook_holds_up_no_other_call_and_not_its_own_for_long(
 
         assert set(free) == {200}
         assert shown(paid) == SERVED
+        assert time.monotonic() - began_s < PATIENCE_S
         assert both.asked() == [(2, VERIFY), (2, SETTLE)]
 
 
