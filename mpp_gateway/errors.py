@@ -83,6 +83,12 @@ class IdempotencyKeyReused(GatewayProblem):
     slug, title, status = "idempotency-key-reused", "Idempotency key reused", 409
 
 
+class PriceAboveMaximum(GatewayProblem):
+    """The call costs more than the request's own `X-Max-Price`."""
+
+    slug, title, status = "price-above-maximum", "Price above maximum", 412
+
+
 class ContentTooLarge(GatewayProblem):
     """The request body is longer than the route takes."""
 

@@ -1,7 +1,7 @@
 # Sourced by the other scripts: a Python 3.13 environment in .venv, as requirements.lock has it.
 # Needs Python 3.13 and the package registries. Outside of the folder nothing is touched, but for two
 # cases: root on Debian gets Debian's venv package where Python cannot make an environment and there is
-# no uv, and, running the tests without npm or PostgreSQL, Debian's nodejs, npm and postgresql.
+# no uv, and, running the tests without npm, PostgreSQL or Chromium, Debian's packages of these.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -169,6 +169,21 @@ set_up_postgres() {
         has_postgres && return
     fi
     say "PostgreSQL was not found (Debian's package: postgresql). Its tests are skipped."
+    [ "${CI:-}" != true ]
+}
+
+has_chromium() { command -v chromium >/dev/null || command -v chromium-browser >/dev/null; }
+
+# The browser that the tests of the payment page drive, from Debian where we are root there. CI fails
+# without; at home only these tests are skipped.
+set_up_chromium() {
+    has_chromium && return
+    if is_root_on_debian; then
+        say "Chromium was not found: installing Debian's chromium (a minute or so) ..."
+        apt_install chromium
+        has_chromium && return
+    fi
+    say "Chromium was not found (Debian's package: chromium). The tests of the payment page are skipped."
     [ "${CI:-}" != true ]
 }
 

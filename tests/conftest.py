@@ -27,6 +27,7 @@ LONGEST_FIRST = (
     "inproc/test_engine_backpressure.py",
     "unit/ledger/test_silent_stores.py",
     "inproc/test_refunds.py",
+    "inproc/test_payment_page_browser.py",
 )
 """A file stays with one process: one that began late would keep all the others waiting."""
 TESTS = Path(__file__).parent

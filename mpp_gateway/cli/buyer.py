@@ -40,16 +40,17 @@ from mpp_gateway.cli.output import (
 )
 from mpp_gateway.crypto.addresses import checksum, parse_address
 from mpp_gateway.crypto.secp256k1 import ORDER
+from mpp_gateway.protocol.ceiling import FIELD
 from mpp_gateway.protocol.challenge import Challenge
 from mpp_gateway.protocol.credential import Credential
-from mpp_gateway.protocol.money import format_minor, parse_minor
+from mpp_gateway.protocol.money import DECIMALS_MAX, format_minor, parse_minor
+from mpp_gateway.protocol.networks import known_token
 from mpp_gateway.protocol.problems import ParseError
 from mpp_gateway.protocol.receipt import Receipt
 from mpp_gateway.rails.evm.payer import PaymentDeclined, Purse
 from mpp_gateway.rails.evm.payer import pay as sign_payment
 from mpp_gateway.rails.evm.request import Terms
 from mpp_gateway.rails.evm.tokens import (
-    KNOWN_DECIMALS,
     TokenUnknown,
     decimals_from_chain,
     domain_from_chain,
@@ -152,7 +153,13 @@ async def pay(options: argparse.Namespace) -> int:
     try:
         async with call.answer() as response:
             if response.status != PAYMENT_REQUIRED:
-                await _show(response)
+                body = (
+                    await _start_of(response) if outcome.may_be_too_dear(response.status) else b""
+                )
+                if options.max is not None and (prices := outcome.too_dear(body)):
+                    message = f"the price {prices} is above --max {options.max}; nothing was paid"
+                    raise CommandFailed(message, NOT_PAID)
+                await _show(response, body)
                 return OK if response.status < 400 else FAILED
             deal = _choose(response.headers.getall("WWW-Authenticate", []), options.chain)
     except (aiohttp.ClientError, TimeoutError) as error:
@@ -265,8 +272,8 @@ def _choose(fields: Sequence[str], chain_id: int | None) -> Deal:
 async def _check_decimals(deal: Deal, options: argparse.Namespace) -> None:
     """Refuse a challenge that counts the token in other units than the token does itself."""
     terms = deal.terms
-    if known_domain(terms.chain_id, terms.token) is not None:
-        decimals = KNOWN_DECIMALS
+    if (known := known_token(terms.chain_id, terms.token)) is not None:
+        decimals = known.decimals
     elif options.rpc_url:
         try:
             decimals = await decimals_from_chain(options.rpc_url, terms.token)
@@ -285,12 +292,13 @@ async def _check_decimals(deal: Deal, options: argparse.Namespace) -> None:
 
 def _limit_minor(deal: Deal, options: argparse.Namespace) -> int:
     """Return the most to pay, in minor units of the token that is asked for."""
-    is_dollar = known_domain(deal.terms.chain_id, deal.terms.token) is not None
+    known = known_token(deal.terms.chain_id, deal.terms.token)
+    is_dollar = known is not None and known.unit == "usd"
     if options.max is None and not is_dollar and not options.dry_run:
         # The token is the seller's choice: a tenth of some tokens is worth a house.
         raise CommandFailed(
-            "this token is not known here, nor what it is worth: name the most to pay of it with"
-            " --max; nothing was paid",
+            "this token is none of the dollars that are known here: name the most to pay of it"
+            " with --max; nothing was paid",
             NOT_PAID,
         )
     text = MAX_DOLLARS if options.max is None else options.max
@@ -345,8 +353,20 @@ async def _sign(deal: Deal, options: argparse.Namespace) -> Credential:
         raise CommandFailed(f"{error}; nothing was paid", NOT_PAID) from None
 
 
-async def _show(response: aiohttp.ClientResponse) -> bytes:
-    """Print the answer; return its beginning if it is a problem document, which is short."""
+async def _start_of(response: aiohttp.ClientResponse) -> bytes:
+    start = b""
+    async for chunk in response.content.iter_chunked(CHUNK):
+        start += chunk
+        if len(start) >= PROBLEM_BYTES_MAX:
+            break
+    return start
+
+
+async def _show(response: aiohttp.ClientResponse, start: bytes = b"") -> bytes:
+    """Print the answer; return its beginning if it is a problem document, which is short.
+
+    `start` is what was read of it already.
+    """
     say(styled(plain(f"HTTP {response.status} {response.reason}"), "bold", sys.stderr))
     # Before the body: whoever cuts that short, as `| head` does, has paid and keeps the receipt.
     receipt = response.headers.get("Payment-Receipt")
@@ -354,6 +374,7 @@ async def _show(response: aiohttp.ClientResponse) -> bytes:
         _show_receipt(receipt)
     kept = b""
     printer = BodyPrinter()
+    printer.print(start)
     async for chunk in response.content.iter_chunked(CHUNK):
         printer.print(chunk)
         if response.content_type == PROBLEM and len(kept) < PROBLEM_BYTES_MAX:
@@ -394,7 +415,19 @@ def _call(options: argparse.Namespace) -> Call:
     method = options.method or ("POST" if body is not None else "GET")
     if not _TOKEN.match(method):
         raise CommandFailed(f"--method {method!r} is no HTTP method", USAGE)
-    return Call(method, options.url, body, _headers(options.header))
+    return Call(method, options.url, body, _headers(options.header) | _ceiling(options))
+
+
+def _ceiling(options: argparse.Namespace) -> dict[str, str]:
+    """Tell the seller of `--max`, so that one who knows of such limits refuses at once."""
+    if options.max is None or options.dry_run:
+        return {}
+    try:
+        parse_minor(options.max, DECIMALS_MAX)
+    except ValueError as error:
+        raise CommandFailed(f"--max {options.max}: {error}", USAGE) from None
+    names = {field.partition(":")[0].strip().lower() for field in options.header}
+    return {} if FIELD.lower() in names else {FIELD: options.max}
 
 
 def _body(data: str | None) -> bytes | None:

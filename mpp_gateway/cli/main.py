@@ -142,7 +142,7 @@ def _pay(verbs: Verbs) -> None:
         "--max",
         metavar="AMOUNT",
         help="the most to pay, in whole units of the token (default: 0.10 of a dollar token;"
-        " of a token that this command does not know, it must be named)",
+        " of a token that this command does not know, it must be named); sent as X-Max-Price",
     )
     verb.add_argument(
         "--chain", type=int, metavar="ID", help="pay on this chain only (8453, 84532, ...)"

@@ -6,6 +6,7 @@ from typing import Any
 
 from mpp_gateway.cli.exits import FAILED, OK, OWED
 from mpp_gateway.cli.output import plain
+from mpp_gateway.errors import PriceAboveMaximum
 from mpp_gateway.protocol import jcs
 from mpp_gateway.protocol.problems import ParseError
 
@@ -144,6 +145,21 @@ def judge(status: int, media_type: str, body: bytes, *, is_new: bool) -> Outcome
     # What was signed just now has bought nothing before, at least not for this buyer: such words
     # would only have a second payment made.
     return None if is_new and found in {NOT_KEPT, KEY_REUSED} else found
+
+
+def may_be_too_dear(status: int) -> bool:
+    """Tell whether an answer has the status of a price above the buyer's `X-Max-Price`."""
+    return status == PriceAboveMaximum.status
+
+
+def too_dear(body: bytes) -> str:
+    """Return the prices of a seller for whom `X-Max-Price` is too low; else nothing."""
+    problem = _problem(body)
+    if problem.get("type") != PriceAboveMaximum().type_uri:
+        return ""
+    prices = problem.get("prices")
+    each = [p for p in prices if isinstance(p, dict)] if isinstance(prices, list) else []
+    return plain(" or ".join(f"{p.get('amount')} {p.get('unit')}" for p in each)) or "asked"
 
 
 def weigh(said: Outcome | None, *, is_made: bool | None) -> Outcome:

@@ -42,6 +42,8 @@ REMEDIES: Mapping[str, str] = {
     "method-not-allowed": "Use a method of the `Allow` field.",
     "request-timeout": "Send the request faster.",
     "payment-in-progress": "Wait for `Retry-After` and for the other request; do not pay again.",
+    "price-above-maximum": "Read `prices`, and ask again with a higher `X-Max-Price` or none;"
+    " nothing was claimed or charged.",
     "content-too-large": "Send a shorter body.",
     "too-many-requests": "Wait for `Retry-After`. Nothing was claimed or charged; a credential is"
     " as good as before.",

@@ -90,6 +90,7 @@ def load_text(text: str, filename: str, environ: Mapping[str, str]) -> GatewayCo
         limits=Limits(**root.limits.model_dump()),
         idempotency=Idempotency(**root.idempotency.model_dump()),
         cors=Cors(frozenset(root.cors.origins), root.cors.max_age_s) if root.cors else None,
+        payment_page=root.payment_page,
         challenge_ttl_s=root.challenge_ttl_s,
         credit_s=root.credit_s,
         categories=root.categories,
@@ -129,10 +130,12 @@ def _methods(
         method = check(model, settings, document, path)
         if document.is_sound(*path):
             methods[name] = method
-        if isinstance(method, EvmMethod) and method.rpc_url is None:
-            message = "without `rpc_url` the calls of one payer are settled one at a time"
+        if isinstance(method, EvmMethod):
             line = document.line(path)
-            warnings.append(Mistake(document.file, line, f"methods.{name}", message))
+            warnings += [
+                Mistake(document.file, line, f"methods.{name}", message)
+                for message in method.doubts()
+            ]
     return methods
 
 

@@ -1,11 +1,11 @@
 """Payment methods: one settings class per kind, found by the kind's name."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
 
 from mpp_gateway.config.hooks import find_function
 from mpp_gateway.config.method import MethodSettings
@@ -32,10 +32,14 @@ from mpp_gateway.config.values import (
 from mpp_gateway.crypto.addresses import parse_address
 from mpp_gateway.crypto.secp256k1 import address_of
 from mpp_gateway.protocol.money import DECIMALS_MAX, Asset, parse_minor
+from mpp_gateway.protocol.networks import BY_CHAIN, NETWORKS, KnownToken, known_token
 
 FACILITATORS_MAX = 8
 METHOD_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}\Z")
 
+EURO_TOKENS = frozenset(
+    token.symbol for network in NETWORKS.values() for token in network.tokens if token.unit == "eur"
+)
 USUAL_MAX_FEE_GWEI: Mapping[int, str] = MappingProxyType({8453: "1", 84532: "1"})
 """Ceilings for where none is set, by chain: Base and Base Sepolia ask for a hundredth of this.
 
@@ -56,6 +60,26 @@ class EvmToken(Strict):
     decimals: Annotated[Count, Field(ge=0, le=DECIMALS_MAX)] = Field(
         description="How many decimals one unit of the token has (USDC: 6)."
     )
+
+
+def _token(value: Any, info: ValidationInfo) -> Any:
+    """Write a token's symbol out, from the table of networks."""
+    if not isinstance(value, str):
+        return value
+    # Where the chain itself is wrong that is said, and nothing of the token.
+    network = BY_CHAIN.get(info.data.get("chain_id", NETWORKS["base"].chain_id))
+    known = None if network is None else network.token(value)
+    if known is None:
+        names = " or ".join(token.symbol for token in network.tokens) if network else ""
+        raise wrong(
+            f"{names}{', or ' if names else ''}a mapping with `address`, `name`, `decimals`"
+        )
+    return {
+        "address": known.address,
+        "name": known.name,
+        "version": known.version,
+        "decimals": known.decimals,
+    }
 
 
 def _importable(text: str) -> str:
@@ -158,8 +182,14 @@ class EvmMethod(MethodSettings):
 
     kind: ClassVar[str] = "evm"
 
+    network: Literal[*NETWORKS] | None = Field(  # type: ignore[valid-type]
+        default=None, description="Name of a well-known chain, in place of `chain_id`."
+    )
     chain_id: Annotated[Count, Field(ge=1, le=CHAIN_ID_MAX)] = Field(
-        description="EIP-155 id of the chain: 8453 for Base, 84532 for Base Sepolia."
+        description=(
+            "EIP-155 id of the chain: 8453 for Base, 84532 for Base Sepolia. Left out beside"
+            " `network`."
+        )
     )
     rpc_url: SecretUrl | None = Field(
         default=None,
@@ -169,7 +199,12 @@ class EvmMethod(MethodSettings):
             " since such URLs tend to hold an access key."
         ),
     )
-    token: EvmToken = Field(description="The token that is paid with.")
+    token: Annotated[EvmToken, BeforeValidator(_token)] = Field(
+        description=(
+            "The token that is paid with. `USDC` will do on every chain that `network` lists, and"
+            " `EURC` on Base and Base Sepolia."
+        )
+    )
     recipient: Address = Field(
         description="Address that receives the money; checked against EIP-55 when in mixed case."
     )
@@ -188,12 +223,33 @@ class EvmMethod(MethodSettings):
         default=("usd",),
         description=(
             "Units of price that one unit of the token is worth, at par. A price in another unit"
-            " cannot be paid with this method."
+            " cannot be paid with this method. With `token: EURC` the default is `eur`."
         ),
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _resolve_names(cls, data: Any) -> Any:
+        """Write out what the name of a network, or of a token, stands for."""
+        if not isinstance(data, Mapping):
+            return data
+        if "units" not in data and str(data.get("token")).upper() in EURO_TOKENS:
+            # Left at the default of others, a price in dollars would sell for as many euros.
+            data = {**data, "units": ("eur",)}
+        if data.get("network") is None:
+            return data
+        if "chain_id" in data:
+            raise wrong("`network` or `chain_id`, not both")
+        # A name that is unknown is refused for itself, and not for the want of an id too.
+        known = NETWORKS.get(str(data["network"]), NETWORKS["base"])
+        return {**data, "chain_id": known.chain_id}
+
     @model_validator(mode="after")
     def _check(self) -> Self:
+        known = self.known_token
+        if known is not None and known.decimals != self.token.decimals:
+            # Prices would be wrong by powers of ten.
+            raise wrong(f"`token.decimals` of {known.decimals}, as {known.symbol} has them")
         if self.submit.private_key is not None and self.rpc_url is None:
             raise wrong("`rpc_url` too, since `submit.private_key` sends transactions through it")
         if self.confirmations != 1 and self.rpc_url is None:
@@ -205,6 +261,26 @@ class EvmMethod(MethodSettings):
         """The token as an asset, coded as in CAIP-19."""
         code = f"eip155:{self.chain_id}/erc20:{self.token.address.lower()}"
         return Asset(code, self.token.decimals, self.token.name)
+
+    @property
+    def known_token(self) -> KnownToken | None:
+        """What the table of networks has of the token."""
+        return known_token(self.chain_id, parse_address(self.token.address))
+
+    def doubts(self) -> Iterator[str]:
+        """Yield what is probably not meant, though it can be done."""
+        if self.rpc_url is None:
+            yield "without `rpc_url` the calls of one payer are settled one at a time"
+        known = self.known_token
+        if known is None:
+            return
+        if (known.name, known.version) != (self.token.name, self.token.version):
+            yield (
+                f"{known.symbol} on chain {self.chain_id} is known to sign with `token.name`"
+                f" {known.name!r} and `token.version` {known.version!r}"
+            )
+        if known.unit not in self.units and self.units:
+            yield f"one {known.symbol} is worth one {known.unit}, which `units` does not say"
 
     @property
     def max_fee_wei(self) -> int | None:

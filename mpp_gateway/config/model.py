@@ -207,6 +207,8 @@ class GatewayConfig:
     limits: Limits = Limits()
     idempotency: Idempotency = Idempotency()
     cors: Cors | None = None
+    payment_page: bool = True
+    """Whether who asks for HTML gets a 402 as a page to pay on."""
     challenge_ttl_s: int = 300
     credit_s: int = 2_592_000
     categories: tuple[str, ...] = ()

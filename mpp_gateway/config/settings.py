@@ -391,6 +391,11 @@ class RootSettings(Strict):
         " itself, free of charge, and what upstreams say of CORS is replaced. Without it their"
         " words pass as they are, and no page sees a price.",
     )
+    payment_page: Flag = Field(
+        default=True,
+        description="Whether a 402 is a page to pay on for who asks for HTML, as browsers do."
+        " `false`: everybody gets the problem document.",
+    )
     challenge_ttl_s: Annotated[Count, Field(ge=30, le=86_400)] = Field(
         default=300, description="Seconds for which a challenge can be paid."
     )

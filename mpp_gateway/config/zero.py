@@ -30,9 +30,8 @@ class Network:
     """A chain and its dollar token, with the public services that need no account."""
 
     chain_id: int
-    token: str
-    name: str
-    version: str
+    token: str | Mapping[str, str | int]
+    """As in a configuration: the symbol of a well-known one, or the whole of it."""
     rpc_url: str | None
     facilitator: str | None
 
@@ -40,23 +39,27 @@ class Network:
 NETWORKS: Mapping[str, Network] = {
     "base-sepolia": Network(
         84532,
-        "0x036CbD53842c5426634e7929541eC2318f3dCF7e",
         "USDC",
-        "2",
         "https://sepolia.base.org",
         "https://x402.org/facilitator",
     ),
     "base": Network(
         8453,
-        "0x833589fCD6eDb6E08f4c7C32D4f71b54bdA02913",
-        "USD Coin",
-        "2",
+        "USDC",
         "https://mainnet.base.org",
         None,
     ),
     # The chain of `mpp-gateway demo`: its token always has this address.
     "demo": Network(
-        31337, "0x53BB4307817EaFc53054107a7CA1A5bF4fe73b72", "Demo Dollar", "1", None, None
+        31337,
+        {
+            "address": "0x53BB4307817EaFc53054107a7CA1A5bF4fe73b72",
+            "name": "Demo Dollar",
+            "version": "1",
+            "decimals": 6,
+        },
+        None,
+        None,
     ),
 }
 DEFAULT_NETWORK = "base-sepolia"
@@ -123,12 +126,7 @@ def zero_config(options: ZeroOptions, environ: Mapping[str, str]) -> GatewayConf
     method = {
         "kind": "evm",
         "chain_id": network.chain_id,
-        "token": {
-            "address": network.token,
-            "name": network.name,
-            "version": network.version,
-            "decimals": 6,
-        },
+        "token": network.token,
         "recipient": options.recipient,
         "submit": submit,
     }

@@ -3,6 +3,8 @@
 import re
 from collections.abc import Sequence
 
+from mpp_gateway.protocol.media_types import ranges, rank
+
 JSON = "application/json"
 AGENTS = (
     # assistants and their crawlers
@@ -36,12 +38,6 @@ _AGENT = re.compile(
     r"(?<![A-Za-z0-9-])(?:" + "|".join(map(re.escape, AGENTS)) + r")(?![A-Za-z0-9-])",
     re.IGNORECASE,
 )
-_QUALITY = re.compile(r"(?:0(?:\.([0-9]{0,3}))?|1(?:\.0{0,3})?)\Z")
-FULL = 1000
-"""Quality 1, in thousandths."""
-
-type Rank = tuple[int, int]
-"""Quality in thousandths, then how exactly the type was named: 2 type, 1 `text/*`, 0 `*/*`."""
 
 
 def choose(types: Sequence[str], accept: Sequence[str], user_agent: str) -> str:
@@ -51,8 +47,8 @@ def choose(types: Sequence[str], accept: Sequence[str], user_agent: str) -> str:
     a client that accepts none of them gets what it would get without `Accept` (RFC 9110 section
     12.5.1).
     """
-    ranges = _ranges(accept)
-    ranks = {name: _rank(name, ranges) for name in types}
+    accepted = ranges(accept)
+    ranks = {name: rank(name, accepted) for name in types}
     others = [name for name in types if name != JSON]
     best = max(others, key=lambda name: ranks[name])
     if ranks[JSON] == ranks[best]:
@@ -63,33 +59,3 @@ def choose(types: Sequence[str], accept: Sequence[str], user_agent: str) -> str:
 def is_agent(user_agent: str) -> bool:
     """Tell whether a `User-Agent` names an AI agent or a terminal client."""
     return _AGENT.search(user_agent) is not None
-
-
-def _ranges(accept: Sequence[str]) -> dict[str, int]:
-    """Return the qualities by media range; what does not parse is as if it had not been sent."""
-    ranges: dict[str, int] = {}
-    for element in ",".join(accept).split(","):
-        name, *parameters = (part.strip() for part in element.lower().split(";"))
-        quality: int | None = FULL
-        for parameter in parameters:
-            key, _, value = parameter.partition("=")
-            if key.strip() == "q":
-                quality = _quality(value.strip())
-        if name and quality is not None:
-            ranges.setdefault(name, quality)
-    return ranges or {"*/*": FULL}
-
-
-def _quality(text: str) -> int | None:
-    match = _QUALITY.match(text)
-    if match is None:
-        return None
-    return FULL if text.startswith("1") else int((match[1] or "").ljust(3, "0"))
-
-
-def _rank(name: str, ranges: dict[str, int]) -> Rank:
-    family = name.partition("/")[0] + "/*"
-    for exactness, spelled in ((2, name), (1, family), (0, "*/*")):
-        if spelled in ranges:
-            return (ranges[spelled], exactness) if ranges[spelled] else (0, 0)
-    return (0, 0)

@@ -17,6 +17,7 @@ from mpp_gateway.errors import (
 )
 from mpp_gateway.gateway import credentials, idempotency, settlement
 from mpp_gateway.gateway.answers import problem_answer
+from mpp_gateway.gateway.ceilings import check_ceiling, set_ceiling
 from mpp_gateway.gateway.exchange import Exchange, event
 from mpp_gateway.gateway.machine import Clock, Machine, emit, move, perform
 from mpp_gateway.gateway.snapshot import Snapshot
@@ -189,6 +190,7 @@ def _bind(admission: Admission) -> Generator[Effect, Reply]:
             raise GatewayFault(private="the body was not read")
         body_digest = PaymentScheme.body_digest(body)
     exchange.offers = exchange.snapshot.offers_of(exchange.service, exchange.route)
+    set_ceiling(exchange)
     exchange.binding = Binding(
         realm=exchange.snapshot.config.realm,
         scope=scope_of(
@@ -212,6 +214,7 @@ def _read_credential(admission: Admission) -> Generator[Effect, Reply]:
     if exchange.binding is None:
         return
     found = credentials.find(exchange, admission.clock.now_s)
+    check_ceiling(exchange, found.presented)
     exchange.presented, admission.only_earlier = found.presented, found.only_earlier
     exchange.rail = exchange.snapshot.rails[found.presented.rail]
     yield from ()

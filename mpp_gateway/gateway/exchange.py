@@ -9,6 +9,7 @@ from mpp_gateway.config.model import Route, Service
 from mpp_gateway.gateway.snapshot import Snapshot
 from mpp_gateway.ledger.answers import KeptAnswer
 from mpp_gateway.ledger.book import State, Turn
+from mpp_gateway.protocol.ceiling import Ceiling
 from mpp_gateway.protocol.messages import Headers, RequestHead
 from mpp_gateway.rails.base import Binding, Offer, Presented, Rail
 from mpp_gateway.routing.table import Match
@@ -31,6 +32,8 @@ class Exchange:
     paying_head: RequestHead | None = None
     """The head as rails read it; None while no price is asked."""
     offers: tuple[Offer, ...] = ()
+    ceiling: Ceiling | None = None
+    """The most that the client pays for this request, if it has said so."""
     binding: Binding | None = None
     presented: Presented | None = None
     rail: Rail | None = None

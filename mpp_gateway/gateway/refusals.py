@@ -5,7 +5,9 @@ import math
 
 from mpp_gateway.errors import RailUnavailable
 from mpp_gateway.gateway.answers import problem_answer
+from mpp_gateway.gateway.ceilings import is_within
 from mpp_gateway.gateway.exchange import Exchange
+from mpp_gateway.gateway.page.showing import shown
 from mpp_gateway.ledger.book import State
 from mpp_gateway.protocol import x402
 from mpp_gateway.protocol.messages import Answer, Headers
@@ -31,7 +33,9 @@ def refusal(exchange: Exchange, problem: Problem, now_s: int) -> tuple[Answer, P
     if not fields:  # a 402 that nobody can pay is forbidden by the draft, section 1.2
         problem = RailUnavailable("No payment can be taken now.", retry_after_s=RAIL_RETRY_S)
         return problem_answer(problem), problem
-    return problem_answer(problem, (*fields, *_unsettled(exchange))), problem
+    answer = problem_answer(problem, (*fields, *_unsettled(exchange)))
+    asked = [value for name, value in fields if name == "WWW-Authenticate"]
+    return shown(exchange, answer, asked, problem, now_s), problem
 
 
 def price_of(exchange: Exchange) -> str:
@@ -43,7 +47,8 @@ def price_of(exchange: Exchange) -> str:
 
 def _made_now(exchange: Exchange) -> list[Offer]:
     # What is withheld is no choice: a buyer who likes it best is shown the rest.
-    return [o for o in exchange.offers if not exchange.snapshot.rails[o.rail].withheld_for]
+    made = [o for o in exchange.offers if not exchange.snapshot.rails[o.rail].withheld_for]
+    return [offer for offer in made if is_within(exchange, offer)]
 
 
 def _fresh_offers(

@@ -10,7 +10,7 @@ from mpp_gateway.protocol.messages import Headers, RequestHead
 
 ALLOWED = (
     "Accept-Payment, Authorization, Content-Type, Idempotency-Key, Payment-Authorization,"
-    " PAYMENT-SIGNATURE, X-PAYMENT"
+    " PAYMENT-SIGNATURE, X-Max-Price, X-PAYMENT"
 )
 EXPOSED = (
     "WWW-Authenticate, Payment-Receipt, Payment-Outcome, Payment-Session, Payment-Session-Snapshot,"

@@ -13,11 +13,12 @@ from mpp_gateway.protocol.problems import PaymentInsufficient, VerificationFaile
 from mpp_gateway.protocol.receipt import Receipt
 from mpp_gateway.rails.base import Settlement
 from mpp_gateway.rails.evm import abi, submitter
-from mpp_gateway.rails.evm.chain import ChainClient, RpcFailed
+from mpp_gateway.rails.evm.chain import ChainClient
 from mpp_gateway.rails.evm.inspection import Inspector
 from mpp_gateway.rails.evm.own_key import OwnKeySettler
 from mpp_gateway.rails.evm.seller import EvmRail, RailMisconfigured
 from mpp_gateway.rails.evm.upkeep import GAP_S
+from mpp_gateway.rails.jsonrpc import RpcFailed
 from tests.support.evm import (
     BINDING,
     GAS_KEY,
@@ -780,8 +781,8 @@ def test_confirmations_are_waited_for(tmp_path):
     ("change", "names"),
     [
         ({"chain_id": 1}, "chain_id"),
-        ({"name": "USD Coin"}, "token.name"),
-        ({"version": "2"}, "token.version"),
+        ({"name": "USD Coin"}, "token.name must be 'Demo Dollar'"),
+        ({"version": "2"}, "token.version must be '1'"),
         ({"token": b"\x99" * 20}, "token.address"),
     ],
 )

@@ -10,9 +10,9 @@ import pytest
 from mpp_gateway.ledger.book import PaymentRecord
 from mpp_gateway.rails.base import Settlement
 from mpp_gateway.rails.evm import inspection, outbox
-from mpp_gateway.rails.evm.chain import RpcRefused
 from mpp_gateway.rails.evm.submissions import ONCE
 from mpp_gateway.rails.evm.upkeep import GAP_S
+from mpp_gateway.rails.jsonrpc import RpcRefused
 from tests.support.client import RawClient
 from tests.support.evm import GAS_KEY, PAYER, Bench, address, bench, now, until
 from tests.support.paid import (

@@ -629,6 +629,19 @@ def test_what_is_not_paid_says_why(more, environ_, node, code, said, market):
     assert market.balance() == before
 
 
+def test_max_is_told_to_the_seller_who_refuses_without_a_challenge(market):
+    done = pay(market, "/api/paid", "--max", "0.001")
+
+    assert (done.code, done.out) == (5, "")
+    assert "the price 0.01 Demo Dollar is above --max 0.001; nothing was paid" in done.err
+
+
+def test_a_limit_that_the_caller_writes_itself_is_not_written_twice(market):
+    done = pay(market, "/api/paid", "--max", "0.05", "-H", "x-max-price: 0.02 usd")
+
+    assert done.code == 0, done.err
+
+
 def test_a_node_of_another_chain_or_without_the_token_is_not_believed(market):
     done = pay(market, "/api/paid", "--rpc-url", f"http://127.0.0.1:{free_port()}", node=False)
 

@@ -10,12 +10,14 @@ import pytest
 
 from mpp_gateway.protocol import base64url, jcs
 from mpp_gateway.protocol.credential import Credential
+from mpp_gateway.protocol.networks import NETWORKS
 from tests.support.command import COMMAND, environ, run, run_on_terminal
 from tests.support.upstream import upstream
 
 KEY = "11" * 32
 USDC_BASE = "0x833589fCD6eDb6E08f4c7C32D4f71b54bdA02913"
 USDC_SEPOLIA = "0x036CbD53842c5426634e7929541eC2318f3dCF7e"
+EURC = NETWORKS["base-sepolia"].token("EURC").address
 OTHER_TOKEN = "0x" + "33" * 20
 FAR = "9999-12-31T23:59:59Z"
 THANKS = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nthanks"
@@ -86,12 +88,13 @@ def test_an_authorization_ends_within_the_hour_whatever_the_seller_says(tmp_path
     assert started_s < int(credential.payload["validBefore"]) <= time.time() + 3600
 
 
-def test_a_token_of_unknown_worth_needs_a_limit_of_its_own(tmp_path):
-    with seller(token=OTHER_TOKEN) as asked:
+@pytest.mark.parametrize("token", [OTHER_TOKEN, EURC])
+def test_a_token_that_is_no_known_dollar_needs_a_limit_of_its_own(tmp_path, token):
+    with seller(token=token) as asked:
         done = pay(tmp_path, asked)
 
     assert done.code == 5
-    assert "nor what it is worth" in done.err
+    assert "none of the dollars" in done.err
     assert signed(asked) == []
 
 

@@ -185,31 +185,35 @@ def test_root_on_debian_gets_node_from_debian(bare):
     assert (packages / "node_modules" / ".installed").is_file()
 
 
-NO_SERVER = "has_postgres() { false; }; "
+FROM_DEBIAN = pytest.mark.parametrize(
+    ("name", "package"), [("postgres", "postgresql"), ("chromium", "chromium")]
+)
 
 
-def test_root_on_debian_gets_the_server_from_debian(bare):
+@FROM_DEBIAN
+def test_root_on_debian_gets_what_tests_need_from_debian(bare, name, package):
     folder, _, log = bare
     debian(folder, log, 0)
 
-    is_there = f'has_postgres() {{ [[ "$(<{log})" == *postgresql* ]]; }}'
-    done = sourced(f"{is_there}; set_up_postgres", folder, CI="true")
+    is_there = f'has_{name}() {{ [[ "$(<{log})" == *{package}* ]]; }}'
+    done = sourced(f"{is_there}; set_up_{name}", folder, CI="true")
 
     assert done.returncode == 0, done.stderr
-    assert "installing Debian's postgresql" in done.stderr
-    assert log.read_text().splitlines()[-1].endswith(" postgresql")
+    assert f"installing Debian's {package}" in done.stderr
+    assert log.read_text().splitlines()[-1].endswith(f" {package}")
 
 
+@FROM_DEBIAN
 @pytest.mark.parametrize("user", [0, 1000])
 @pytest.mark.parametrize(("ci", "code"), [("true", 1), ("", 0)])
-def test_without_a_server_its_package_is_named_and_only_ci_fails(bare, user, ci, code):
+def test_without_it_its_package_is_named_and_only_ci_fails(bare, name, package, user, ci, code):
     folder, _, log = bare
     debian(folder, log, user)
 
-    done = sourced(NO_SERVER + "set_up_postgres", folder, CI=ci)
+    done = sourced(f"has_{name}() {{ false; }}; set_up_{name}", folder, CI=ci)
 
     assert done.returncode == code, done.stderr
-    assert "Debian's package: postgresql" in done.stderr
+    assert f"Debian's package: {package}" in done.stderr
 
 
 @pytest.mark.parametrize("is_debian", [True, False])

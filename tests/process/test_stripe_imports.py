@@ -16,6 +16,9 @@ EVM = """\
     recipient: "0xabababababababababababababababababababab"
     submit: {facilitator: "http://127.0.0.1:9"}
 """
+OWN_KEY = EVM.replace(
+    '{facilitator: "http://127.0.0.1:9"}', "{private_key: '0x" + "11" * 32 + "'}"
+).replace("    recipient", "    rpc_url: http://127.0.0.1:9\n    recipient")
 PROGRAM = """
 import asyncio, json, sys
 from mpp_gateway.config import load_text
@@ -29,11 +32,13 @@ config = load_text(sys.argv[1], "c.yaml", {})
 scheme = PaymentScheme(ChallengeKeys.from_secrets(["s" * 32]))
 for name, method in config.methods.items():
     registry.build(name, method, scheme=scheme, database=None, settle_s=30)
-print(json.dumps([name for name in ("stripe", "web3") if name in sys.modules]))
+print(json.dumps([name for name in ("stripe", "eth_account") if name in sys.modules]))
 """
 
 
-@pytest.mark.parametrize(("methods", "loaded"), [(STRIPE, ["stripe"]), (EVM, ["web3"])])
+@pytest.mark.parametrize(
+    ("methods", "loaded"), [(STRIPE, ["stripe"]), (EVM, []), (OWN_KEY, ["eth_account"])]
+)
 def test_a_library_is_imported_only_for_its_own_rail(methods, loaded):
     text = (
         f"secret_key: {'k' * 32}\nmethods:\n{methods}services:\n"

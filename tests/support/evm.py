@@ -216,7 +216,7 @@ class Bench:
             )
         askers: list[Any] = [settler]
         if self.rail._chain is not None:
-            askers.append(self.rail._chain._provider)
+            askers.append(self.rail._chain._rpc)
         for asker in askers:
             asker._timeout = aiohttp.ClientTimeout(total=seconds)
             if session := getattr(asker, "_session", None):

@@ -102,7 +102,7 @@ class Lane:
             (place,) = self._rail._settler.facilitators.places
             self._urls.append((place.client, place.client._url))
         if self._rail._chain is not None:
-            provider = self._rail._chain._provider
+            provider = self._rail._chain._rpc
             self._urls.append((provider, provider._url))
 
     def path(self, row: Row) -> str:

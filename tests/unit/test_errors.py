@@ -22,6 +22,7 @@ STATUSES = {
     "not-found": 404,
     "not-ready": 503,
     "payment-in-progress": 409,
+    "price-above-maximum": 412,
     "rail-unavailable": 503,
     "request-timeout": 408,
     "settlement-unknown": 503,

@@ -28,6 +28,7 @@ def topic(signature: str) -> bytes:
 BALANCE_OF = selector("balanceOf(address)")
 AUTHORIZATION_STATE = selector("authorizationState(address,bytes32)")
 DOMAIN_SEPARATOR = selector("DOMAIN_SEPARATOR()")
+EIP712_DOMAIN = selector("eip712Domain()")
 NAME = selector("name()")
 VERSION = selector("version()")
 DECIMALS = selector("decimals()")
@@ -50,6 +51,19 @@ def address_word(address: bytes) -> bytes:
 def uint_word(value: int) -> bytes:
     """Return an unsigned integer as one word; `OverflowError` outside uint256."""
     return value.to_bytes(WORD)
+
+
+def read_string(answer: bytes, place: int) -> str | None:
+    """Return the string at one place of a function's answer; None if there is none."""
+    offset = int.from_bytes(answer[place * WORD : (place + 1) * WORD])
+    length = int.from_bytes(answer[offset : offset + WORD])
+    text = answer[offset + WORD : offset + WORD + length]
+    if len(answer) < (place + 1) * WORD or offset > len(answer) - WORD or len(text) != length:
+        return None
+    try:
+        return text.decode()
+    except UnicodeDecodeError:
+        return None
 
 
 def balance_of(owner: bytes) -> bytes:

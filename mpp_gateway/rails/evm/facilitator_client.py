@@ -13,7 +13,7 @@ import aiohttp
 from mpp_gateway.config.values import HEADER_NAME, OWN_HEADERS, VISIBLE_ASCII
 from mpp_gateway.protocol import jcs
 from mpp_gateway.protocol.problems import ParseError
-from mpp_gateway.rails.evm.chain import was_never_sent
+from mpp_gateway.rails.jsonrpc import was_never_sent
 
 ANSWER_MAX = 256 * 1024
 X402_VERSION = 2

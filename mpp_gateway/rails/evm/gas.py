@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 from mpp_gateway.crypto.addresses import checksum
 from mpp_gateway.errors import RailUnavailable
-from mpp_gateway.rails.evm.chain import ChainClient, RpcFailed, RpcRefused
+from mpp_gateway.rails.evm.chain import ChainClient
 from mpp_gateway.rails.evm.request import EvmSettings
 from mpp_gateway.rails.evm.submissions import Fees
+from mpp_gateway.rails.jsonrpc import RpcFailed, RpcRefused
 
 log = logging.getLogger(__name__)
 

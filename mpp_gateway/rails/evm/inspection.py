@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from mpp_gateway.rails.base import Settlement
 from mpp_gateway.rails.evm import abi
 from mpp_gateway.rails.evm.abi import Transfer
-from mpp_gateway.rails.evm.chain import Block, ChainClient, RpcFailed, RpcRefused, TxReceipt
+from mpp_gateway.rails.evm.chain import Block, ChainClient, TxReceipt
 from mpp_gateway.rails.evm.request import Attempt, PaymentKey
+from mpp_gateway.rails.jsonrpc import RpcFailed, RpcRefused
 
 LOG_WINDOWS = (5_000, 500, 50)
 """Blocks to look back for the event, the widest first: public nodes cap the range differently."""

@@ -5,11 +5,12 @@ import enum
 from dataclasses import replace
 
 from mpp_gateway.ledger.sql import StoreUnavailable
-from mpp_gateway.rails.evm.chain import ChainClient, RpcFailed, RpcRefused, TxReceipt
+from mpp_gateway.rails.evm.chain import ChainClient, TxReceipt
 from mpp_gateway.rails.evm.gas import Gas
 from mpp_gateway.rails.evm.request import EvmSettings
 from mpp_gateway.rails.evm.signing import Signer
 from mpp_gateway.rails.evm.submissions import Signed, Submission, Submissions
+from mpp_gateway.rails.jsonrpc import RpcFailed, RpcRefused
 
 LOST_DEPTH = 32
 

@@ -4,11 +4,12 @@ from mpp_gateway.ledger.database import Database
 from mpp_gateway.protocol.problems import VerificationFailed
 from mpp_gateway.rails.base import Settlement
 from mpp_gateway.rails.evm import abi
-from mpp_gateway.rails.evm.chain import ChainClient, RpcFailed, RpcRefused, gathered
+from mpp_gateway.rails.evm.chain import ChainClient, gathered
 from mpp_gateway.rails.evm.inspection import Inspector
 from mpp_gateway.rails.evm.request import Attempt, EvmSettings, Payment
 from mpp_gateway.rails.evm.submissions import FOREVER_S, ONCE
 from mpp_gateway.rails.evm.submitter import Call, Fate, Submitted, Submitter
+from mpp_gateway.rails.jsonrpc import RpcFailed, RpcRefused
 
 STATES = {
     Fate.REVERTS: Settlement.REFUSED,

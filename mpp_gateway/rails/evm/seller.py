@@ -31,7 +31,7 @@ from mpp_gateway.rails.base import (
 from mpp_gateway.rails.base import Settlement as State
 from mpp_gateway.rails.evm import x402
 from mpp_gateway.rails.evm.abi import Transfer
-from mpp_gateway.rails.evm.chain import ChainClient, RpcFailed, RpcRefused, gathered
+from mpp_gateway.rails.evm.chain import ChainClient, gathered
 from mpp_gateway.rails.evm.inspection import Inspector
 from mpp_gateway.rails.evm.request import (
     CREDENTIAL_TYPE,
@@ -47,6 +47,8 @@ from mpp_gateway.rails.evm.request import (
     holder,
     purse,
 )
+from mpp_gateway.rails.evm.signing_name import check_signing_name
+from mpp_gateway.rails.jsonrpc import RpcFailed, RpcRefused
 from mpp_gateway.rails.payment_scheme import PaymentScheme
 
 LIFETIME_MAX_S = 3600
@@ -234,15 +236,9 @@ class EvmRail:
                     f"{self.name}: there is no contract at token.address"
                     f" {checksum(settings.token)} on chain {chain_id}"
                 )
-            separator = await self._domain_separator()
+            await check_signing_name(self.name, settings, self._chain)
         except RpcFailed as error:
             raise RailUnavailable("The node does not answer.", private=str(error)) from error
-        if separator != settings.domain.separator:
-            raise RailMisconfigured(
-                f"{self.name}: the token signs under another domain than token.name"
-                f" {settings.name!r} and token.version {settings.version!r} give; buyers'"
-                " signatures would not settle"
-            )
 
     async def maintain(self, now_s: int) -> int:
         """Run at start and now and then: push what is stuck; return how much is still open.
@@ -323,16 +319,6 @@ class EvmRail:
         if balance < payment.authorization.value:
             raise PaymentInsufficient("The payer's balance does not cover the price.")
         return balance
-
-    async def _domain_separator(self) -> bytes:
-        assert self._chain is not None
-        try:
-            return await self._chain.domain_separator()
-        except RpcRefused as error:
-            raise RailMisconfigured(
-                f"{self.name}: the contract at token.address has no DOMAIN_SEPARATOR(); it does not"
-                " take EIP-3009 authorizations"
-            ) from error
 
     def _outcome(self, attempt: Attempt, record: PaymentRecord, now_s: int) -> Outcome:
         if attempt.state is not State.SETTLED:

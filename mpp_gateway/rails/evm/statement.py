@@ -8,9 +8,10 @@ from mpp_gateway.errors import RailUnavailable
 from mpp_gateway.rails.base import RailMisconfigured
 from mpp_gateway.rails.evm import abi
 from mpp_gateway.rails.evm.abi import Log
-from mpp_gateway.rails.evm.chain import ChainClient, RpcFailed, RpcRefused
+from mpp_gateway.rails.evm.chain import ChainClient
 from mpp_gateway.rails.evm.inspection import LOG_WINDOWS
 from mpp_gateway.rails.evm.request import PaymentKey, holder, purse
+from mpp_gateway.rails.jsonrpc import RpcFailed, RpcRefused
 from mpp_gateway.rails.statement import Booked, Entry, Shown, Transferred
 
 _HASH = re.compile(r"0x[0-9a-fA-F]{64}")

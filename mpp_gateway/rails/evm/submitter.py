@@ -9,13 +9,7 @@ from dataclasses import dataclass, replace
 from mpp_gateway.failpoints import FailPoint, reach
 from mpp_gateway.ledger.database import Database
 from mpp_gateway.ledger.sql import StoreUnavailable
-from mpp_gateway.rails.evm.chain import (
-    ChainClient,
-    RpcFailed,
-    RpcRefused,
-    TxReceipt,
-    gathered,
-)
+from mpp_gateway.rails.evm.chain import ChainClient, TxReceipt, gathered
 from mpp_gateway.rails.evm.gas import Gas, Market
 from mpp_gateway.rails.evm.outbox import Handover, Outbox
 from mpp_gateway.rails.evm.request import EvmSettings
@@ -29,6 +23,7 @@ from mpp_gateway.rails.evm.submissions import (
     Submissions,
 )
 from mpp_gateway.rails.evm.upkeep import Upkeep
+from mpp_gateway.rails.jsonrpc import RpcFailed, RpcRefused
 
 log = logging.getLogger(__name__)
 

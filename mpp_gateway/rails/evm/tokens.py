@@ -4,28 +4,14 @@ from typing import Any
 
 import aiohttp
 
-from mpp_gateway.crypto.addresses import parse_address
 from mpp_gateway.crypto.eip712 import Eip712Domain
+from mpp_gateway.protocol.networks import known_token
 from mpp_gateway.rails.evm import abi
 
 NAME = abi.selector("name()")
 VERSION = abi.selector("version()")
 DECIMALS = abi.selector("decimals()")
 RPC_S = 10
-
-# Name and version as the contracts sign, which is not always what they are called: USDC is
-# "USD Coin" on main networks and "USDC" on most test networks.
-_USDC = {
-    (1, "0xA0b86991c6218b36c1d19D4a2e9Eb0cE3606eB48"): ("USD Coin", "2"),
-    (10, "0x0b2C639c533813f4Aa9D7837CAf62653d097Ff85"): ("USD Coin", "2"),
-    (137, "0x3c499c542cEF5E3811e1192ce70d8cC03d5c3359"): ("USD Coin", "2"),
-    (8453, "0x833589fCD6eDb6E08f4c7C32D4f71b54bdA02913"): ("USD Coin", "2"),
-    (42161, "0xaf88d065e77c8cC2239327C5EDb3A432268e5831"): ("USD Coin", "2"),
-    (84532, "0x036CbD53842c5426634e7929541eC2318f3dCF7e"): ("USDC", "2"),
-}
-KNOWN = {(chain, parse_address(token)): names for (chain, token), names in _USDC.items()}
-KNOWN_DECIMALS = 6
-"""Every token of the table has as many."""
 
 
 class TokenUnknown(Exception):
@@ -34,8 +20,8 @@ class TokenUnknown(Exception):
 
 def known_domain(chain_id: int, token: bytes) -> Eip712Domain | None:
     """Return the signing domain of a well-known token, or None."""
-    names = KNOWN.get((chain_id, token))
-    return None if names is None else Eip712Domain(*names, chain_id, token)
+    known = known_token(chain_id, token)
+    return None if known is None else Eip712Domain(known.name, known.version, chain_id, token)
 
 
 async def domain_from_chain(rpc_url: str, chain_id: int, token: bytes) -> Eip712Domain:

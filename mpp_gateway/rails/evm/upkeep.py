@@ -6,7 +6,7 @@ from dataclasses import replace
 from itertools import islice
 
 from mpp_gateway.crypto.addresses import checksum
-from mpp_gateway.rails.evm.chain import ChainClient, RpcFailed, RpcRefused
+from mpp_gateway.rails.evm.chain import ChainClient
 from mpp_gateway.rails.evm.gas import Gas
 from mpp_gateway.rails.evm.outbox import Outbox
 from mpp_gateway.rails.evm.request import EvmSettings
@@ -22,6 +22,7 @@ from mpp_gateway.rails.evm.submissions import (
     Submission,
     Submissions,
 )
+from mpp_gateway.rails.jsonrpc import RpcFailed, RpcRefused
 
 log = logging.getLogger(__name__)
 

@@ -21,8 +21,9 @@ from mpp_gateway.rails.base import (
     Settlement,
     Verified,
 )
+from mpp_gateway.rails.jsonrpc import RpcFailed, RpcRefused
 from mpp_gateway.rails.payment_scheme import PaymentScheme
-from mpp_gateway.rails.tempo.chain import RpcFailed, RpcRefused, TempoNode, TxReceipt
+from mpp_gateway.rails.tempo.chain import TempoNode, TxReceipt, is_of_transaction
 from mpp_gateway.rails.tempo.reading import read_payment
 from mpp_gateway.rails.tempo.request import (
     INTENT,
@@ -235,7 +236,7 @@ class TempoRail:
                 *(self._node.simulate(transaction, call.data) for call in unsigned.calls)
             )
         except RpcRefused as error:
-            if error.is_revert or error.is_of_transaction:
+            if error.is_revert or is_of_transaction(error):
                 raise VerificationFailed(
                     "The network would not take the transaction now.", private=error.message
                 ) from error

@@ -5,7 +5,9 @@ import pytest
 from mpp_gateway.config.methods import KINDS
 from mpp_gateway.protocol.money import Asset
 
-TOKEN = '{address: "0x036CbD53842c5426634e7929541eC2318f3dCF7e", name: USDC, decimals: 6}'
+TOKEN = (
+    '{address: "0x036CbD53842c5426634e7929541eC2318f3dCF7e", name: USDC, version: "2", decimals: 6}'
+)
 RECIPIENT = '"0xabababababababababababababababababababab"'
 GOOD = {
     "chain_id": "84532",
@@ -194,7 +196,7 @@ def test_decimals_are_bounded(build, decimals):
 
 
 def test_an_unquoted_version_is_asked_for_in_quotes(build):
-    token = TOKEN.replace("decimals: 6", "decimals: 6, version: 2")
+    token = TOKEN.replace('version: "2"', "version: 2")
 
     assert "expected a text (in quotes" in build.mistake(text(token=token))
 
@@ -303,3 +305,84 @@ def test_a_ceiling_or_a_chain_with_a_usual_one_or_a_free_shop_is_not_warned_of(b
     free = own_key(chain_id="1").replace("{/x: {charge: 1}}", "{/x: free}")
     for config in (own_key(', max_fee_gwei: "40"', "1"), own_key(chain_id="8453"), free):
         assert build.load(config).warnings == ()
+
+
+def short(chain_id="", **keys):
+    return text(**{"chain_id": chain_id, "token": "USDC", "network": "base-sepolia"} | keys)
+
+
+def test_the_names_of_a_network_and_a_token_stand_for_the_long_form(build):
+    method = build.load(short()).methods["evm"]
+    long = build.load(text()).methods["evm"]
+
+    assert (method.chain_id, method.token, method.units) == (84532, long.token, ("usd",))
+
+
+def test_the_id_of_a_chain_serves_as_well_as_its_name(build):
+    method = build.load(short(network="", chain_id="8453", token="usdc")).methods["evm"]
+
+    assert method.token.name == "USD Coin"
+
+
+def test_a_network_is_named_once(build):
+    message = build.mistake(short(chain_id="84532"))
+
+    assert message.endswith("expected `network` or `chain_id`, not both")
+
+
+@pytest.mark.parametrize("network", ["bass", "[base]", "8453"])
+def test_an_unknown_network_is_one_mistake_that_lists_those_that_are_known(build, network):
+    message = build.mistake(short(network=network))
+
+    assert message.startswith("methods.evm.network: found ")
+    assert "`base-sepolia`" in message
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ({"token": "DAI"}, "found 'DAI', expected USDC or EURC, or a mapping with `address`"),
+        ({"network": "ethereum", "token": "EURC"}, "expected USDC, or a mapping with `address`"),
+        ({"network": "", "chain_id": "5"}, "found 'USDC', expected a mapping with `address`"),
+    ],
+)
+def test_a_token_that_is_not_known_on_the_chain_is_refused(build, keys, expected):
+    assert expected in build.mistake(short(**keys))
+
+
+def test_a_wrong_chain_id_is_not_told_of_the_token_too(build):
+    assert build.mistake(short(network="", chain_id="0")).startswith("methods.evm.chain_id: found")
+
+
+def test_euros_are_not_sold_for_as_many_dollars(build):
+    (mistake,) = build.mistakes(short(token="EURC"))
+    euros = short(token="eurc", root="currency: eur\n")
+
+    assert mistake.startswith('services.api.routes."/x"')
+    assert build.load(euros).methods["evm"].units == ("eur",)
+    assert build.load(short(token="EURC", units="[usd]")).methods["evm"].units == ("usd",)
+
+
+def test_a_well_known_token_under_another_signing_name_is_warned_of(build):
+    token = TOKEN.replace("name: USDC", "name: USD Coin")
+
+    (warning,) = build.load(text(token=token, rpc_url="https://rpc.example")).warnings
+
+    assert "USDC on chain 84532 is known to sign with `token.name` 'USDC'" in str(warning)
+
+
+def test_a_euro_coin_in_the_long_form_that_counts_as_a_dollar_is_warned_of(build):
+    token = (
+        '{address: "0x808456652fdb597867f38412077A9182bf77359F", name: EURC, version: "2",'
+        " decimals: 6}"
+    )
+
+    (warning,) = build.load(text(token=token, rpc_url="https://rpc.example")).warnings
+
+    assert "one EURC is worth one eur" in str(warning)
+
+
+def test_a_well_known_token_with_other_decimals_is_refused(build):
+    token = TOKEN.replace("decimals: 6", "decimals: 18")
+
+    assert "expected `token.decimals` of 6" in build.mistake(text(token=token))

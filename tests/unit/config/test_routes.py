@@ -17,6 +17,7 @@ COARSE = (
     EURO.replace("euro", "coarse")
     .replace("[eur]", "[usd, eur]")
     .replace("decimals: 6", "decimals: 2")
+    .replace("0x60a3E35Cc302bFA44Cb288Bc5a4F316Fdb1adb42", "0x" + "cc" * 20)
 )
 
 

@@ -33,6 +33,7 @@ def moved(value: int = 1000, to: bytes = PAYEE, token: bytes = TOKEN) -> Log:
         (abi.AUTHORIZATION_STATE, "e94a0102"),
         (abi.TRANSFER_WITH_AUTHORIZATION, "e3ee160e"),
         (abi.DOMAIN_SEPARATOR, "3644e515"),
+        (abi.EIP712_DOMAIN, "84b0196e"),
         (
             abi.TRANSFER_TOPIC,
             "ddf252ad1be2c89b69c2b068fc378daa952ba7f163c4a11628f55a4df523b3ef",

@@ -9,10 +9,11 @@ from mpp_gateway.errors import RailUnavailable
 from mpp_gateway.rails.base import RailMisconfigured
 from mpp_gateway.rails.evm import abi
 from mpp_gateway.rails.evm.abi import Log
-from mpp_gateway.rails.evm.chain import Block, RpcFailed, RpcRefused, TxReceipt
+from mpp_gateway.rails.evm.chain import Block, TxReceipt
 from mpp_gateway.rails.evm.inspection import LOG_WINDOWS
 from mpp_gateway.rails.evm.request import PaymentKey, purse
 from mpp_gateway.rails.evm.statement import EvmStatement
+from mpp_gateway.rails.jsonrpc import RpcFailed, RpcRefused
 from mpp_gateway.rails.statement import Booked, Shown, Transferred
 
 CHAIN, TOKEN, PAYEE, PAYER, OTHER = 8453, b"t" * 20, b"p" * 20, b"b" * 20, b"o" * 20

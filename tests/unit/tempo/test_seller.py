@@ -20,8 +20,9 @@ from mpp_gateway.protocol.tempo_transaction import (
     Unsigned,
 )
 from mpp_gateway.rails.base import Presented, RailMisconfigured, Settlement
+from mpp_gateway.rails.jsonrpc import RpcFailed, RpcRefused
 from mpp_gateway.rails.payment_scheme import PaymentScheme
-from mpp_gateway.rails.tempo.chain import RpcFailed, RpcRefused, TempoNode, TxReceipt
+from mpp_gateway.rails.tempo.chain import TempoNode, TxReceipt
 from mpp_gateway.rails.tempo.request import (
     ProofId,
     Pull,
