@@ -29,6 +29,7 @@ from tests.support.paid import (
     refused,
     serve,
 )
+from tests.support.x402 import settled, x402_gateway
 
 VERIFY, SETTLE = "/verify", "/settle"
 SHORT = "settle_s: 4"
@@ -130,6 +131,7 @@ def test_no_other_facilitator_is_asked_about_what_the_first_refuses(tmp_path):
 
         document = refused(answer, "verification-failed")
         assert "invalid_exact_evm_payload_signature" in document["detail"]
+        assert document["reason"] == "invalid_exact_evm_payload_signature"
         assert both.asked() == [(1, VERIFY)]
         both.paid.untouched(released=1)
 
@@ -176,13 +178,21 @@ def test_a_facilitator_that_turns_the_settlement_away_leaves_the_credential_good
         assert both.spent() == PRICE
 
 
-def test_a_refused_settlement_is_refused_and_asked_of_nobody_else(tmp_path):
+@pytest.mark.parametrize(
+    ("reason", "slug"),
+    [
+        ("insufficient_funds", "payment-insufficient"),
+        ("invalid_exact_evm_payload_signature", "verification-failed"),
+        ("transaction_failed", "verification-failed"),
+    ],
+)
+def test_a_refused_settlement_is_refused_and_asked_of_nobody_else(tmp_path, reason, slug):
     with pair(tmp_path) as both:
-        strike(both, SETTLE, "error:insufficient_funds")
+        strike(both, SETTLE, f"error:{reason}")
 
         _, answer = both.buy()
 
-        assert answer[0] == 402
+        assert refused(answer, slug)["reason"] == reason
         assert both.asked() == [(1, VERIFY), (1, SETTLE)]
         assert both.spent() == 0
 
@@ -420,3 +430,20 @@ def test_a_gateway_does_not_start_where_no_facilitator_settles_its_payments(tmp_
             " eip155:31337, by what it says at /supported"
         )
         paid.stack.close()
+
+
+@pytest.mark.parametrize("path", [VERIFY, SETTLE])
+@pytest.mark.parametrize("fault", ["error:insufficient_funds", "error:My key is 0x12"])
+def test_an_x402_buyer_is_told_the_facilitators_own_code_and_no_other_word(tmp_path, path, fault):
+    with x402_gateway(tmp_path, facilitator=True) as buyer:
+        buyer.paid.facilitator.faults[path] = fault
+        answers = [buyer.send(buyer.v2()), buyer.send_v1(buyer.v1())]
+
+        if path == SETTLE and "key" in fault:
+            assert [shown(answer) for answer in answers] == [UNKNOWN] * 2
+            return
+        told = [settled(answers[0]), settled(answers[1], "x-payment-response")]
+        reason = "payment_refused" if "key" in fault else "insufficient_funds"
+        assert [(one["success"], one["errorReason"]) for one in told] == [(False, reason)] * 2
+        assert buyer.paid.purse() == PURSE_MINOR
+        assert "My key" not in str(answers)

@@ -329,6 +329,7 @@ class EvmRail:
                 detail=attempt.detail,
                 may_be_paid=unclear,
                 is_untried=attempt.is_untried,
+                refusal=attempt.refusal,
             )
         chain_id = self._settings.chain_id
         if record.challenge_id is None:
