@@ -1,4 +1,4 @@
-"""x402 buyers pay a real gateway: both official clients, and one of version 1.
+"""x402 buyers pay a real gateway: both official clients, mppx, and one of version 1.
 
 Settled by our own key, and by the official facilitator: money of a real, small chain moves once.
 """
@@ -23,7 +23,7 @@ from tests.support import usdc
 from tests.support.evm import address
 
 NETWORKS = {"v1": "base-sepolia"}
-pytestmark = pytest.mark.parametrize("client", ["x402", "@x402/fetch", "v1"])
+pytestmark = pytest.mark.parametrize("client", ["x402", "@x402/fetch", "mppx", "v1"])
 
 
 @pytest.fixture(scope="module", params=["own-key", "facilitator"])

@@ -13,7 +13,7 @@ from typing import Any
 
 from tests.peers.shop import ANSWER_S, Chain, new_key
 from tests.support import usdc
-from tests.support.components import X402, X402_PYTHON, need
+from tests.support.components import PEERS, X402, X402_PYTHON, need
 from tests.support.evm import address
 from tests.support.process import Process, free_port
 from tests.support.proxy import Proxy, config_text, running
@@ -25,6 +25,7 @@ PURSE = 1_000_000
 COMMANDS = {
     "x402": (str(X402_PYTHON), str(X402 / "client.py")),
     "@x402/fetch": ("node", str(X402 / "client.mjs")),
+    "mppx": ("node", str(PEERS / "mppx" / "x402.mjs")),
     "v1": (str(X402_PYTHON), str(X402 / "client_v1.py")),
 }
 ROUTES = """\
@@ -148,7 +149,15 @@ class Buyer:
         return self.shop.chain.balance(address(self.key))
 
     def start(self, verb: str, *paths: str, method: str = "GET", body: str = "") -> Any:
-        wallet = {"private_key": f"0x{self.key.hex()}"}
+        wallet = {
+            "private_key": f"0x{self.key.hex()}",
+            "chain_id": usdc.CHAIN_ID,
+            "token": usdc.ADDRESS,
+            "name": usdc.NAME,
+            "version": usdc.VERSION,
+            "decimals": 6,
+            "max_amount": "0.05",
+        }
         return subprocess.Popen(
             [*COMMANDS[self.client], verb, method, body, *[self.shop.url + p for p in paths]],
             env={**os.environ, "PEER_WALLET": json.dumps(wallet)},
