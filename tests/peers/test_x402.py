@@ -31,10 +31,10 @@ def shop(request, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     folder = tmp_path_factory.mktemp("x402")
     with ExitStack() as stack:
         chain = stack.enter_context(usdc_chain())
-        url = None
+        official = None
         if request.param == "facilitator":
-            url = stack.enter_context(official_facilitator(chain, folder))
-        yield stack.enter_context(open_shop(chain, folder, url, more="    x402: true\n"))
+            official = stack.enter_context(official_facilitator(chain, folder))
+        yield stack.enter_context(open_shop(chain, folder, official, more="    x402: true\n"))
 
 
 def test_each_call_pays_its_exact_price_and_a_second_call_pays_again(shop: Shop, client: str):

@@ -44,7 +44,7 @@ METHOD = """\
   base:
     kind: evm
     chain_id: {chain_id}
-    rpc_url: "{rpc_url}"
+    {rpc}
     token: {{address: "{token}", name: {name}, version: "{version}", decimals: 6}}
     recipient: "{payee}"
     submit: {submit}
@@ -63,9 +63,21 @@ def usdc_chain() -> Iterator[Chain]:
         chain.close()
 
 
+@dataclass
+class Official:
+    """The official Python facilitator, in a process of its own."""
+
+    url: str
+    process: Process
+
+    def asked(self, path: str) -> int:
+        """Return how often it was asked that."""
+        return self.process.output().split().count(path)
+
+
 @contextmanager
-def official_facilitator(chain: Chain, folder: Path) -> Iterator[str]:
-    """Run the official Python facilitator in a process of its own; yield its URL."""
+def official_facilitator(chain: Chain, folder: Path, *, confirm_s: int = 30) -> Iterator[Official]:
+    """Run one; what is in no block after `confirm_s` it calls pending."""
     need("x402")
     key, port = new_key(), free_port()
     chain.run(lambda: chain.demo.fund_gas(address(key)))
@@ -74,13 +86,14 @@ def official_facilitator(chain: Chain, folder: Path) -> Iterator[str]:
         "rpc_url": chain.demo.rpc_url,
         "network": f"eip155:{usdc.CHAIN_ID}",
         "port": port,
+        "confirm_s": confirm_s,
     }
     environ = {**os.environ, "FACILITATOR_SITE": json.dumps(site)}
     command = [str(X402_PYTHON), str(X402 / "facilitator.py")]
     started = Process(command, environ, folder / "facilitator.log")
     try:
         started.wait_for_port(port)
-        yield f"http://127.0.0.1:{port}"
+        yield Official(f"http://127.0.0.1:{port}", started)
     finally:
         started.stop()
 
@@ -175,19 +188,27 @@ class Buyer:
 
 
 @contextmanager
-def open_shop(chain: Chain, folder: Path, facilitator: str | None, more: str) -> Iterator[Shop]:
+def open_shop(
+    chain: Chain,
+    folder: Path,
+    facilitator: Official | None,
+    *,
+    more: str = "",
+    with_rpc: bool = True,
+) -> Iterator[Shop]:
     """Run a gateway that settles itself, or through `facilitator`; `more` is of the method."""
     with ExitStack() as stack:
         storyteller, payee = Storyteller(), address(new_key())
         api = stack.enter_context(upstream(storyteller))
-        submit = f'{{facilitator: "{facilitator}"}}'
-        if facilitator is None:
+        if facilitator is not None:
+            submit = f'{{facilitator: "{facilitator.url}"}}'
+        else:
             gas_key = new_key()
             chain.run(lambda: chain.demo.fund_gas(address(gas_key)))
             submit = f'{{private_key: "0x{gas_key.hex()}", max_fee_gwei: "100"}}'
         method = METHOD.format(
             chain_id=usdc.CHAIN_ID,
-            rpc_url=chain.demo.rpc_url,
+            rpc=f'rpc_url: "{chain.demo.rpc_url}"' if with_rpc else "",
             token=usdc.ADDRESS,
             name=usdc.NAME,
             version=usdc.VERSION,
