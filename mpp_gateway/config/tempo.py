@@ -129,6 +129,11 @@ class TempoMethod(MethodSettings):
         code = f"eip155:{self.chain_id}/erc20:{self.currency.lower()}"
         return Asset(code, TIP20_DECIMALS, self.symbol)
 
+    @property
+    def told_apart_by(self) -> tuple[str, ...]:
+        """Chain and token."""
+        return self.kind, f"chain {self.chain_id}", self.currency.lower()
+
     def can_refund(self, recipient: str | None) -> bool:  # noqa: ARG002
         """False: the key of the recipient is not here."""
         return False

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from mpp_gateway import events
 from mpp_gateway.errors import (
     GatewayFault,
+    IdempotencyKeyReused,
     PaymentInProgress,
     RailUnavailable,
     SettlementUnknown,
@@ -43,6 +44,7 @@ from mpp_gateway.protocol.problems import (
     Problem,
     VerificationFailed,
 )
+from mpp_gateway.protocol.x402_extensions import is_identifier
 from mpp_gateway.rails.base import (
     Binding,
     Outcome,
@@ -53,6 +55,7 @@ from mpp_gateway.rails.base import (
 from mpp_gateway.rails.payment_scheme import (
     PAYMENT_AUTHORIZATION,
     PaymentScheme,
+    credential_tokens,
     paying_head,
     scope_of,
 )
@@ -206,6 +209,9 @@ def _bind(admission: Admission) -> Generator[Effect, Reply]:
         header=PAYMENT_AUTHORIZATION if exchange.service.requires_auth else None,
     )
     exchange.paying_head = paying_head(exchange.head, exchange.binding.header)
+    if exchange.service.requires_auth:
+        # Refused while nothing is paid: what cannot be read is not passed on to the upstream.
+        credential_tokens(exchange.head)
 
 
 def _read_credential(admission: Admission) -> Generator[Effect, Reply]:
@@ -217,6 +223,8 @@ def _read_credential(admission: Admission) -> Generator[Effect, Reply]:
     check_ceiling(exchange, found.presented)
     exchange.presented, admission.only_earlier = found.presented, found.only_earlier
     exchange.rail = exchange.snapshot.rails[found.presented.rail]
+    if exchange.key_digest is None and is_identifier(found.presented.challenge_id):
+        exchange.key_digest = found.presented.challenge_id
     yield from ()
 
 
@@ -253,6 +261,11 @@ def _claim(admission: Admission) -> Generator[Effect, Reply]:
             exchange.paid, exchange.receipt = True, claimed.receipt
         case Claim.DELIVERED if exchange.is_kept:
             admission.earlier = yield from idempotency.recall(exchange, claimed, admission.clock)
+        case Claim.SPENT if is_identifier(presented.challenge_id) and not claimed.exchange_id:
+            raise IdempotencyKeyReused(
+                "Another payment was made under this payment identifier.",
+                hint="Send that one again for its answer; nothing was charged for this one.",
+            )
         case nothing:
             raise _why_not(nothing, admission.only_earlier)
 
@@ -337,6 +350,10 @@ def _find_paid(admission: Admission, presented: Presented) -> Generator[Effect, 
     Somebody may have submitted it (a facilitator sees it before we settle) while its call failed or
     its gateway was down. Without this question the buyer's price would have no owner.
     """
+    rail = admission.exchange.rail
+    if rail is not None and rail.capabilities.is_moved_by_us_alone:
+        # Any made-up proof for an old challenge would cost us searches in the rail's books.
+        return
     seen: Outcome = yield from perform(admission.clock, LookUp(presented.rail, presented.record))
     if seen.state is Settlement.SETTLED:
         admission.found = seen
@@ -358,7 +375,7 @@ def _outlives_the_call(admission: Admission) -> Generator[Effect, Reply]:
     needed_s: float = timeouts.settle_s
     if capabilities.settles_within_s is not None:
         needed_s = min(needed_s, capabilities.settles_within_s)
-    if not _settles_before(exchange):
+    if not exchange.settles_before:
         waits_s = timeouts.connect_s + timeouts.first_byte_s
         exchange.is_brief = capabilities.settles_brief_proofs_first and lives_s < needed_s + waits_s
         needed_s += 0 if exchange.is_brief else waits_s
@@ -413,18 +430,7 @@ def _settle_before(admission: Admission) -> Generator[Effect, Reply]:
 
 
 def _settles_now(admission: Admission) -> bool:
-    return admission.found is not None or _settles_before(admission.exchange)
-
-
-def _settles_before(exchange: Exchange) -> bool:
-    assert exchange.rail is not None
-    capabilities = exchange.rail.capabilities
-    return (
-        exchange.is_brief
-        or exchange.route.settle == "before"
-        or capabilities.settles_at == "before"
-        or not capabilities.can_verify_without_moving_money
-    )
+    return admission.found is not None or admission.exchange.settles_before
 
 
 BEFORE_BODY: tuple[AdmissionStep, ...] = (_take_token,)

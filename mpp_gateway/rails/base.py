@@ -27,6 +27,8 @@ class Capabilities:
     settles_brief_proofs_first: bool = False
     """Whether a proof that ends before the upstream's time is up is settled first, not refused:
     for a network on which no proof lives for longer."""
+    is_moved_by_us_alone: bool = False
+    """Whether nobody but us can move a proof's money: then what we have not settled is not paid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +79,12 @@ class Presented:
     valid_until_s: int
     """Unix time after which the rail can no longer settle this proof."""
     challenge_id: str | None = None
-    """None for a payment that answers no challenge of ours, as an x402 one."""
+    """What else is used up with it: the challenge that it answers, or the buyer's own id for an
+    x402 payment, which answers none."""
     evidence: Any = field(default=None, repr=False)
+    settles_first: bool = False
+    """Whether nobody can tell, without moving its money, that it will pay: then the upstream is not
+    asked before."""
 
     @property
     def record(self) -> PaymentRecord:

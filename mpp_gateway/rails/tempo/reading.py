@@ -51,6 +51,9 @@ def read_payment(
     if read is None or (mode is not None and mode not in settings.modes):
         raise InvalidPayload("The payload is not of a type that this route takes.")
     payer, proof_id, valid_until_s, evidence = read(settings, credential, offer, now_s)
+    # Each call of a batch can be tried, and not whether its gas is enough for all of them: one that
+    # runs out of it has had the upstream's work, and has paid for nothing but the gas.
+    is_batch = isinstance(evidence, Pull) and len(evidence.transaction.unsigned.calls) > 1
     return Presented(
         rail=rail,
         offer=offer,
@@ -60,6 +63,7 @@ def read_payment(
         amount_minor=offer.amount.minor,
         valid_until_s=valid_until_s,
         challenge_id=credential.challenge.id,
+        settles_first=is_batch,
         evidence=evidence,
     )
 

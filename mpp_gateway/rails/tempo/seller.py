@@ -22,7 +22,7 @@ from mpp_gateway.rails.base import (
     Verified,
 )
 from mpp_gateway.rails.jsonrpc import RpcFailed, RpcRefused
-from mpp_gateway.rails.payment_scheme import PaymentScheme
+from mpp_gateway.rails.payment_scheme import PaymentScheme, echoed_request
 from mpp_gateway.rails.tempo.chain import TempoNode, TxReceipt, is_of_transaction
 from mpp_gateway.rails.tempo.reading import read_payment
 from mpp_gateway.rails.tempo.request import (
@@ -93,7 +93,7 @@ class TempoRail:
         own = tuple(offer for offer in offers if offer.rail == self.name)
         known = any(offer.request_encoded == credential.challenge.request for offer in own)
         if not known:
-            paid_with = chain_and_token(credential.challenge.request_object)
+            paid_with = chain_and_token(echoed_request(credential))
             if paid_with not in {None, (self._settings.chain_id, self._settings.token)}:
                 return None
         offer = self._scheme.check(credential, own, binding, now_s)
@@ -223,10 +223,15 @@ class TempoRail:
         unsigned, token = transaction.unsigned, self._settings.token
         fee_token = unsigned.fee_token or token
         fee_minor = -(-unsigned.max_fee * unsigned.gas_limit // FEE_UNIT)
-        balance_minor, fee_balance_minor, *_ = await asyncio.gather(
+        balance_minor, fee_balance_minor, base_fee = await asyncio.gather(
             self._node.balance_of(transaction.sender),
             self._node.balance_of(transaction.sender, fee_token),
+            self._node.base_fee(),
         )
+        if unsigned.max_fee < base_fee:
+            # Nodes do not look at it when they try a call: the upstream would work for a
+            # transaction that no block takes, again and again, and nobody has to pay a thing.
+            raise VerificationFailed("The transaction offers less for gas than the network asks.")
         spendable_minor = balance_minor - (fee_minor if fee_token == token else 0)
         costs_minor = sum(int.from_bytes(call.data[36:68]) for call in unsigned.calls)
         if fee_balance_minor < fee_minor or spendable_minor < costs_minor:
