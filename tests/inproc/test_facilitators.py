@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 
+from mpp_gateway.errors import RailUnavailable
 from mpp_gateway.rails.evm import facilitator_client
 from mpp_gateway.rails.evm.breaker import FAILURES_MAX
 from tests.support import auth_hooks
+from tests.support.evm import now
 from tests.support.facilitator import NO_TRANSACTION, StandInFacilitator
 from tests.support.faults import NOWHERE, shown
 from tests.support.paid import (
@@ -429,6 +431,22 @@ def test_a_gateway_does_not_start_where_no_facilitator_settles_its_payments(tmp_
             "methods.evm.submit.facilitator: it does not settle payments of the scheme `exact` on"
             " eip155:31337, by what it says at /supported"
         )
+        paid.stack.close()
+
+
+def test_a_facilitator_that_gives_up_our_network_later_is_a_problem_that_passes(tmp_path):
+    with paid_parts(tmp_path, facilitator=True) as paid:
+        paid.start()
+        rail = paid.proxy.runtime.serving.rails["evm"]
+        paid.facilitator.supports = {
+            "kinds": [{"x402Version": 2, "scheme": "exact", "network": "eip155:1"}]
+        }
+        with pytest.raises(RailUnavailable, match="no longer settles"):
+            paid.proxy.call(lambda: rail.maintain(now()))
+
+        paid.facilitator.supports = None
+        assert paid.proxy.call(lambda: rail.maintain(now())) == 0
+        assert shown(paid.send(paid.buy())) == SERVED
         paid.stack.close()
 
 
