@@ -98,6 +98,7 @@ RUN_BY = {
 
 FOREIGN = {
     "cp /tmp/mpp-gateway-demo-.../gateway.yaml gateway.yaml": "copies a file",
+    "./scripts/pay-with-legacy-x402": "installs 590 MB; it pays as tests/peers/test_x402.py does",
     "openssl rand -base64 32": "any 32 random bytes will do",
     ".venv/bin/python -m pip install 'psycopg[binary]>=3.2,<4'": "installs a package of the lock",
     "py-spy record --pid PID --duration 20 --output profile.svg": "not a package of ours",

@@ -315,6 +315,7 @@ class EvmRail:
                 detail=attempt.detail,
                 may_be_paid=unclear,
                 is_untried=attempt.is_untried,
+                refusal=attempt.refusal,
             )
         chain_id = self._settings.chain_id
         if is_unchallenged(record.challenge_id):
