@@ -46,7 +46,7 @@ from mpp_gateway.protocol.problems import (
     Problem,
     VerificationFailed,
 )
-from mpp_gateway.protocol.x402_extensions import is_identifier
+from mpp_gateway.protocol.x402_extensions import is_identifier, is_unchallenged
 from mpp_gateway.rails.base import (
     Binding,
     Outcome,
@@ -66,6 +66,7 @@ from mpp_gateway.routing.table import Match, Preflight
 ALREADY_PAID = 1 << 256
 IN_PROGRESS_RETRY_S = 1
 SECOND_MS = 1000
+CLAIM_KEPT_MAX_S = 2 * 3600
 
 
 @dataclass(slots=True)
@@ -79,6 +80,8 @@ class Admission:
     of this one is looked after."""
     found: Outcome | None = None
     """Set when the rail has shown that the money moved, and no record of ours says so yet."""
+    was_held: bool = False
+    """Whether this very payment was found good here before its money moved."""
     earlier: Answer | ReadBody | None = None
     """What the same request was answered before: nothing more is asked of anybody."""
 
@@ -254,6 +257,7 @@ def _claim(admission: Admission) -> Generator[Effect, Reply]:
     if claimed.claim is Claim.UNKNOWN:
         yield from _resolve(admission, presented, claimed)
         claimed = yield from _claimed(admission, presented)
+    admission.was_held = claimed.was_held
     if claimed.claim is Claim.EXPIRED:
         yield from _find_paid(admission, presented)
         claimed = yield from _claimed(admission, presented)
@@ -308,8 +312,7 @@ def _claimed(admission: Admission, presented: Presented) -> Machine[Claimed]:
         amount_minor=presented.amount_minor,
         scope=admission.exchange.binding.scope,
         valid_until_s=presented.valid_until_s,
-        # A claim that nobody ends keeps until its proof is dead: then it can move no money.
-        due_s=max(presented.valid_until_s, admission.exchange.answered_by_s(admission.clock.now_s)),
+        due_s=_claim_ends_s(admission, presented),
         credit_s=admission.exchange.snapshot.config.credit_s,
         challenge_id=presented.challenge_id,
         only_earlier=admission.only_earlier is not None and admission.found is None,
@@ -317,6 +320,17 @@ def _claimed(admission: Admission, presented: Presented) -> Machine[Claimed]:
     )
     claimed: Claimed = yield from perform(admission.clock, ClaimProof(request))
     return claimed
+
+
+def _claim_ends_s(admission: Admission, presented: Presented) -> int:
+    """Return when a claim that nobody ends is given up: its proof is dead then, as a rule.
+
+    x402 buyers sign for years; such a claim of a process that died would keep its buyer off for so
+    long. A process that is late loses its turn, and can move no money with it.
+    """
+    now_s = admission.clock.now_s
+    ends_s = min(presented.valid_until_s, now_s + CLAIM_KEPT_MAX_S)
+    return max(ends_s, admission.exchange.answered_by_s(now_s))
 
 
 def _resolve(
@@ -361,6 +375,8 @@ def _find_paid(admission: Admission, presented: Presented) -> Generator[Effect, 
     if rail is not None and rail.capabilities.is_moved_by_us_alone:
         # Any made-up proof for an old challenge would cost us searches in the rail's books.
         return
+    if not _may_have_been_for_us(admission, presented):
+        return
     seen: Outcome = yield from perform(admission.clock, LookUp(presented.rail, presented.record))
     if seen.state is Settlement.SETTLED:
         admission.found = seen
@@ -369,6 +385,16 @@ def _find_paid(admission: Admission, presented: Presented) -> Generator[Effect, 
             "The payment may have been made; do not pay again.",
             retry_after_s=settlement.UNKNOWN_RETRY_S,
         )
+
+
+def _may_have_been_for_us(admission: Admission, presented: Presented) -> bool:
+    """Tell whether money that has moved may have moved for a call of this gateway.
+
+    A payment that answers no challenge of ours names neither seller nor call. What was paid to the
+    same account elsewhere stands on the chain with its signature, for everybody to copy: it would
+    buy here again. So its money must not have moved before it was found good here.
+    """
+    return admission.was_held or not is_unchallenged(presented.challenge_id)
 
 
 def _outlives_the_call(admission: Admission) -> Generator[Effect, Reply]:
@@ -405,6 +431,8 @@ def _verify_and_hold(admission: Admission) -> Generator[Effect, Reply]:
     spendable_minor: int | None = ALREADY_PAID
     if admission.found is None:
         verified: Verified = yield from perform(admission.clock, Verify(presented))
+        if verified.paid is not None and not _may_have_been_for_us(admission, presented):
+            raise VerificationFailed("This authorization was used already, and not here.")
         admission.found = verified.paid
         if verified.paid is None:
             spendable_minor = verified.spendable_minor

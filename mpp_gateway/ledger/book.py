@@ -107,6 +107,8 @@ class Claimed:
     """The last end of validity that any signature under this proof was shown with."""
     seq: int = 0
     """The journal's last entry at the time of the claim."""
+    was_held: bool = False
+    """An earlier attempt has found it good: its money moved after it was shown here, not before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +205,12 @@ class Line:
     amount_minor: int | None
 
 
+NEVER_HELD_KEPT_S = 2 * 3600
+"""For how long a release is remembered whose payment was never found good, at most."""
+HELD_KEPT_S = 30 * 24 * 3600
+"""The same of one that was found good, and may have been submitted by whoever saw it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One exchange as the books have it."""
@@ -219,6 +227,7 @@ class Entry:
     """The journal's line that last brought its money to the seller."""
     amount_minor: int = 0
     updated_s: int = 0
+    forget_s: int = 0
 
 
 def standing(lines: Iterable[Line]) -> dict[str, State]:
@@ -273,13 +282,14 @@ class Book:
             case State.RELEASED if self._is_taken(request, key):
                 return Claimed(Claim.SPENT, key)
             case State.RELEASED if request.only_earlier:
-                return Claimed(Claim.EXPIRED, key)
+                return Claimed(Claim.EXPIRED, key, was_held=self._was_held(key))
             case State.RELEASED:
                 again = replace(request, exchange_id=key)
                 entry = replace(entry, request=again, amount_minor=request.amount_minor)
                 self._reopen(entry, State.CLAIMED, request.due_s, now_s)
                 self.entries[key] = replace(self.entries[key], valid_until_s=last_s)
-                return Claimed(Claim.FRESH, key, entry.attempt + 1, seq=self._seq)
+                held = self._was_held(key)
+                return Claimed(Claim.FRESH, key, entry.attempt + 1, seq=self._seq, was_held=held)
             case State.CREDITED if entry.updated_s + request.credit_s <= now_s:
                 return Claimed(Claim.LAPSED, key)
             case State.CREDITED:
@@ -361,6 +371,7 @@ class Book:
             receipt=entry.receipt if receipt is None else receipt,
             amount_minor=entry.amount_minor if amount_minor is None else amount_minor,
             updated_s=now_s,
+            forget_s=self._forget_s(entry),
         )
         self._write(turn.exchange_id, before, after, amount_minor)
         return True
@@ -406,7 +417,7 @@ class Book:
         dead = {
             key
             for key, entry in self.entries.items()
-            if entry.state is State.RELEASED and entry.valid_until_s < now_s
+            if entry.state is State.RELEASED and entry.forget_s < now_s
         }
         self.entries = {key: e for key, e in self.entries.items() if key not in dead}
         self.lines = [line for line in self.lines if line.exchange_id not in dead]
@@ -435,6 +446,14 @@ class Book:
             updated_s=now_s,
         )
         self._write(key, entry.state, after, entry.amount_minor)
+
+    def _forget_s(self, entry: Entry) -> int:
+        held = self._was_held(entry.request.exchange_id)
+        kept_s = HELD_KEPT_S if held else NEVER_HELD_KEPT_S
+        return min(entry.valid_until_s, entry.updated_s + kept_s)
+
+    def _was_held(self, key: str) -> bool:
+        return any(line.exchange_id == key and line.after is State.VERIFIED for line in self.lines)
 
     def _set_due(self, turn: Turn, due_s: int | None) -> bool:
         entry = self.entries.get(turn.exchange_id)

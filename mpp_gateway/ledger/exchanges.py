@@ -239,11 +239,13 @@ def _claim_again(
     if state == State.RELEASED:
         if _is_taken(db, request, exchange_id):
             return Claimed(Claim.SPENT, exchange_id)
+        was_held = _was_held(db, exchange_id)
         if request.only_earlier:
-            return Claimed(Claim.EXPIRED, exchange_id)
+            return Claimed(Claim.EXPIRED, exchange_id, was_held=was_held)
         _take_terms(db, request, exchange_id, last_s)
         _reopen(db, turn, State.RELEASED, State.CLAIMED, request, owner, now_s)
-        return Claimed(Claim.FRESH, exchange_id, attempt + 1, seq=_last_seq(db))
+        seq = _last_seq(db)
+        return Claimed(Claim.FRESH, exchange_id, attempt + 1, seq=seq, was_held=was_held)
     if state == State.CREDITED and updated_s + request.credit_s <= now_s:
         return Claimed(Claim.LAPSED, exchange_id)
     if state == State.CREDITED:
@@ -339,6 +341,14 @@ def _unclaim(db: Connection, request: ClaimRequest, now_s: int) -> bool:
     if not is_first and not opened.endswith(f" by {request.exchange_id}"):
         return False  # somebody else's by now
     return take_up(db, [row], now_s, "claimed, and nobody heard of it") == 1
+
+
+def _was_held(db: Connection, exchange_id: str) -> bool:
+    found = db.execute(
+        "SELECT 1 FROM journal WHERE exchange_id = ? AND to_state = ?",
+        (exchange_id, State.VERIFIED.value),
+    ).fetchone()
+    return found is not None
 
 
 def _is_taken(db: Connection, request: ClaimRequest, exchange_id: str) -> bool:

@@ -10,7 +10,9 @@ from typing import NamedTuple
 
 from mpp_gateway.failpoints import FailPoint, reach
 from mpp_gateway.ledger.book import (
+    HELD_KEPT_S,
     LEFT_OPEN,
+    NEVER_HELD_KEPT_S,
     POSTING,
     TRANSITIONS,
     WAYS_OUT,
@@ -38,6 +40,16 @@ class Change(NamedTuple):
 
 # The number of this very move's line, or one that is left out: one transaction writes at a time.
 _NEXT_LINE = "(SELECT coalesce(max(seq), 0) + 1 FROM journal)"
+_WAS_HELD = (
+    "EXISTS (SELECT 1 FROM journal WHERE exchange_id = exchanges.id AND to_state = 'verified')"
+)
+# A signature costs nothing, and may be good for ever: remembered for as long, what came to nothing
+# would fill the store.
+_KEPT_S = f"CASE WHEN {_WAS_HELD} THEN {HELD_KEPT_S} ELSE {NEVER_HELD_KEPT_S} END"
+_FORGET = (
+    f", forget_s = CASE WHEN valid_until_s < updated_s + {NEVER_HELD_KEPT_S} THEN valid_until_s"
+    f" WHEN valid_until_s < updated_s + {_KEPT_S} THEN valid_until_s ELSE updated_s + {_KEPT_S} END"
+)
 # The lists that a move puts the row on, and those that it takes it from.
 _LISTS = {
     State.CLAIMED: ", forget_s = NULL",
@@ -49,9 +61,7 @@ _LISTS = {
     State.REFUNDING: "",
     State.REFUNDED: ", asked_s = NULL, paid_seq = NULL",
     # It gives up its challenge: another payment may take it.
-    State.RELEASED: (
-        ", held_until_s = NULL, asked_s = NULL, challenge_id = NULL, forget_s = valid_until_s"
-    ),
+    State.RELEASED: f", held_until_s = NULL, asked_s = NULL, challenge_id = NULL{_FORGET}",
 }
 _ASKED = frozenset({State.UNKNOWN, State.REFUNDING})
 _REOPENED = frozenset({State.RELEASED, State.CREDITED})
