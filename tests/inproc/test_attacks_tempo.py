@@ -98,6 +98,7 @@ def test_a_receipt_that_is_none_does_not_release_what_was_paid(shop: TempoShop):
 
     refused(shop.send(credential), "settlement-unknown", 503)
     assert (shop.balance(), shop.states()) == (PRICE, {"unknown": 1})
+    assert "released" not in [after for _, after in shop.journal()]
 
     shop.node.faults.clear()
     assert shop.send(credential)[0] == 200
