@@ -8,12 +8,13 @@ import pytest
 from mpp_gateway.crypto.secp256k1 import address_of
 from mpp_gateway.rails.jsonrpc import MESSAGE_MAX, RpcRefused
 from tests.support.anvil import new_key
+from tests.support.evm import now
 from tests.support.paid import refused
 from tests.support.tempo import PRICE, PURSE, TempoShop, tempo_shop
 
 QUICK = "connect_s: 1, first_byte_s: 5, settle_s: 4"
 """Settled on success: the upstream works before any money has moved."""
-SEND = "eth_sendRawTransaction"
+SEND, RECEIPT = "eth_sendRawTransaction", "eth_getTransactionReceipt"
 
 
 @pytest.fixture
@@ -81,3 +82,24 @@ def test_what_a_node_repeats_of_a_signed_transaction_is_told_to_nobody(shop: Tem
 
     assert said.startswith("cannot take 0x... now at all")
     assert len(said) == MESSAGE_MAX
+
+
+def test_a_receipt_that_is_none_does_not_release_what_was_paid(shop: TempoShop):
+    """Taken for "in no block", it would have the buyer told that nothing was charged."""
+    credential = shop.buy()
+
+    def no_receipts() -> None:
+        shop.node.faults[RECEIPT] = "shape"
+
+    shop.node.then[SEND] = no_receipts
+    refused(shop.send(credential), "settlement-unknown", 503)
+    late = hex(now() + 1_000)
+    shop.node.lies["eth_getBlockByNumber"] = lambda block: block | {"timestamp": late}
+
+    refused(shop.send(credential), "settlement-unknown", 503)
+    assert (shop.balance(), shop.states()) == (PRICE, {"unknown": 1})
+    assert "released" not in [after for _, after in shop.journal()]
+
+    shop.node.faults.clear()
+    assert shop.send(credential)[0] == 200
+    assert (shop.balance(), shop.states()) == (PRICE, {"settled": 1})
