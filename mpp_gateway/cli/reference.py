@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 
 from mpp_gateway import errors, events
 from mpp_gateway.cli.main import parser, verbs
-from mpp_gateway.ledger.book import TRANSITIONS, State
+from mpp_gateway.ledger.states import TRANSITIONS, State
 from mpp_gateway.protocol.problems import Problem
 
 WIDTH = 92

@@ -35,7 +35,8 @@ from mpp_gateway.gateway.steps import (
     TakeToken,
     Verify,
 )
-from mpp_gateway.ledger.book import Claim, Claimed, ClaimRequest, State, Turn
+from mpp_gateway.ledger.book import Claim, Claimed, ClaimRequest, Turn
+from mpp_gateway.ledger.states import State
 from mpp_gateway.protocol.cors import is_preflight
 from mpp_gateway.protocol.messages import Answer, RequestHead
 from mpp_gateway.protocol.problems import (

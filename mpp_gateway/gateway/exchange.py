@@ -8,7 +8,8 @@ from mpp_gateway import events
 from mpp_gateway.config.model import Route, Service
 from mpp_gateway.gateway.snapshot import Snapshot
 from mpp_gateway.ledger.answers import KeptAnswer
-from mpp_gateway.ledger.book import State, Turn
+from mpp_gateway.ledger.book import Turn
+from mpp_gateway.ledger.states import State
 from mpp_gateway.protocol.ceiling import Ceiling
 from mpp_gateway.protocol.messages import Headers, RequestHead
 from mpp_gateway.rails.base import Binding, Offer, Presented, Rail

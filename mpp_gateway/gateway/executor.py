@@ -34,10 +34,11 @@ from mpp_gateway.gateway.steps import (
     Verify,
 )
 from mpp_gateway.ledger.answers import Answers, KeptAnswer
-from mpp_gateway.ledger.book import Claimed, ClaimRequest, PaymentRecord, State, Turn
+from mpp_gateway.ledger.book import Claimed, ClaimRequest, PaymentRecord, Turn
 from mpp_gateway.ledger.exchanges import Exchanges
 from mpp_gateway.ledger.free_calls import FreeCalls
 from mpp_gateway.ledger.sql import StoreUnavailable
+from mpp_gateway.ledger.states import State
 from mpp_gateway.limits.buckets import TokenBuckets
 from mpp_gateway.protocol.problems import Problem
 from mpp_gateway.rails.base import Outcome, Rail, Settlement

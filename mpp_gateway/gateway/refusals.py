@@ -9,7 +9,7 @@ from mpp_gateway.gateway.ceilings import is_within
 from mpp_gateway.gateway.exchange import Exchange
 from mpp_gateway.gateway.free_calls import free_fields
 from mpp_gateway.gateway.page.showing import shown
-from mpp_gateway.ledger.book import State
+from mpp_gateway.ledger.states import State
 from mpp_gateway.protocol import x402
 from mpp_gateway.protocol.messages import Answer, Headers
 from mpp_gateway.protocol.money import format_short

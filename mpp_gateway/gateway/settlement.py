@@ -24,7 +24,7 @@ from mpp_gateway.gateway.steps import (
     RenewTurn,
     Settle,
 )
-from mpp_gateway.ledger.book import State
+from mpp_gateway.ledger.states import State
 from mpp_gateway.protocol.messages import Answer, Headers
 from mpp_gateway.protocol.problems import PaymentRequired, Problem, VerificationFailed
 from mpp_gateway.protocol.timestamps import format_rfc3339

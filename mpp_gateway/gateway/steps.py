@@ -5,8 +5,9 @@ from typing import Any
 
 from mpp_gateway.events import Event
 from mpp_gateway.ledger.answers import KeptAnswer
-from mpp_gateway.ledger.book import ClaimRequest, PaymentRecord, State, Turn
+from mpp_gateway.ledger.book import ClaimRequest, PaymentRecord, Turn
 from mpp_gateway.ledger.free_calls import FreeCall
+from mpp_gateway.ledger.states import State
 from mpp_gateway.protocol.messages import Answer, Headers
 from mpp_gateway.rails.base import Presented
 

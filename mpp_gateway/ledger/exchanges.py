@@ -8,19 +8,18 @@ from typing import Any
 
 from mpp_gateway.failpoints import FailPoint
 from mpp_gateway.ledger.book import (
-    LEFT_OPEN,
     Claim,
     Claimed,
     ClaimRequest,
     PaymentRecord,
     Question,
-    State,
     Turn,
     is_about,
 )
 from mpp_gateway.ledger.database import Database
 from mpp_gateway.ledger.moves import Change, first_line, give_up, move, take_up
 from mpp_gateway.ledger.sql import Connection
+from mpp_gateway.ledger.states import LEFT_OPEN, State
 
 BATCH_ROWS = 500
 """How much of the books one turn of the writer may take up or forget: payments wait meanwhile."""
@@ -33,7 +32,7 @@ type IsGone = Callable[[Connection, str], bool]
 
 @dataclass(frozen=True, slots=True)
 class TakenUp:
-    """An exchange that nobody was at any more, and what became of it; see `book.LEFT_OPEN`."""
+    """An exchange that nobody was at any more, and what became of it; see `states.LEFT_OPEN`."""
 
     exchange_id: str
     asset: str
@@ -123,7 +122,7 @@ class Exchanges:
     ) -> bool:
         """Bring `turn` to `after`, where its money is known to be, from wherever the store has it.
 
-        False if it is not `turn`'s any more, or there is no way (`book.WAYS_OUT`): then somebody
+        False if it is not `turn`'s any more, or there is no way (`states.WAYS_OUT`): then somebody
         else has seen to it.
         """
         change = Change(after, after, reference, receipt, detail, amount_minor=amount_minor)

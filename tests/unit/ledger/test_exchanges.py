@@ -11,16 +11,13 @@ import pytest
 
 from mpp_gateway.ledger.book import (
     HELD_KEPT_S,
-    LEFT_OPEN,
     NEVER_HELD_KEPT_S,
-    TRANSITIONS,
     Claim,
     Claimed,
     ClaimRequest,
     IllegalTransition,
     OverPosted,
     PaymentRecord,
-    State,
     Turn,
 )
 from mpp_gateway.ledger.database import Database
@@ -33,6 +30,7 @@ from mpp_gateway.ledger.exchanges import (
 )
 from mpp_gateway.ledger.schema import EXCHANGES_SCHEMA, QUESTIONS_SCHEMA
 from mpp_gateway.ledger.sql import Connection, StoreUnavailable
+from mpp_gateway.ledger.states import LEFT_OPEN, TRANSITIONS, State
 from tests.support.ledger import PATHS, swept, taken_up
 from tests.support.stores import Place, SqlitePlace
 
