@@ -447,3 +447,26 @@ def test_of_several_offers_the_chosen_one_is_paid(tmp_path, browser):
         page.click("#pay")
         page.sees("#state", PAID)
         assert paid.balance() == PRICE
+
+
+def test_a_script_that_finds_its_way_in_does_not_run_and_is_reported(tmp_path, browser):
+    """Shows too that the tests which see no violation would see one."""
+    with visit(tmp_path, browser) as v:
+        page = v.tab()
+        page.run(
+            "document.body.append(Object.assign(document.createElement('script'),"
+            " {text: 'window.hacked = 1'}))"
+        )
+        wait_until(lambda: page.violations, "the violation is reported")
+        page.run("fetch('http://127.0.0.1:9/').catch(() => { window.isBlocked = 1; })")
+        wait_until(lambda: page.run("window.isBlocked"), "the other address is not asked")
+        assert page.run("window.hacked") is None
+        assert any(line.startswith("connect-src") for line in page.run("window.violations"))
+
+
+def test_where_callers_have_own_accounts_the_payment_goes_beside(tmp_path, browser):
+    with visit(tmp_path, browser, auth="requires_auth: true") as v:
+        v.page.click("#pay")
+        v.page.sees("#state", PAID)
+        v.expect_paid()
+        assert v.paid.upstream.seen[0].get("payment-authorization") is None
