@@ -263,6 +263,11 @@ class EvmMethod(MethodSettings):
         return Asset(code, self.token.decimals, self.token.name)
 
     @property
+    def told_apart_by(self) -> tuple[str, ...]:
+        """Chain and token."""
+        return self.kind, f"chain {self.chain_id}", self.token.address.lower()
+
+    @property
     def known_token(self) -> KnownToken | None:
         """What the table of networks has of the token."""
         return known_token(self.chain_id, parse_address(self.token.address))
@@ -273,6 +278,8 @@ class EvmMethod(MethodSettings):
             yield "without `rpc_url` the calls of one payer are settled one at a time"
         known = self.known_token
         if known is None:
+            if self.x402:
+                yield "official x402 clients pay in no token that they do not know, unless told to"
             return
         if (known.name, known.version) != (self.token.name, self.token.version):
             yield (

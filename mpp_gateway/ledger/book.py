@@ -204,9 +204,8 @@ class Line:
 
 
 NEVER_HELD_KEPT_S = 2 * 3600
-"""For how long a release is remembered whose payment was never found good, at most."""
 HELD_KEPT_S = 30 * 24 * 3600
-"""The same of one that was found good, and may have been submitted by whoever saw it."""
+"""How long a release is remembered at most: of a payment that was never found good, or once was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +257,8 @@ class Book:
 
     def claim(self, request: ClaimRequest, now_s: int) -> Claimed:
         """Bind the proof to one exchange, or say what became of it."""
-        found = next((e for e in self.entries.values() if _same_proof(e, request)), None)
+        entries, proof_id = self.entries.values(), request.proof_id
+        found = next((e for e in entries if e.request.proof_id == proof_id), None)
         if found is None:
             if request.only_earlier:
                 return Claimed(Claim.EXPIRED, "")
@@ -282,8 +282,9 @@ class Book:
             case State.RELEASED if request.only_earlier:
                 return Claimed(Claim.EXPIRED, key, was_held=self._was_held(key))
             case State.RELEASED:
-                again = replace(entry.request, challenge_id=request.challenge_id)
-                self._reopen(replace(entry, request=again), State.CLAIMED, request.due_s, now_s)
+                again = replace(request, exchange_id=key)
+                entry = replace(entry, request=again, amount_minor=request.amount_minor)
+                self._reopen(entry, State.CLAIMED, request.due_s, now_s)
                 self.entries[key] = replace(self.entries[key], valid_until_s=last_s)
                 held = self._was_held(key)
                 return Claimed(Claim.FRESH, key, entry.attempt + 1, seq=self._seq, was_held=held)
@@ -291,10 +292,15 @@ class Book:
                 return Claimed(Claim.LAPSED, key)
             case State.CREDITED:
                 self._reopen(entry, State.SETTLED, request.due_s, now_s)
-                return Claimed(
-                    Claim.CREDITED, key, entry.attempt + 1, entry.reference, entry.receipt
-                )
-            case State.UNKNOWN:
+                spent = entry.attempt + 1
+                return Claimed(Claim.CREDITED, key, spent, entry.reference, entry.receipt)
+            case State.UNKNOWN if is_about(
+                request,
+                entry.request.asset,
+                entry.request.account,
+                entry.request.payee,
+                entry.amount_minor,
+            ):
                 return Claimed(Claim.UNKNOWN, key, entry.attempt, valid_until_s=last_s)
         return Claimed(Claim.IN_PROGRESS, key, entry.attempt, valid_until_s=last_s)
 
@@ -439,8 +445,8 @@ class Book:
         self._write(key, entry.state, after, entry.amount_minor)
 
     def _forget_s(self, entry: Entry) -> int:
-        held = self._was_held(entry.request.exchange_id)
-        kept_s = HELD_KEPT_S if held else NEVER_HELD_KEPT_S
+        was_held = self._was_held(entry.request.exchange_id)
+        kept_s = HELD_KEPT_S if was_held else NEVER_HELD_KEPT_S
         return min(entry.valid_until_s, entry.updated_s + kept_s)
 
     def _was_held(self, key: str) -> bool:
@@ -479,8 +485,12 @@ class Book:
             self.entries[key] = replace(entry, paid_seq=self._seq)
 
 
-def _same_proof(entry: Entry, request: ClaimRequest) -> bool:
-    return entry.request.proof_id == request.proof_id
+def is_about(
+    request: ClaimRequest, asset: str, account: str, payee: str, amount_minor: int
+) -> bool:
+    """Tell whether a claim is about this very money, from this purse to that one."""
+    asked = request.asset, request.account, payee and request.payee, request.amount_minor
+    return asked == (asset, account, payee, amount_minor)
 
 
 def _counts_as_unpaid(entry: Entry, seen_seq: int, now_s: int) -> bool:

@@ -27,6 +27,8 @@ class Capabilities:
     settles_brief_proofs_first: bool = False
     """Whether a proof that ends before the upstream's time is up is settled first, not refused:
     for a network on which no proof lives for longer."""
+    is_moved_by_us_alone: bool = False
+    """Whether nobody but us can move a proof's money: then what we have not settled is not paid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,9 @@ class Presented:
     """What else is used up with it: the challenge that it answers, or the buyer's own id for an
     x402 payment, which answers none."""
     evidence: Any = field(default=None, repr=False)
+    settles_first: bool = False
+    """Whether nobody can tell, without moving its money, that it will pay: then the upstream is not
+    asked before."""
 
     @property
     def record(self) -> PaymentRecord:
@@ -102,6 +107,8 @@ class Verified:
     paid: "Outcome | None" = None
     """Set where the rail shows that this very proof has moved the money already, by whoever's hand:
     a settlement that needs no more doing."""
+    was_unused: bool = False
+    """Set with `paid` where it moved after the rail had seen that it had not."""
 
 
 class Settlement(enum.Enum):
