@@ -373,10 +373,10 @@ def _find_paid(admission: Admission, presented: Presented) -> Generator[Effect, 
     its gateway was down. Without this question the buyer's price would have no owner.
     """
     rail = admission.exchange.rail
+    if not _may_have_been_for_us(admission, presented):
+        return
     if rail is not None and rail.capabilities.is_moved_by_us_alone:
         # Any made-up proof for an old challenge would cost us searches in the rail's books.
-        return
-    if not _may_have_been_for_us(admission, presented):
         return
     seen: Outcome = yield from perform(admission.clock, LookUp(presented.rail, presented.record))
     if seen.state is Settlement.SETTLED:
@@ -432,6 +432,7 @@ def _verify_and_hold(admission: Admission) -> Generator[Effect, Reply]:
     spendable_minor: int | None = ALREADY_PAID
     if admission.found is None:
         verified: Verified = yield from perform(admission.clock, Verify(presented))
+        admission.was_held |= verified.was_unused
         if verified.paid is not None and not _may_have_been_for_us(admission, presented):
             raise VerificationFailed("This authorization was used already, and not here.")
         admission.found = verified.paid

@@ -3,6 +3,7 @@
 import hashlib
 import math
 
+from mpp_gateway.crypto.addresses import checksum, parse_address
 from mpp_gateway.errors import RailUnavailable
 from mpp_gateway.gateway.answers import problem_answer
 from mpp_gateway.gateway.ceilings import is_within
@@ -115,7 +116,7 @@ def _unsettled(exchange: Exchange, problem: Problem) -> Headers:
         return ()
     if presented.offer.x402 is None or exchange.state is not State.RELEASED:
         return ()
-    payer = presented.account.rpartition("/")[2]
+    payer = checksum(parse_address(presented.account.rpartition("/")[2]))
     reason = str(problem.extra.get("reason", "payment_refused"))
     return x402.response(presented.offer.x402.chain_id, payer, error=reason)
 

@@ -143,9 +143,8 @@ class Line:
 
 
 NEVER_HELD_KEPT_S = 2 * 3600
-"""For how long a release is remembered whose payment was never found good, at most."""
 HELD_KEPT_S = 30 * 24 * 3600
-"""The same of one that was found good, and may have been submitted by whoever saw it."""
+"""How long a release is remembered at most: of a payment that was never found good, or once was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +196,8 @@ class Book:
 
     def claim(self, request: ClaimRequest, now_s: int) -> Claimed:
         """Bind the proof to one exchange, or say what became of it."""
-        found = next((e for e in self.entries.values() if _same_proof(e, request)), None)
+        entries, proof_id = self.entries.values(), request.proof_id
+        found = next((e for e in entries if e.request.proof_id == proof_id), None)
         if found is None:
             if request.only_earlier:
                 return Claimed(Claim.EXPIRED, "")
@@ -231,9 +231,8 @@ class Book:
                 return Claimed(Claim.LAPSED, key)
             case State.CREDITED:
                 self._reopen(entry, State.SETTLED, request.due_s, now_s)
-                return Claimed(
-                    Claim.CREDITED, key, entry.attempt + 1, entry.reference, entry.receipt
-                )
+                spent = entry.attempt + 1
+                return Claimed(Claim.CREDITED, key, spent, entry.reference, entry.receipt)
             case State.UNKNOWN if is_about(
                 request,
                 entry.request.asset,
@@ -385,8 +384,8 @@ class Book:
         self._write(key, entry.state, after, entry.amount_minor)
 
     def _forget_s(self, entry: Entry) -> int:
-        held = self._was_held(entry.request.exchange_id)
-        kept_s = HELD_KEPT_S if held else NEVER_HELD_KEPT_S
+        was_held = self._was_held(entry.request.exchange_id)
+        kept_s = HELD_KEPT_S if was_held else NEVER_HELD_KEPT_S
         return min(entry.valid_until_s, entry.updated_s + kept_s)
 
     def _was_held(self, key: str) -> bool:
@@ -440,10 +439,6 @@ def _is_for(entry: Entry, again: ClaimRequest) -> bool:
     return first.scope == again.scope and not (
         is_bound and first.challenge_id not in {None, again.challenge_id}
     )
-
-
-def _same_proof(entry: Entry, request: ClaimRequest) -> bool:
-    return entry.request.proof_id == request.proof_id
 
 
 def _counts_as_unpaid(entry: Entry, seen_seq: int, now_s: int) -> bool:

@@ -110,6 +110,8 @@ class Verified:
     paid: "Outcome | None" = None
     """Set where the rail shows that this very proof has moved the money already, by whoever's hand:
     a settlement that needs no more doing."""
+    was_unused: bool = False
+    """Set with `paid` where it moved after the rail had seen that it had not."""
 
 
 class Settlement(enum.Enum):
