@@ -1,6 +1,8 @@
 """EVM, `permit2`: the buyer signs for our key, and Permit2 moves its money once."""
 
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -360,14 +362,24 @@ def test_shares_of_a_payment_whose_answer_was_lost_are_found_after_a_restart(sha
     assert sharing.balance() == PRICE - 1_250
 
 
-def test_a_payment_that_a_node_has_made_and_denied_is_found_on_the_chain(shop: PermitShop):
-    """A balancer sends twice, and tells of the second time: what we had signed is erased then."""
+def test_a_payment_whose_transaction_is_not_known_any_more_is_found_on_the_chain(
+    shop: PermitShop,
+):
+    """What a node has denied to have taken is erased here, and may be in a block all the same."""
     credential = shop.buy()
-    shop.node.faults[SEND] = "twice"
 
-    first = shop.send(credential)
+    def no_receipts() -> None:
+        shop.node.faults[RECEIPT] = "500"
+
+    shop.node.then[SEND] = no_receipts
+    refused(shop.send(credential), "settlement-unknown", 503)
+    shop.stop()
+    with closing(sqlite3.connect(shop.store)) as db:
+        db.execute("DELETE FROM broadcasts")
+        db.commit()
     shop.node.faults.clear()
+    shop.start()
 
-    answers = [first, shop.send(credential)]
-    assert [status for status, *_ in answers].count(200) == 1
-    assert (shop.balance(), shop.states()) == (PRICE, {"settled": 1})
+    shop.reaches(credited=1)
+    assert shop.send(credential)[0] == 200
+    assert shop.balance() == PRICE
