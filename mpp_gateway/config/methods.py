@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, mod
 from mpp_gateway.config.hooks import find_function
 from mpp_gateway.config.method import MethodSettings
 from mpp_gateway.config.stripe import StripeMethod
-from mpp_gateway.config.tempo import TempoMethod
+from mpp_gateway.config.tempo import WHOLE_SHARE, TempoMethod, TempoSplit
 from mpp_gateway.config.values import (
     CHAIN_ID_MAX,
     GWEI_DECIMALS,
@@ -47,7 +47,7 @@ Other chains have none: what gas costs there, and what its coin is worth, differ
 """
 
 
-CredentialType = Literal["authorization", "transaction", "hash"]
+CredentialType = Literal["permit2", "authorization", "transaction", "hash"]
 
 
 class EvmToken(Strict):
@@ -217,10 +217,19 @@ class EvmMethod(MethodSettings):
         min_length=1,
         description=(
             "How buyers may pay, the preferred way first. `authorization`: they sign, and `submit`"
-            " moves the money. `transaction`: they sign a transfer and pay its gas, and the gateway"
-            " sends it. `hash`: they have sent the transfer themselves; anybody who sees it may"
-            " claim to be its sender. The last two need `rpc_url`. mppx takes no offer that lists"
-            " more than `authorization`: give the others a method of their own."
+            " moves the money. `permit2`: they sign for Permit2, which may move their tokens, and"
+            " `submit.private_key` has it done. `transaction`: they sign a transfer, whose gas they"
+            " pay, and the gateway sends it. `hash`: they have sent the transfer, and anybody who"
+            " sees it may claim to be its sender. The last two need `rpc_url`. mppx takes no"
+            " offer that lists more than `authorization`: give the others a method of their own."
+        ),
+    )
+    splits: tuple[TempoSplit, ...] = Field(
+        default=(),
+        max_length=10,
+        description=(
+            "Others who get a share of every price, in the same transaction. Only `permit2` can do"
+            " that, and nothing is refunded then: `credential_types` must be `[permit2]`."
         ),
     )
     contract_wallets: Flag = Field(
@@ -280,11 +289,26 @@ class EvmMethod(MethodSettings):
             raise wrong("`authorization` in `credential_types`, which is what x402 buyers sign")
         if self.rpc_url is None and set(self.credential_types) != {"authorization"}:
             raise wrong("`rpc_url` too, through which transactions are sent and looked for")
+        if "permit2" in self.credential_types and self.submit.private_key is None:
+            raise wrong("`submit.private_key` too, for which `permit2` payments are signed")
+        self._check_splits()
         if self.contract_wallets and self.rpc_url is None:
             raise wrong("`rpc_url` too, through which `contract_wallets` are asked")
         if self.confirmations != 1 and self.rpc_url is None:
             raise wrong("`rpc_url` too, since `confirmations` are counted through it")
         return self
+
+    def _check_splits(self) -> None:
+        if self.splits and self.credential_types != ("permit2",):
+            raise wrong("`credential_types: [permit2]`, which alone can pay `splits`")
+        if sum(split.of_ten_thousand for split in self.splits) >= WHOLE_SHARE:
+            raise wrong("`splits` that leave something: less than 100 percent together")
+        payees = [parse_address(text) for text in (self.recipient, *self._sharers())]
+        if len(set(payees)) != len(payees):
+            raise wrong("each recipient once, in `recipient` and `splits` together")
+
+    def _sharers(self) -> tuple[str, ...]:
+        return tuple(split.recipient for split in self.splits)
 
     @property
     def asset(self) -> Asset:
@@ -330,14 +354,18 @@ class EvmMethod(MethodSettings):
     def can_refund(self, recipient: str | None) -> bool:
         """Tell whether what `recipient` (None: the method's own) got can be sent back from here."""
         key = self.submit.private_key
-        if key is None:
+        if key is None or self.splits:
+            # What others got of it is not ours to send back.
             return False
         holder = address_of(bytes.fromhex(key.get_secret_value().removeprefix("0x")))
         return holder == parse_address(recipient or self.recipient)
 
     def recipient_from(self, text: str) -> str:
         """Return another recipient for this method; ValueError says what is expected instead."""
-        return read_address(text)
+        address = read_address(text)
+        if address in self._sharers():
+            raise ValueError("a recipient that is not in `splits` too")
+        return address
 
     def urls(self) -> Mapping[str, str]:
         """Return the clear URLs that the method calls, by their path in the settings."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from mpp_gateway.crypto.keccak import keccak256
 from mpp_gateway.protocol.eip3009 import Authorization
+from mpp_gateway.protocol.permit2 import Permit, Witness
 
 WORD = 32
 UINT256_MAX = 2**256 - 1
@@ -41,10 +42,21 @@ TRANSFER_WITH_AUTHORIZATION = selector(
 TRANSFER_WITH_ANY_SIGNATURE = selector(
     "transferWithAuthorization(address,address,uint256,uint256,uint256,bytes32,bytes)"
 )
+ALLOWANCE = selector("allowance(address,address)")
+NONCE_BITMAP = selector("nonceBitmap(address,uint256)")
+PERMIT_ONE = selector(
+    "permitWitnessTransferFrom(((address,uint256),uint256,uint256),(address,uint256),address,"
+    "bytes32,string,bytes)"
+)
+PERMIT_MANY = selector(
+    "permitWitnessTransferFrom(((address,uint256)[],uint256,uint256),(address,uint256)[],address,"
+    "bytes32,string,bytes)"
+)
 IS_VALID_SIGNATURE = selector("isValidSignature(bytes32,bytes)")
 
 TRANSFER_TOPIC = topic("Transfer(address,address,uint256)")
 AUTHORIZATION_USED_TOPIC = topic("AuthorizationUsed(address,bytes32)")
+NONCES_GIVEN_UP_TOPIC = topic("UnorderedNonceInvalidation(address,uint256,uint256)")
 AUTHORIZATION_CANCELED_TOPIC = topic("AuthorizationCanceled(address,bytes32)")
 
 
@@ -139,6 +151,36 @@ def transfer_with_any_signature(authorization: Authorization) -> bytes:
 def is_valid_signature(digest: bytes, signature: bytes) -> bytes:
     """Return the call data of `isValidSignature(digest, signature)` (ERC-1271)."""
     return IS_VALID_SIGNATURE + digest + uint_word(2 * WORD) + octets(signature)
+
+
+def permit_transfer(permit: Permit, owner: bytes, witness: Witness) -> bytes:
+    """Return the call of Permit2 that makes the transfers of `permit`: one, or several at once."""
+    text, signature = octets(witness.type_string.encode()), octets(permit.settled_signature)
+    permitted = [address_word(m.token) + uint_word(m.permitted) for m in permit.moves]
+    details = [address_word(m.to) + uint_word(m.requested) for m in permit.moves]
+    terms = uint_word(permit.nonce) + uint_word(permit.deadline)
+    signed = address_word(owner) + witness.hash
+    if len(permit.moves) == 1:
+        start = 10 * WORD
+        offsets = uint_word(start) + uint_word(start + len(text))
+        return PERMIT_ONE + permitted[0] + terms + details[0] + signed + offsets + text + signature
+    # Behind the head: the permit, with its list behind its own head, then the list of details.
+    body = uint_word(3 * WORD) + terms + uint_word(len(permitted)) + b"".join(permitted)
+    listed = uint_word(len(details)) + b"".join(details)
+    tails = body, listed, text, signature
+    starts = [6 * WORD + sum(map(len, tails[:i])) for i in range(len(tails))]
+    at = [uint_word(start) for start in starts]
+    return b"".join((PERMIT_MANY, at[0], at[1], signed, at[2], at[3], *tails))
+
+
+def nonce_bitmap(owner: bytes, nonce: int) -> bytes:
+    """Return the call data of `nonceBitmap(owner, nonce >> 8)` (Permit2)."""
+    return NONCE_BITMAP + address_word(owner) + uint_word(nonce >> 8)
+
+
+def allowance(owner: bytes, spender: bytes) -> bytes:
+    """Return the call data of `allowance(owner, spender)`."""
+    return ALLOWANCE + address_word(owner) + address_word(spender)
 
 
 def octets(value: bytes) -> bytes:

@@ -8,6 +8,7 @@ from mpp_gateway.protocol import eip3009
 from mpp_gateway.protocol.credential import Credential
 from mpp_gateway.protocol.eip3009 import Authorization
 from mpp_gateway.protocol.evm_transaction import SignedTransaction, TransactionError
+from mpp_gateway.protocol.permit2 import Permit, Witness
 from mpp_gateway.protocol.problems import InvalidPayload, PaymentInsufficient, VerificationFailed
 from mpp_gateway.protocol.timestamps import parse_rfc3339
 from mpp_gateway.rails.base import Offer, Presented
@@ -16,16 +17,20 @@ from mpp_gateway.rails.evm.abi import Transfer
 from mpp_gateway.rails.evm.relaying import TX_LIFE_S
 from mpp_gateway.rails.evm.request import (
     AUTHORIZATION,
+    PERMIT2,
     TRANSACTION,
     EvmSettings,
     Payment,
     PaymentKey,
+    PermitKey,
+    Permitted,
     Pulled,
     Pushed,
     Terms,
     TxKey,
     parse_source,
     purse,
+    split,
 )
 
 LIFETIME_MAX_S = 3600
@@ -57,8 +62,9 @@ def read_payment(
         )
     if kind == AUTHORIZATION:
         return _authorization(rail, settings, credential, offer, now_s)
-    expires = credential.challenge.expires
-    expires_s = parse_rfc3339(expires) if expires is not None else now_s
+    if kind == PERMIT2:
+        return _permit(rail, settings, credential, offer, now_s)
+    expires_s = _challenge_ends(credential, now_s)
     read = _pulled if kind == TRANSACTION else _pushed
     evidence, tx_hash = read(settings, credential, offer, expires_s - ttl_s)
     return Presented(
@@ -94,6 +100,31 @@ def _authorization(
         challenge_id=credential.challenge.id,
         evidence=Payment(key, signed, by_contract),
     )
+
+
+def _permit(
+    rail: str, settings: EvmSettings, credential: Credential, offer: Offer, now_s: int
+) -> Presented:
+    permitted = _read_permit(settings, credential, offer)
+    if permitted.deadline > max(_challenge_ends(credential, now_s), now_s + LIFETIME_MAX_S):
+        raise VerificationFailed("The permit is valid for too long.")
+    recipient = permitted.transfers[0].recipient
+    return Presented(
+        rail=rail,
+        offer=offer,
+        proof_id=str(permitted.key),
+        account=purse(settings.chain_id, settings.token, permitted.key.owner),
+        payee=purse(settings.chain_id, settings.token, recipient),
+        amount_minor=offer.amount.minor,
+        valid_until_s=permitted.deadline,
+        challenge_id=credential.challenge.id,
+        evidence=permitted,
+    )
+
+
+def _challenge_ends(credential: Credential, now_s: int) -> int:
+    expires = credential.challenge.expires
+    return parse_rfc3339(expires) if expires is not None else now_s
 
 
 def _pulled(
@@ -170,10 +201,8 @@ def _check_times(credential: Credential, signed: Authorization, now_s: int) -> N
     # have an outcome that is not known yet, and its buyer must not be told to pay again.
     if signed.valid_after > now_s:
         raise VerificationFailed("The authorization is not valid yet.")
-    expires = credential.challenge.expires
-    challenge_ends = parse_rfc3339(expires) if expires is not None else now_s
     # An outcome that cannot be known stays open until the authorization dies.
-    if signed.valid_before > max(challenge_ends, now_s + LIFETIME_MAX_S):
+    if signed.valid_before > max(_challenge_ends(credential, now_s), now_s + LIFETIME_MAX_S):
         raise VerificationFailed("The authorization is valid for too long.")
 
 
@@ -201,3 +230,59 @@ def is_of_contract(settings: EvmSettings, signed: Authorization) -> bool:
     if not settings.takes_contracts:
         raise VerificationFailed(NOT_SIGNED)
     return True
+
+
+def _read_permit(settings: EvmSettings, credential: Credential, offer: Offer) -> Permitted:
+    """Return what a credential permits, its signature checked.
+
+    Errors: `InvalidPayload`, `VerificationFailed`, `PaymentInsufficient`.
+    """
+    permit = Permit.from_payload(credential.payload)
+    challenge = credential.challenge
+    if permit.challenge_hash not in eip3009.challenge_hashes(challenge.id, challenge.realm):
+        # Without this line one signature pays for whichever challenge it is shown with.
+        raise VerificationFailed("The permit was signed for another challenge.")
+    source = parse_source(credential.source)
+    if source is None or source[0] != settings.chain_id:
+        raise VerificationFailed(
+            "A permit needs its signer as `source`: did:pkh:eip155:chain:address."
+        )
+    transfers = _transfers(settings, permit, source[1], offer)
+    witness = _signed_witness(settings, permit, source[1])
+    key = PermitKey(settings.chain_id, source[1], permit.nonce)
+    call = abi.permit_transfer(permit, source[1], witness)
+    return Permitted(key, call, permit.deadline, transfers)
+
+
+def _transfers(
+    settings: EvmSettings, permit: Permit, owner: bytes, offer: Offer
+) -> tuple[Transfer, ...]:
+    terms = Terms.read(offer.request)
+    main_minor, shares = split(settings, terms.amount_minor)
+    asked = ((terms.recipient, main_minor), *shares)
+    if len(permit.moves) != len(asked):
+        raise VerificationFailed("The permit makes another number of transfers.")
+    for move, (recipient, minor) in zip(permit.moves, asked, strict=True):
+        if move.token != settings.token:
+            raise VerificationFailed("The permit is for another token.")
+        if move.to != recipient:
+            raise VerificationFailed("The permit pays somebody else.")
+        if move.requested < minor:
+            raise PaymentInsufficient("The permit asks for less than the price.")
+        if move.requested > minor or move.permitted < move.requested:
+            raise VerificationFailed("The permit does not allow for exactly the price.")
+    return tuple(Transfer(settings.token, owner, move.to, move.requested) for move in permit.moves)
+
+
+def _signed_witness(settings: EvmSettings, permit: Permit, owner: bytes) -> Witness:
+    assert settings.submitter is not None
+    for witness in permit.witnesses():
+        digest = permit.digest(witness, settings.chain_id, settings.submitter)
+        try:
+            if recover_address(digest, permit.signature) == owner:
+                return witness
+        except SignatureError as error:
+            raise VerificationFailed(
+                "The signature is not one that Permit2 accepts.", private=str(error)
+            ) from error
+    raise VerificationFailed("The signature is not the payer's, or for another spender or token.")

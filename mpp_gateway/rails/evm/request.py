@@ -7,7 +7,7 @@ from typing import Any, Literal, Protocol, Self
 
 from mpp_gateway.crypto.addresses import checksum, parse_address
 from mpp_gateway.crypto.eip712 import Eip712Domain
-from mpp_gateway.protocol import jcs
+from mpp_gateway.protocol import jcs, permit2
 from mpp_gateway.protocol.eip3009 import Authorization
 from mpp_gateway.protocol.evm_transaction import SignedTransaction
 from mpp_gateway.protocol.money import Amount
@@ -19,14 +19,30 @@ from mpp_gateway.rails.evm.abi import Transfer
 METHOD = "evm"
 INTENT = "charge"
 AUTHORIZATION, TRANSACTION, HASH = "authorization", "transaction", "hash"
+PERMIT2 = "permit2"
 CONTRACT_GAS = 500_000
 """What a contract wallet may burn, to check a signature or in a whole settlement."""
 SENT_BY_BUYERS = frozenset({TRANSACTION, HASH})
 """Types of credential whose gas the buyer pays: nothing of ours can run out."""
 RPC_S = 10
+WHOLE_SHARE = 10_000
+"""A hundred percent, in hundredths of one."""
+_PERMIT_ID = re.compile(r"permit2:([1-9][0-9]*):(0x[0-9a-f]{40}):(0|[1-9][0-9]{0,77})")
 _TX_ID = re.compile(r"evmtx:([1-9][0-9]*):(0x[0-9a-f]{64})")
 _SOURCE = re.compile(r"did:pkh:eip155:([1-9][0-9]{0,15}):(0x[0-9a-fA-F]{40})")
 _PROOF_ID = re.compile(r"eip3009:([1-9][0-9]*):(0x[0-9a-f]{40}):(0x[0-9a-f]{40}):0x([0-9a-f]{64})")
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What somebody else gets of every price, in hundredths of a percent."""
+
+    recipient: bytes
+    of_ten_thousand: int
+
+    def of(self, amount_minor: int) -> int:
+        """Return the share of an amount, rounded down: the rest is the recipient's."""
+        return amount_minor * self.of_ten_thousand // WHOLE_SHARE
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +70,9 @@ class EvmSettings:
     """Whether contract wallets can pay: a node is asked for their word then (ERC-1271)."""
     x402: bool = False
     """Whether x402 buyers may pay too."""
+    submitter: bytes | None = None
+    """The account of our own gas key: the only one that can use a permit of Permit2."""
+    shares: tuple[Share, ...] = ()
     domain: Eip712Domain = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -114,6 +133,27 @@ class TxKey:
         return None if match is None else cls(int(match[1]), match[2])
 
 
+@dataclass(frozen=True, slots=True)
+class PermitKey:
+    """Names one permit for ever: Permit2 keeps one flag per owner and nonce."""
+
+    chain_id: int
+    owner: bytes
+    nonce: int
+
+    def __str__(self) -> str:
+        """Return the proof id; the nonce is a number there, and has no leading zeros."""
+        return f"permit2:{self.chain_id}:0x{self.owner.hex()}:{self.nonce}"
+
+    @classmethod
+    def parse(cls, proof_id: str) -> Self | None:
+        """Return the key that `proof_id` names; None for a proof of another type."""
+        match = _PERMIT_ID.fullmatch(proof_id)
+        if match is None:
+            return None
+        return cls(int(match[1]), parse_address(match[2]), int(match[3]))
+
+
 def purse(chain_id: int, token: bytes, holder: bytes) -> str:
     """Return the name of what `holder` has of a token, in lower case (after CAIP-10, CAIP-19)."""
     return f"eip155:{chain_id}/erc20:0x{token.hex()}/0x{holder.hex()}"
@@ -147,6 +187,21 @@ class Pushed:
     tx_hash: str
     transfer: Transfer
     issued_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class Permitted:
+    """A checked permit of Permit2, and the movements that using it has to show."""
+
+    key: PermitKey
+    call: bytes = field(repr=False)
+    deadline: int
+    transfers: tuple[Transfer, ...]
+
+    @property
+    def total(self) -> int:
+        """What leaves the payer's purse."""
+        return sum(transfer.value for transfer in self.transfers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +289,14 @@ class Settler(Protocol):
         ...
 
 
+def split(settings: EvmSettings, amount_minor: int) -> tuple[int, tuple[tuple[bytes, int], ...]]:
+    """Return what the recipient gets of an amount, and the shares that are not zero."""
+    shares = tuple(
+        (share.recipient, part) for share in settings.shares if (part := share.of(amount_minor))
+    )
+    return amount_minor - sum(part for _, part in shares), shares
+
+
 def build_offer(
     rail: str, settings: EvmSettings, price: Amount, recipient: str | None, description: str | None
 ) -> Offer:
@@ -246,15 +309,25 @@ def build_offer(
             f"the price has {price.asset.decimals} decimals, the token {settings.decimals}"
         )
     payee = settings.recipient if recipient is None else parse_address(recipient)
+    details: dict[str, Any] = {
+        "chainId": settings.chain_id,
+        "credentialTypes": list(settings.types),
+        "decimals": settings.decimals,
+    }
+    if PERMIT2 in settings.types and settings.submitter is not None:
+        details["permit2Address"] = checksum(permit2.ADDRESS)
+        # Not in the draft, which leaves out for whom to sign; SDKs have it under this name.
+        details["permit2Spender"] = checksum(settings.submitter)
+    _, shares = split(settings, price.minor)
+    if shares:
+        details["splits"] = [
+            {"amount": str(part), "recipient": checksum(to)} for to, part in shares
+        ]
     request: Mapping[str, Any] = {
         "amount": str(price.minor),
         "currency": checksum(settings.token),
         "recipient": checksum(payee),
-        "methodDetails": {
-            "chainId": settings.chain_id,
-            "credentialTypes": list(settings.types),
-            "decimals": settings.decimals,
-        },
+        "methodDetails": details,
     }
     return Offer(
         rail=rail,

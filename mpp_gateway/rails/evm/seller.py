@@ -1,6 +1,7 @@
 """The seller's side of the `evm` rail: offers, challenges, credentials, settlement, receipts."""
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from mpp_gateway.crypto.addresses import checksum
 from mpp_gateway.errors import RailUnavailable, SettlementUnknown
@@ -41,6 +42,8 @@ from mpp_gateway.rails.evm.request import (
     EvmSettings,
     Payment,
     PaymentKey,
+    PermitKey,
+    Permitted,
     Pulled,
     Pushed,
     Settler,
@@ -53,6 +56,9 @@ from mpp_gateway.rails.evm.request import (
 from mpp_gateway.rails.evm.signing_name import check_signing_name
 from mpp_gateway.rails.jsonrpc import RpcFailed, RpcRefused
 from mpp_gateway.rails.payment_scheme import PaymentScheme
+
+if TYPE_CHECKING:
+    from mpp_gateway.rails.evm.permits import Permits
 
 
 class EvmRail:
@@ -68,6 +74,7 @@ class EvmRail:
         settler: Settler,
         chain: ChainClient | None = None,
         relay: Relay | None = None,
+        permits: "Permits | None" = None,
     ) -> None:
         self.name = name
         self._settings = settings
@@ -75,12 +82,13 @@ class EvmRail:
         self._settler = settler
         self._chain = chain
         self._relay = relay
+        self._permits = permits
         self._pays_gas = not SENT_BY_BUYERS.issuperset(settings.types)
         self._inspector = None if chain is None else Inspector(chain)
         self.capabilities = Capabilities(
             settles_at="headers",
             can_verify_without_moving_money=True,
-            can_refund=settler.refunds_from is not None,
+            can_refund=settler.refunds_from is not None and not settings.shares,
         )
 
     def offer(self, price: Amount, recipient: str | None, description: str | None) -> Offer:
@@ -125,17 +133,8 @@ class EvmRail:
         Errors: `VerificationFailed`, `PaymentInsufficient`, `RailUnavailable`; `SettlementUnknown`
         when the proof was used and the chain does not show yet for what.
         """
-        match presented.evidence:
-            case Pushed() as pushed:
-                found = await self._relaying().find(pushed)
-                return Verified(None, self._outcome(found, presented.record, now_s))
-            case Pulled() as pulled:
-                sent = await self._relaying().check(pulled)
-                # Of two transactions with one nonce only one is ever mined. With a balance that
-                # covers ten, ten of them would have the seller work ten times and be paid once.
-                if sent is None:
-                    return Verified(None)
-                return Verified(None, self._outcome(sent, presented.record, now_s))
+        if not isinstance(presented.evidence, Payment):
+            return await self._verify_other(presented, now_s)
         payment = self._payment(presented)
         if self._chain is None:
             await self._settler.check(payment, now_s)
@@ -170,6 +169,23 @@ class EvmRail:
             raise VerificationFailed("This authorization was used already.")
         return Verified(balance)
 
+    async def _verify_other(self, presented: Presented, now_s: int) -> Verified:
+        """Check a payment that is no authorization."""
+        match presented.evidence:
+            case Pushed() as pushed:
+                found: int | Attempt | None = await self._relaying().find(pushed)
+            case Pulled() as pulled:
+                # Nothing that the payer has can be counted on: of two transactions with one nonce
+                # only one is ever mined, and the seller would have worked for both.
+                found = await self._relaying().check(pulled)
+            case Permitted() as permitted:
+                found = await self._permitting().check(permitted, presented.record, now_s)
+            case _:
+                raise TypeError("not a payment that this rail has read")
+        if isinstance(found, Attempt):
+            return Verified(None, self._outcome(found, presented.record, now_s))
+        return Verified(found)
+
     async def _found_paid(self, presented: Presented, now_s: int) -> Outcome | None:
         seen = await self.look_up(presented.record, now_s)
         if seen.may_be_paid:
@@ -188,6 +204,8 @@ class EvmRail:
             raise ValueError("an authorization moves the amount that was signed, no other")
         if isinstance(presented.evidence, Pulled):
             attempt = await self._relaying().send(presented.evidence, now_s)
+        elif isinstance(presented.evidence, Permitted):
+            attempt = await self._permitting().settle(presented.evidence, now_s)
         else:
             attempt = await self._settler.settle(self._payment(presented), now_s)
         return self._outcome(attempt, presented.record, now_s)
@@ -207,6 +225,9 @@ class EvmRail:
         if tx_key := TxKey.parse(record.proof_id):
             attempt = await self._relaying().look_up(tx_key, record)
             return self._outcome(attempt, record, now_s)
+        if permit_key := PermitKey.parse(record.proof_id):
+            attempt = await self._permitting().look_up(permit_key, record)
+            return self._outcome(attempt, record, now_s)
         key = PaymentKey.parse(record.proof_id)
         transfer = Transfer(key.token, key.sender, holder(record.payee), record.amount_minor)
         sent = await self._settler.sent_for(record.proof_id)
@@ -218,6 +239,8 @@ class EvmRail:
         if not self._is_own(record):
             # Paid in play money and configured for real by now: it would be paid back in real.
             return Outcome(State.REFUSED, detail="it was paid with another token or chain")
+        if self._settings.shares:
+            return Outcome(State.REFUSED, detail="others have got shares of it")
         if not record.payee or holder(record.payee) != self._settler.refunds_from:
             return Outcome(State.REFUSED, detail="the payee's key is not configured")
         attempt = await self._settler.refund(
@@ -276,6 +299,11 @@ class EvmRail:
     def _is_own(self, record: PaymentRecord) -> bool:
         own = purse(self._settings.chain_id, self._settings.token, bytes(20)).rpartition("/")[0]
         return record.account.rpartition("/")[0] == own
+
+    def _permitting(self) -> "Permits":
+        if self._permits is None:
+            raise TypeError("without a gas key of our own there are no permits")
+        return self._permits
 
     def _relaying(self) -> Relay:
         if self._relay is None:

@@ -10,7 +10,7 @@ from mpp_gateway.rails.evm import abi
 from mpp_gateway.rails.evm.abi import Log
 from mpp_gateway.rails.evm.chain import ChainClient
 from mpp_gateway.rails.evm.inspection import LOG_WINDOWS
-from mpp_gateway.rails.evm.request import PaymentKey, TxKey, holder, purse
+from mpp_gateway.rails.evm.request import PaymentKey, PermitKey, TxKey, holder, purse
 from mpp_gateway.rails.jsonrpc import RpcFailed, RpcRefused
 from mpp_gateway.rails.statement import Booked, Entry, Shown, Transferred
 
@@ -82,7 +82,13 @@ class EvmStatement:
 
     def shows(self, shown: Shown, booked: Booked) -> bool:
         """Tell whether this is the payment of the books. See `rails.statement.Statement`."""
-        if (shown.proof_id, shown.amount_minor) != (booked.proof_id, booked.amount_minor):
+        is_permit = PermitKey.parse(booked.proof_id) and TxKey.parse(shown.proof_id)
+        # A permit leaves no name in the logs: what its own transaction moved is what it paid, less
+        # the shares of others.
+        if is_permit and shown.amount_minor > booked.amount_minor:
+            return False
+        named = shown.proof_id, shown.amount_minor
+        if not is_permit and named != (booked.proof_id, booked.amount_minor):
             return False
         payee = _holder(booked.payee)
         # A record from before payees were written down: whoever of ours it is.

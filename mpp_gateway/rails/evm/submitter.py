@@ -251,7 +251,7 @@ class Submitter:
         Simulated before a nonce is taken, so that a revert costs neither gas nor a gap.
         """
         gas, market, floor = await gathered(
-            self._chain.estimate_gas(call.payload, self.address),
+            self._chain.estimate_gas(call.to, call.payload, self.address),
             self.gas.market(now_s),
             self.known_floor(),
         )
