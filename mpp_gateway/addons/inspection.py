@@ -19,6 +19,7 @@ from mpp_gateway.protocol.messages import RequestHead
 from mpp_gateway.protocol.money import Amount, format_short
 from mpp_gateway.protocol.problems import ParseError, Problem
 from mpp_gateway.protocol.receipt import Receipt
+from mpp_gateway.protocol.x402_extensions import is_unchallenged
 from mpp_gateway.rails.base import Offer
 
 SEPARATOR = " · "
@@ -70,7 +71,7 @@ def comment_on(exchange: Exchange, status: int) -> str:
         presented = exchange.presented
         offers = (presented.offer,) if presented else exchange.offers
         parts += _prices(offers)
-        if presented and presented.challenge_id is None:
+        if presented and is_unchallenged(presented.challenge_id):
             parts.append("x402")
         parts.append(_state(exchange, status))
     return SEPARATOR.join(part for part in parts if part)

@@ -278,6 +278,8 @@ class EvmMethod(MethodSettings):
             yield "without `rpc_url` the calls of one payer are settled one at a time"
         known = self.known_token
         if known is None:
+            if self.x402:
+                yield "official x402 clients pay in no token that they do not know, unless told to"
             return
         if (known.name, known.version) != (self.token.name, self.token.version):
             yield (

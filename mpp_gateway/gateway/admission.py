@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from mpp_gateway import events
 from mpp_gateway.errors import (
     GatewayFault,
+    IdempotencyKeyReused,
     PaymentInProgress,
     RailUnavailable,
     SettlementUnknown,
@@ -43,6 +44,7 @@ from mpp_gateway.protocol.problems import (
     Problem,
     VerificationFailed,
 )
+from mpp_gateway.protocol.x402_extensions import is_identifier
 from mpp_gateway.rails.base import (
     Binding,
     Outcome,
@@ -221,6 +223,8 @@ def _read_credential(admission: Admission) -> Generator[Effect, Reply]:
     check_ceiling(exchange, found.presented)
     exchange.presented, admission.only_earlier = found.presented, found.only_earlier
     exchange.rail = exchange.snapshot.rails[found.presented.rail]
+    if exchange.key_digest is None and is_identifier(found.presented.challenge_id):
+        exchange.key_digest = found.presented.challenge_id
     yield from ()
 
 
@@ -257,6 +261,11 @@ def _claim(admission: Admission) -> Generator[Effect, Reply]:
             exchange.paid, exchange.receipt = True, claimed.receipt
         case Claim.DELIVERED if exchange.is_kept:
             admission.earlier = yield from idempotency.recall(exchange, claimed, admission.clock)
+        case Claim.SPENT if is_identifier(presented.challenge_id) and not claimed.exchange_id:
+            raise IdempotencyKeyReused(
+                "Another payment was made under this payment identifier.",
+                hint="Send that one again for its answer; nothing was charged for this one.",
+            )
         case nothing:
             raise _why_not(nothing, admission.only_earlier)
 

@@ -14,6 +14,7 @@ from mpp_gateway.protocol.messages import Answer, Headers
 from mpp_gateway.protocol.money import format_short
 from mpp_gateway.protocol.negotiation import rank
 from mpp_gateway.protocol.problems import PaymentRequired, Problem
+from mpp_gateway.protocol.x402_extensions import is_unchallenged, offered
 from mpp_gateway.rails.base import Binding, Offer
 
 RAIL_RETRY_S = 30
@@ -74,7 +75,11 @@ def _fresh_offers(
         fields.extend(rail.challenge(offer, binding, now_s, salt))
     if sold:
         headers, members = x402.required(
-            _resource(exchange), sold, _payment_lives_s(exchange), _code(problem), {}
+            _resource(exchange),
+            sold,
+            _payment_lives_s(exchange),
+            _code(problem),
+            offered(exchange.head.method, _template(exchange), exchange.match.params),
         )
         fields.extend(headers)
         problem.extra = {**problem.extra, **members}
@@ -85,6 +90,11 @@ def _resource(exchange: Exchange) -> x402.Resource:
     route = exchange.route
     words = route.description or route.title or exchange.service.description or ""
     return x402.Resource(f"{exchange.snapshot.config.origin}{exchange.head.target}", words)
+
+
+def _template(exchange: Exchange) -> str:
+    mount = exchange.snapshot.mount_of(exchange.service)
+    return f"{mount}{exchange.route.pattern}"
 
 
 def _payment_lives_s(exchange: Exchange) -> int:
@@ -99,7 +109,7 @@ def _unsettled(exchange: Exchange) -> Headers:
     Of one that was used before it would be a lie, on which a buyer's books would be wrong.
     """
     presented = exchange.presented
-    if presented is None or presented.challenge_id is not None:
+    if presented is None or not is_unchallenged(presented.challenge_id):
         return ()
     if presented.offer.x402 is None or exchange.state is not State.RELEASED:
         return ()

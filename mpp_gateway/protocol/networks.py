@@ -7,7 +7,7 @@ out, for a wrong name makes every signature worthless.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from mpp_gateway.crypto.addresses import parse_address
 
@@ -31,22 +31,10 @@ class KnownNetwork:
     """A chain, by each of the names that it goes by."""
 
     name: str
-    """In configurations; the same as in x402 v1 where that has one."""
+    """In configurations; the same as in version 1 of x402 where that has one."""
     title: str
     chain_id: int
     tokens: tuple[KnownToken, ...]
-    has_v1_name: bool = False
-    """Whether x402 v1 knows the network, under `name`."""
-    caip2: str = field(init=False)
-    """As in CAIP-2, x402 v2 and DIDs: `eip155:8453`."""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "caip2", f"eip155:{self.chain_id}")
-
-    @property
-    def v1_name(self) -> str | None:
-        """What x402 v1 calls the network; None if it does not know it."""
-        return self.name if self.has_v1_name else None
 
     def token(self, symbol: str) -> KnownToken | None:
         """Return the token of that symbol, in any case."""
@@ -64,15 +52,15 @@ def _eurc(address: str) -> KnownToken:
 
 def _networks() -> Iterator[KnownNetwork]:
     usdc = _usdc("0xA0b86991c6218b36c1d19D4a2e9Eb0cE3606eB48")
-    yield KnownNetwork("ethereum", "Ethereum", 1, (usdc,), has_v1_name=True)
+    yield KnownNetwork("ethereum", "Ethereum", 1, (usdc,))
     usdc = _usdc("0x1c7D4B196Cb0C7B01d743Fbc6116a902379C7238", "USDC")
-    yield KnownNetwork("sepolia", "Ethereum Sepolia", 11155111, (usdc,), has_v1_name=True)
+    yield KnownNetwork("sepolia", "Ethereum Sepolia", 11155111, (usdc,))
     usdc = _usdc("0x833589fCD6eDb6E08f4c7C32D4f71b54bdA02913")
     eurc = _eurc("0x60a3E35Cc302bFA44Cb288Bc5a4F316Fdb1adb42")
-    yield KnownNetwork("base", "Base", 8453, (usdc, eurc), has_v1_name=True)
+    yield KnownNetwork("base", "Base", 8453, (usdc, eurc))
     usdc = _usdc("0x036CbD53842c5426634e7929541eC2318f3dCF7e", "USDC")
     eurc = _eurc("0x808456652fdb597867f38412077A9182bf77359F")
-    yield KnownNetwork("base-sepolia", "Base Sepolia", 84532, (usdc, eurc), has_v1_name=True)
+    yield KnownNetwork("base-sepolia", "Base Sepolia", 84532, (usdc, eurc))
     usdc = _usdc("0x0b2C639c533813f4Aa9D7837CAf62653d097Ff85")
     yield KnownNetwork("optimism", "OP Mainnet", 10, (usdc,))
     usdc = _usdc("0x5fd84259d66Cd46123540766Be93DFE6D43130D7", "USDC")
@@ -83,13 +71,13 @@ def _networks() -> Iterator[KnownNetwork]:
     usdc = _usdc("0x75faf114eafb1BDbe2F0316DF893fd58CE46AA4d")
     yield KnownNetwork("arbitrum-sepolia", "Arbitrum Sepolia", 421614, (usdc,))
     usdc = _usdc("0x3c499c542cEF5E3811e1192ce70d8cC03d5c3359")
-    yield KnownNetwork("polygon", "Polygon", 137, (usdc,), has_v1_name=True)
+    yield KnownNetwork("polygon", "Polygon", 137, (usdc,))
     usdc = _usdc("0x41E94Eb019C0762f9Bfcf9Fb1E58725BfB0e7582", "USDC")
-    yield KnownNetwork("polygon-amoy", "Polygon Amoy", 80002, (usdc,), has_v1_name=True)
+    yield KnownNetwork("polygon-amoy", "Polygon Amoy", 80002, (usdc,))
     usdc = _usdc("0xB97EF9Ef8734C71904D8002F8b6Bc66Dd9c48a6E")
-    yield KnownNetwork("avalanche", "Avalanche C-Chain", 43114, (usdc,), has_v1_name=True)
+    yield KnownNetwork("avalanche", "Avalanche C-Chain", 43114, (usdc,))
     usdc = _usdc("0x5425890298aed601595a70AB815c96711a31Bc65")
-    yield KnownNetwork("avalanche-fuji", "Avalanche Fuji", 43113, (usdc,), has_v1_name=True)
+    yield KnownNetwork("avalanche-fuji", "Avalanche Fuji", 43113, (usdc,))
 
 
 NETWORKS: Mapping[str, KnownNetwork] = {n.name: n for n in _networks()}

@@ -79,7 +79,8 @@ class Presented:
     valid_until_s: int
     """Unix time after which the rail can no longer settle this proof."""
     challenge_id: str | None = None
-    """None for a payment that answers no challenge of ours, as an x402 one."""
+    """What else is used up with it: the challenge that it answers, or the buyer's own id for an
+    x402 payment, which answers none."""
     evidence: Any = field(default=None, repr=False)
     settles_first: bool = False
     """Whether nobody can tell, without moving its money, that it will pay: then the upstream is not

@@ -480,3 +480,84 @@ def test_a_facilitator_is_shown_our_own_terms_and_never_the_buyers(tmp_path: Pat
             assert required["extra"]["name"] == TOKEN_NAME
             assert required["payTo"] == buyer.paid.payee
             assert asked["paymentPayload"]["accepted"] == required
+
+
+# Extensions
+
+
+IDENTIFIER = "payment-identifier"
+
+
+def identified(buyer: X402Buyer, name: object, target: str = "/api/paid", **changes) -> str:
+    """Return a payment under the buyer's own id for it."""
+    extensions = buyer.required(target)["extensions"]
+    extensions[IDENTIFIER]["info"]["id"] = name
+    return changed(buyer.v2(target, **changes), extensions=extensions)
+
+
+def test_one_id_pays_once_however_often_it_is_signed_anew(buyer: X402Buyer):
+    name = "pay_0123456789abcdef"
+    first, second = identified(buyer, name), identified(buyer, name)
+    answered = buyer.send(first)
+    assert answered[0] == 200
+
+    refused(buyer.send(second), "idempotency-key-reused", 409)
+    again = buyer.send(first)
+
+    assert (again[0], again[2], again[1]["idempotent-replayed"]) == (200, answered[2], "true")
+    assert settled(again) == settled(answered)
+    assert (buyer.paid.balance(), buyer.paid.hits) == (PRICE, 1)
+
+
+def test_ten_payments_at_once_under_one_id_are_one_payment(buyer: X402Buyer):
+    made = [identified(buyer, "pay_0123456789abcdef") for _ in range(10)]
+
+    answers = at_once([lambda text=text: buyer.send(text) for text in made])
+
+    assert sorted(status for status, *_ in answers) == [200, *[409] * 9]
+    assert (buyer.paid.balance(), buyer.paid.hits) == (PRICE, 1)
+
+
+def test_an_id_that_somebody_else_uses_too_spoils_nothing(buyer: X402Buyer):
+    other = fresh_key("other buyer")
+    chain = buyer.paid.chain
+    chain.run(chain.demo.mint(address(other), PURSE_MINOR))
+
+    for key in (buyer.paid.key, other):
+        assert buyer.send(identified(buyer, "pay_0123456789abcdef", key=key))[0] == 200
+    assert buyer.paid.balance() == 2 * PRICE
+
+
+def test_an_id_whose_payment_came_to_nothing_can_be_used_again(buyer: X402Buyer):
+    name = "pay_0123456789abcdef"
+    buyer.paid.keeper.answers("500 Oops")
+    assert buyer.send(identified(buyer, name))[0] == 500
+    buyer.paid.keeper.answers("200 OK")
+
+    assert buyer.send(identified(buyer, name))[0] == 200
+    assert buyer.paid.balance() == PRICE
+
+
+@pytest.mark.parametrize("name", ["short", "x" * 129, "sixteen letters!", 16, ["a" * 20], True])
+def test_an_id_that_is_none_is_a_400(buyer: X402Buyer, name):
+    refused(buyer.send(identified(buyer, name)), "malformed-payment", 400)
+    buyer.paid.untouched()
+
+
+def test_a_catalogue_learns_how_the_call_is_made(buyer: X402Buyer):
+    listing = buyer.required("/api/item/7?x=1")["extensions"]["bazaar"]
+
+    assert listing["routeTemplate"] == "/api/item/:id"
+    assert listing["info"]["input"] == {
+        "type": "http",
+        "method": "GET",
+        "pathParams": {"id": "7"},
+    }
+    posted = buyer.required("/api/paid", method="POST", body=b"x")["extensions"]["bazaar"]
+    assert posted["info"]["input"] == {
+        "type": "http",
+        "method": "POST",
+        "bodyType": "json",
+        "body": {},
+    }
+    assert "routeTemplate" not in posted

@@ -19,6 +19,7 @@ from mpp_gateway.protocol.problems import (
 )
 from mpp_gateway.protocol.timestamps import parse_rfc3339
 from mpp_gateway.protocol.x402 import response
+from mpp_gateway.protocol.x402_extensions import is_unchallenged
 from mpp_gateway.rails.base import (
     Binding,
     Capabilities,
@@ -331,7 +332,7 @@ class EvmRail:
                 is_untried=attempt.is_untried,
             )
         chain_id = self._settings.chain_id
-        if record.challenge_id is None:
+        if is_unchallenged(record.challenge_id):
             payer = checksum(holder(record.account))
             receipt = response(chain_id, payer, attempt.reference)
         else:

@@ -22,6 +22,7 @@ from mpp_gateway.protocol.problems import (
     PaymentInsufficient,
     VerificationFailed,
 )
+from mpp_gateway.protocol.x402_extensions import identifier
 from mpp_gateway.rails.base import Offer, Presented
 from mpp_gateway.rails.evm.request import EvmSettings, Payment, PaymentKey, purse
 
@@ -71,6 +72,10 @@ def read(
     if signed.valid_before <= now_s:
         raise PaymentExpired("The authorization has expired.", at_s=signed.valid_before)
     key = PaymentKey(settings.chain_id, settings.token, signed.sender, signed.nonce)
+    try:
+        identified = identifier(payment, key.account)
+    except ParseError as error:
+        raise MalformedPayment(f"{str(error).capitalize()}.") from error
     return Presented(
         rail=offer.rail,
         offer=offer,
@@ -79,6 +84,8 @@ def read(
         payee=purse(key.chain_id, key.token, signed.recipient),
         amount_minor=offer.amount.minor,
         valid_until_s=min(signed.valid_before, VALID_UNTIL_MAX_S),
+        # In the place of a challenge's: of two payments under one id the books take one.
+        challenge_id=identified,
         evidence=Payment(key, signed),
     )
 

@@ -251,6 +251,15 @@ def test_a_method_without_a_view_of_the_chain_is_warned_of(build):
     assert build.load(text(rpc_url="https://rpc.example")).warnings == ()
 
 
+def test_a_token_that_x402_clients_do_not_know_is_warned_of(build):
+    stranger = '{address: "0x742d35Cc6634c0532925a3b844bC9e7595F8fE00", name: X, decimals: 6}'
+    keys = {"x402": "true", "rpc_url": "https://rpc.example"}
+
+    assert build.load(text(**keys)).warnings == ()
+    (warning,) = build.load(text(**keys, token=stranger)).warnings
+    assert "official x402 clients" in str(warning)
+
+
 def test_a_name_is_small_letters(build):
     assert "small letters" in build.mistake(text("Base", kind="evm"))
 
