@@ -35,7 +35,7 @@ class NotOurs(str):
 
 SESSIONS = NotOurs("there are no sessions: every call is a charge of its own")
 KNOWN_BY_SECRET = NotOurs("a token is a secret that no chain shows, and is claimed by its digest")
-NO_SPONSOR = NotOurs("buyers sign what moves their money, and nobody adds a fee to it")
+NO_SPONSOR = NotOurs("there is no second signature: nobody adds a fee to what a buyer has signed")
 
 RULES: dict[str, dict[str, str]] = {
     "V01": {
@@ -56,7 +56,7 @@ RULES: dict[str, dict[str, str]] = {
     "V04": {
         "evm": NO_SPONSOR,
         "stripe": NO_SPONSOR,
-        "tempo": "test_what_is_no_plain_signed_transaction_is_refused_in_words",
+        "tempo": "test_a_fee_payer_that_is_told_another_sender_signs_nothing",
     },
     "V05": {"any": SESSIONS},
     "V06": {"any": "test_what_is_not_there_is_404_or_405_whoever_offers_to_pay"},
@@ -85,7 +85,7 @@ RULES: dict[str, dict[str, str]] = {
     "V12": {
         "evm": "test_above_the_ceiling_a_payment_is_refused_before_it_is_claimed_or_sent",
         "stripe": "test_who_hangs_up_before_the_upstream_is_asked_has_a_credit_and_no_refund",
-        "tempo": "test_a_transaction_that_no_block_takes_for_its_fee_never_reaches_the_upstream",
+        "tempo": "test_what_would_drain_the_sponsor_is_not_signed",
     },
     "V13": {
         "evm": "test_two_gateways_on_one_store_accept_a_payment_once",
