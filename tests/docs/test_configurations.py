@@ -17,7 +17,6 @@ ENVIRON = {
     "ANTHROPIC_API_KEY": "marked-anthropic",
     "OPENAI_API_KEY": "marked-openai",
     "PG_PASSWORD": "marked-password",
-    "FEE_KEY": "0x" + "12" * 32,
     "RPC_URL": "https://rpc.example/marked",
     "GAS_KEY": "11" * 32,
 }

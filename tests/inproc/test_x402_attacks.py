@@ -52,7 +52,7 @@ def identified(payment: str, name: str) -> str:
 @pytest.mark.parametrize("facilitator", [False, True], ids=["own key", "facilitator"])
 @pytest.mark.parametrize("lives_s", [300, 40, 0], ids=["for long", "briefly", "no more"])
 def test_a_payment_made_elsewhere_buys_nothing_here(tmp_path: Path, facilitator, lives_s: int):
-    """Its signature stands on the chain: whoever sells to one account at two places gives it away."""
+    """Its signature stands on the chain: who sells to one account at two places gives it away."""
     with x402_gateway(tmp_path, facilitator=facilitator) as buyer:
         payment = buyer.v2(valid_before=now() + (lives_s or 3))
         submitted(buyer, payment)
