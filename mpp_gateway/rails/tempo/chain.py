@@ -80,12 +80,13 @@ class TempoNode:
             "nonceKey": hex(unsigned.nonce_key),
             "nonce": hex(unsigned.nonce),
             "gas": hex(unsigned.gas_limit),
-            "maxFeePerGas": hex(unsigned.max_fee),
-            "maxPriorityFeePerGas": hex(unsigned.max_priority_fee),
         }
+        if not unsigned.is_sponsored:  # else the node would look for the fee at the sender's
+            call["maxFeePerGas"] = hex(unsigned.max_fee)
+            call["maxPriorityFeePerGas"] = hex(unsigned.max_priority_fee)
         if unsigned.valid_before is not None:
             call["validBefore"] = hex(unsigned.valid_before)
-        if unsigned.fee_token is not None:
+        if unsigned.fee_token is not None and not unsigned.is_sponsored:
             call["feeToken"] = hexadecimal(unsigned.fee_token)
         await self._rpc.ask("eth_call", call, "latest")
 

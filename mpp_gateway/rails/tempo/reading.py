@@ -14,6 +14,7 @@ from mpp_gateway.protocol.tempo_transaction import (
 )
 from mpp_gateway.protocol.timestamps import parse_rfc3339
 from mpp_gateway.rails.base import Offer, Presented
+from mpp_gateway.rails.tempo import sponsoring
 from mpp_gateway.rails.tempo.request import (
     PULL,
     PUSH,
@@ -88,8 +89,13 @@ def _pull(settings: TempoSettings, credential: Credential, offer: Offer, now_s: 
     if credential.source is not None and source != (settings.chain_id, transaction.sender):
         raise VerificationFailed("The source is not the account that signed.")
     terms = _terms(settings, credential, offer)
+    if unsigned.is_sponsored:
+        sponsoring.check(unsigned, settings.sponsor, now_s)
     _check_calls(transaction, terms, settings.token)
     valid_until_s = _check_times(credential, transaction, now_s)
+    if unsigned.is_sponsored and (sponsor := settings.sponsor) is not None:
+        # Last: what is signed here costs us its fee, whoever comes by it.
+        transaction = transaction.cosigned(sponsor.fee_token, sponsor.private_key)
     proof_id = ProofId(settings.chain_id, transaction.tx_hash, credential.challenge.id)
     return transaction.sender, proof_id, valid_until_s, Pull(transaction, terms)
 
