@@ -16,6 +16,7 @@ ENVIRON = {
     "ANTHROPIC_API_KEY": "marked-anthropic",
     "OPENAI_API_KEY": "marked-openai",
     "PG_PASSWORD": "marked-password",
+    "FEE_KEY": "0x" + "12" * 32,
 }
 BLOCKS = [block for page in PAGES for block in blocks(page, "yaml")]
 README = ROOT / "README.md"
