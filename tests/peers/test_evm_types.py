@@ -32,7 +32,6 @@ def test_a_client_that_knows_none_of_the_types_pays_nothing(chain: Chain, tmp_pa
 
         # mppx says so and ends; pympp signs an authorization all the same, and is refused.
         with contextlib.suppress(AssertionError):
-            (answer,) = buyer.do("pay", shop.url + "/api/paid")
-            assert answer["status"] == 402
+            buyer.do("pay", shop.url + "/api/paid")
 
         assert (buyer.balance, shop.takings, shop.upstream.seen) == (PURSE, 0, [])
