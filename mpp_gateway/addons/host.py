@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from mitmproxy import connection, ctx, exceptions
+from mitmproxy import connection, ctx, exceptions, http
 from mitmproxy.addonmanager import Loader
 from mitmproxy.proxy import layer, mode_specs, server_hooks
 
@@ -224,6 +224,10 @@ class Host:
     def next_layer(self, next_layer: layer.NextLayer) -> None:
         """Put our layer under every connection."""
         claim(next_layer, self.runtime.engine)
+
+    async def requestheaders(self, flow: http.HTTPFlow) -> None:
+        """Keep tokens out of the flows of requests that the engine has refused."""
+        self.runtime.hide_refused(flow)
 
     def client_connected(self, client: connection.Client) -> None:
         """Lift the stock limit of five upstream connections; put a gate before what is sent us."""

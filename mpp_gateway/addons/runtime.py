@@ -92,6 +92,14 @@ class Runtime:
                 conceal_tokens(flow)
         return gate.head
 
+    def hide_refused(self, flow: http.HTTPFlow) -> None:
+        """Hide the buyer's token of a request that was refused before anybody looked at its head.
+
+        Its flow is shown and saved like any other, and the token is as good as before.
+        """
+        if flow.response is not None and self._takes_tokens:
+            conceal_tokens(flow)
+
     def tell(self, gate: Gate, answered: Callable[..., Event]) -> None:
         """Tell the sink of a request that was answered before any stage of the machine saw it."""
         clock = self.serving.executor.clock if self.serving else wall_clock

@@ -105,7 +105,12 @@ class Settlement:
                 )
             except Exception:
                 log.exception("giving the money back failed; the store has the exchange")
-        await self._finish(flow, abandoned=gate is not None and gate.failure is None)
+        is_abandoned = gate is not None and gate.failure is None
+        if gate is not None and is_abandoned and gate.exchange is not None:
+            # Also of one who left before the upstream was asked: refunded, he could have the seller
+            # pay the fee of charge and refund as often as he likes to connect and hang up.
+            gate.exchange.client_left = True
+        await self._finish(flow, abandoned=is_abandoned)
 
     async def _finish(self, flow: http.HTTPFlow, abandoned: bool) -> None:
         gate = gate_of(flow)

@@ -13,6 +13,8 @@ from mpp_gateway.rails.payment_scheme import PAYMENT_AUTHORIZATION
 
 HIDDEN_TOKEN = "spt_hidden"  # noqa: S105 - it stands for one
 UNREADABLE = "Payment hidden"
+TOKEN_FIELDS = ("authorization", PAYMENT_AUTHORIZATION, "proxy-authorization")
+"""Where a buyer, or a client that takes us for a forward proxy, puts a token."""
 
 
 def head_of(flow: http.HTTPFlow, trusted: Sequence[Network]) -> RequestHead:
@@ -39,7 +41,7 @@ def conceal_tokens(flow: http.HTTPFlow) -> None:
     A signature is worth nothing once it is used; a shared payment token may be good for more, and
     a flow is shown, saved and exported.
     """
-    for name in ("authorization", PAYMENT_AUTHORIZATION):
+    for name in TOKEN_FIELDS:
         values = flow.request.headers.get_all(name)
         concealed = [_concealed(value) for value in values]
         if concealed != values:

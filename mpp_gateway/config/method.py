@@ -33,6 +33,14 @@ class MethodSettings(Strict):
         return self
 
     @property
+    def told_apart_by(self) -> tuple[str, ...]:
+        """What a buyer's answer says of the method it pays with, for people to read.
+
+        Two methods of one route that have all of it in common would read each other's payments.
+        """
+        return ()
+
+    @property
     def settles_first(self) -> bool:
         """Whether the money moves before the upstream is asked, whatever the route says."""
         return False

@@ -316,6 +316,11 @@ class EvmMethod(MethodSettings):
         return Asset(code, self.token.decimals, self.token.name)
 
     @property
+    def told_apart_by(self) -> tuple[str, ...]:
+        """Chain and token."""
+        return self.kind, f"chain {self.chain_id}", self.token.address.lower()
+
+    @property
     def known_token(self) -> KnownToken | None:
         """What the table of networks has of the token."""
         return known_token(self.chain_id, parse_address(self.token.address))

@@ -8,7 +8,7 @@ from typing import Any
 from mpp_gateway.config.context import Context, merge_timeouts
 from mpp_gateway.config.credentials import check_headers, fields_for, form_auth
 from mpp_gateway.config.document import Path
-from mpp_gateway.config.model import NOTHING, Route, Timeouts
+from mpp_gateway.config.model import NOTHING, Price, Route, Timeouts
 from mpp_gateway.config.patterns import parse_route_key
 from mpp_gateway.config.presets import Preset
 from mpp_gateway.config.prices import resolve_prices
@@ -66,6 +66,7 @@ def resolve_route(
         injected=fields_for(facts.service, settings, facts.preset),
     )
     _check_deadlines(context, route, path)
+    _check_told_apart(context, settings, prices, path)
     _check_refund(context, route, path)
     return route
 
@@ -128,6 +129,26 @@ def _check_deadlines(context: Context, route: Route, path: Path) -> None:
         document.add(
             where, f"{sum_of} is {total_s:g} and must be less than challenge_ttl_s, {ttl_s}"
         )
+
+
+def _check_told_apart(
+    context: Context, settings: RouteSettings, prices: tuple[Price, ...], path: Path
+) -> None:
+    """Refuse two methods on one route of which nobody could say which one a buyer has paid with."""
+    seen: dict[tuple[str, ...], str] = {}
+    for price in prices:
+        method = context.methods[price.method_name]
+        traits = () if method is None else method.told_apart_by
+        first = seen.setdefault(traits, price.method_name)
+        if not traits or first == price.method_name:
+            continue
+        key = next(key for key in ("offers", "methods", *PRICE_KEYS) if getattr(settings, key))
+        cure = "offer one of them" if key == "offers" else "name one of them in its `methods`"
+        message = (
+            f"`{first}` and `{price.method_name}` cannot be told apart on one route: both are"
+            f" {', '.join(traits)}; {cure}"
+        )
+        context.document.add((*path, key), message)
 
 
 def _check_refund(context: Context, route: Route, path: Path) -> None:

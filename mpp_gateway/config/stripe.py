@@ -180,6 +180,11 @@ class StripeMethod(MethodSettings):
         return (self.currency,)
 
     @property
+    def told_apart_by(self) -> tuple[str, ...]:
+        """Profile and currency: challenges say nothing of the account behind them."""
+        return self.kind, self.network_id, self.currency
+
+    @property
     def is_live(self) -> bool:
         """Whether it is real money."""
         return "_live_" in self.secret_key.get_secret_value()[:8]

@@ -1,7 +1,7 @@
 """The settings of a token on Tempo."""
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -11,6 +11,7 @@ from mpp_gateway.config.values import (
     Address,
     Count,
     Decimal,
+    PrivateKey,
     SecretUrl,
     ShortText,
     Strict,
@@ -55,11 +56,41 @@ class TempoSplit(Strict):
         return parse_minor(self.percent, PERCENT_DECIMALS)
 
 
+class TempoSponsor(Strict):
+    """An account of yours that pays the fees of buyers' transactions, within limits."""
+
+    private_key: PrivateKey = Field(description="Key of the account. Secret.")
+    fee_token: Address | None = Field(
+        default=None, description="TIP-20 token that fees are paid in; `currency` by default."
+    )
+    max_fee: Decimal = Field(
+        default="0.05", description="The most that the fee of one transaction may be, in dollars."
+    )
+    max_in_flight: Decimal = Field(
+        default="1.00",
+        description=(
+            "The most that all fees together may come to that are sent and in no block yet, in each"
+            " process."
+        ),
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        try:
+            one = parse_minor(self.max_fee, TIP20_DECIMALS)
+            all_of_them = parse_minor(self.max_in_flight, TIP20_DECIMALS)
+        except ValueError:
+            raise wrong(f"amounts with at most {TIP20_DECIMALS} decimals") from None
+        if not 0 < one <= all_of_them:
+            raise wrong("`max_fee` above 0, and `max_in_flight` no less than that")
+        return self
+
+
 class TempoMethod(MethodSettings):
     """Stablecoins (TIP-20 tokens) on Tempo, paid by a transaction that the buyer signs.
 
-    Buyers pay the fee of their transaction themselves. With a price of `"0"` a buyer proves who it
-    is and pays nothing.
+    Buyers pay the fee of their transaction themselves, unless there is a `sponsor`. With a price of
+    `"0"` a buyer proves who it is and pays nothing.
     """
 
     kind: ClassVar[str] = "tempo"
@@ -87,13 +118,17 @@ class TempoMethod(MethodSettings):
     recipient: Address = Field(
         description="Address that receives the money; checked against EIP-55 when in mixed case."
     )
+    sponsor: TempoSponsor | None = Field(
+        default=None,
+        description="Who pays the fees of buyers' transactions; by default they do it themselves.",
+    )
     modes: tuple[Literal["pull", "push"], ...] = Field(
         default=("pull", "push"),
         min_length=1,
         max_length=2,
         description=(
             "How buyers may pay: `pull` is a signed transaction that the gateway broadcasts, `push`"
-            " the hash of one that the buyer has sent itself."
+            " the hash of one that the buyer has sent itself. With a `sponsor` it is `pull` alone."
         ),
     )
     splits: tuple[TempoSplit, ...] = Field(
@@ -109,8 +144,18 @@ class TempoMethod(MethodSettings):
         ),
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _pull_alone(cls, data: Any) -> Any:
+        """With a sponsor there is nothing for a buyer to send."""
+        if isinstance(data, Mapping) and data.get("sponsor") and "modes" not in data:
+            return {**data, "modes": ("pull",)}
+        return data
+
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.sponsor is not None and self.modes != ("pull",):
+            raise wrong("`modes: [pull]` beside `sponsor`: who pays a fee sends the transaction")
         if len(set(self.modes)) != len(self.modes):
             raise wrong("each of `modes` once")
         if sum(split.of_ten_thousand for split in self.splits) >= WHOLE_SHARE:
@@ -128,6 +173,11 @@ class TempoMethod(MethodSettings):
         """The token as an asset, coded as in CAIP-19."""
         code = f"eip155:{self.chain_id}/erc20:{self.currency.lower()}"
         return Asset(code, TIP20_DECIMALS, self.symbol)
+
+    @property
+    def told_apart_by(self) -> tuple[str, ...]:
+        """Chain and token."""
+        return self.kind, f"chain {self.chain_id}", self.currency.lower()
 
     def can_refund(self, recipient: str | None) -> bool:  # noqa: ARG002
         """False: the key of the recipient is not here."""

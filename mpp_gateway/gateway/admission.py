@@ -55,6 +55,7 @@ from mpp_gateway.rails.base import (
 from mpp_gateway.rails.payment_scheme import (
     PAYMENT_AUTHORIZATION,
     PaymentScheme,
+    credential_tokens,
     paying_head,
     scope_of,
 )
@@ -208,6 +209,9 @@ def _bind(admission: Admission) -> Generator[Effect, Reply]:
         header=PAYMENT_AUTHORIZATION if exchange.service.requires_auth else None,
     )
     exchange.paying_head = paying_head(exchange.head, exchange.binding.header)
+    if exchange.service.requires_auth:
+        # Refused while nothing is paid: what cannot be read is not passed on to the upstream.
+        credential_tokens(exchange.head)
 
 
 def _read_credential(admission: Admission) -> Generator[Effect, Reply]:
@@ -347,6 +351,10 @@ def _find_paid(admission: Admission, presented: Presented) -> Generator[Effect, 
     Somebody may have submitted it (a facilitator sees it before we settle) while its call failed or
     its gateway was down. Without this question the buyer's price would have no owner.
     """
+    rail = admission.exchange.rail
+    if rail is not None and rail.capabilities.is_moved_by_us_alone:
+        # Any made-up proof for an old challenge would cost us searches in the rail's books.
+        return
     seen: Outcome = yield from perform(admission.clock, LookUp(presented.rail, presented.record))
     if seen.state is Settlement.SETTLED:
         admission.found = seen
@@ -368,7 +376,7 @@ def _outlives_the_call(admission: Admission) -> Generator[Effect, Reply]:
     needed_s: float = timeouts.settle_s
     if capabilities.settles_within_s is not None:
         needed_s = min(needed_s, capabilities.settles_within_s)
-    if not _settles_before(exchange):
+    if not exchange.settles_before:
         waits_s = timeouts.connect_s + timeouts.first_byte_s
         exchange.is_brief = capabilities.settles_brief_proofs_first and lives_s < needed_s + waits_s
         needed_s += 0 if exchange.is_brief else waits_s
@@ -423,18 +431,7 @@ def _settle_before(admission: Admission) -> Generator[Effect, Reply]:
 
 
 def _settles_now(admission: Admission) -> bool:
-    return admission.found is not None or _settles_before(admission.exchange)
-
-
-def _settles_before(exchange: Exchange) -> bool:
-    assert exchange.rail is not None
-    capabilities = exchange.rail.capabilities
-    return (
-        exchange.is_brief
-        or exchange.route.settle == "before"
-        or capabilities.settles_at == "before"
-        or not capabilities.can_verify_without_moving_money
-    )
+    return admission.found is not None or admission.exchange.settles_before
 
 
 BEFORE_BODY: tuple[AdmissionStep, ...] = (_take_token,)

@@ -1,5 +1,7 @@
 """Aims an admitted request at its upstream: where it goes comes from the configuration alone."""
 
+import contextlib
+
 from mpp_gateway import events
 from mpp_gateway.gateway import idempotency
 from mpp_gateway.gateway.exchange import Exchange, event
@@ -8,6 +10,7 @@ from mpp_gateway.gateway.steps import Deadlines, Forward
 from mpp_gateway.ledger.book import State
 from mpp_gateway.protocol.credential import payment_tokens
 from mpp_gateway.protocol.messages import Headers
+from mpp_gateway.protocol.problems import MalformedCredential
 from mpp_gateway.upstream.hygiene import preventing_fields, request_headers, revalidating_fields
 from mpp_gateway.upstream.rewriting import HookContext, RewrittenRequest, rewrite_request
 
@@ -35,8 +38,11 @@ def _own_auth(exchange: Exchange) -> Headers:
     if not exchange.service.requires_auth:
         return ()
     fields = tuple((n, v) for n, v in exchange.head.headers if n.lower() == "authorization")
-    # A payment in the wrong field buys nothing here; the upstream could spend it elsewhere.
-    return () if payment_tokens([value for _, value in fields]) else fields
+    # A payment in the wrong field buys nothing here; the upstream could spend it elsewhere. What
+    # cannot be read may hold one.
+    with contextlib.suppress(MalformedCredential):
+        return () if payment_tokens([value for _, value in fields]) else fields
+    return ()
 
 
 def aim(exchange: Exchange) -> Forward:

@@ -91,6 +91,20 @@ class Exchange:
         return self.key_digest is not None and self.snapshot.config.idempotency.keep_s > 0
 
     @property
+    def settles_before(self) -> bool:
+        """Whether the money moves before the upstream is asked: for its proof, route or rail."""
+        assert self.rail is not None
+        assert self.presented is not None
+        capabilities = self.rail.capabilities
+        return (
+            self.is_brief
+            or self.presented.settles_first
+            or self.route.settle == "before"
+            or capabilities.settles_at == "before"
+            or not capabilities.can_verify_without_moving_money
+        )
+
+    @property
     def settles_at_end(self) -> bool:
         """Whether the amount is known, and settled, only when the answer is complete."""
         return self.rail is not None and self.rail.capabilities.settles_at == "end"

@@ -283,7 +283,8 @@ def _fail(exchange: Exchange, problem: Problem, clock: Clock) -> Machine[Answer]
         yield from emit(refused)
     elif not isinstance(problem, UpstreamFailed):  # that it answered has been told
         yield from emit(event(events.UpstreamFailed, exchange, clock.now_s, slug=slug))
-    yield from release(exchange, clock, problem.slug)
+    # A refund costs the seller a fee: whoever stalls its uploads could have it paid at will.
+    yield from release(exchange, clock, problem.slug, may_refund=status >= SERVER_ERROR)
     if exchange.turn is not None:
         _say_where_the_money_is(exchange, problem, clock.now_s)
     return problem_answer(problem)

@@ -275,8 +275,9 @@ class Book:
             case State.RELEASED if request.only_earlier:
                 return Claimed(Claim.EXPIRED, key)
             case State.RELEASED:
-                again = replace(entry.request, challenge_id=request.challenge_id)
-                self._reopen(replace(entry, request=again), State.CLAIMED, request.due_s, now_s)
+                again = replace(request, exchange_id=key)
+                entry = replace(entry, request=again, amount_minor=request.amount_minor)
+                self._reopen(entry, State.CLAIMED, request.due_s, now_s)
                 self.entries[key] = replace(self.entries[key], valid_until_s=last_s)
                 return Claimed(Claim.FRESH, key, entry.attempt + 1, seq=self._seq)
             case State.CREDITED if entry.updated_s + request.credit_s <= now_s:
@@ -286,7 +287,13 @@ class Book:
                 return Claimed(
                     Claim.CREDITED, key, entry.attempt + 1, entry.reference, entry.receipt
                 )
-            case State.UNKNOWN:
+            case State.UNKNOWN if is_about(
+                request,
+                entry.request.asset,
+                entry.request.account,
+                entry.request.payee,
+                entry.amount_minor,
+            ):
                 return Claimed(Claim.UNKNOWN, key, entry.attempt, valid_until_s=last_s)
         return Claimed(Claim.IN_PROGRESS, key, entry.attempt, valid_until_s=last_s)
 
@@ -469,6 +476,14 @@ def _is_for(entry: Entry, again: ClaimRequest) -> bool:
     return first.scope == again.scope and not (
         is_bound and first.challenge_id not in {None, again.challenge_id}
     )
+
+
+def is_about(
+    request: ClaimRequest, asset: str, account: str, payee: str, amount_minor: int
+) -> bool:
+    """Tell whether a claim is about this very money, from this purse to that one."""
+    asked = request.asset, request.account, payee and request.payee, request.amount_minor
+    return asked == (asset, account, payee, amount_minor)
 
 
 def _same_proof(entry: Entry, request: ClaimRequest) -> bool:

@@ -16,6 +16,7 @@ from mpp_gateway.ledger.book import (
     Question,
     State,
     Turn,
+    is_about,
 )
 from mpp_gateway.ledger.database import Database
 from mpp_gateway.ledger.moves import Change, first_line, give_up, move, take_up
@@ -206,7 +207,7 @@ def _claim(db: Connection, request: ClaimRequest, owner: str, now_s: int) -> Cla
         return Claimed(Claim.FRESH, request.exchange_id, seq=seq)
     row = db.execute(
         "SELECT id, state, scope, attempt, reference, receipt, valid_until_s, due_s, updated_s,"
-        " challenge_id FROM exchanges WHERE proof_id = ?",
+        " asset, account, payee, amount_minor, challenge_id FROM exchanges WHERE proof_id = ?",
         (request.proof_id,),
     ).fetchone()
     if row is None:
@@ -217,8 +218,9 @@ def _claim(db: Connection, request: ClaimRequest, owner: str, now_s: int) -> Cla
 def _claim_again(
     db: Connection, request: ClaimRequest, row: tuple[Any, ...], owner: str, now_s: int
 ) -> Claimed:
-    exchange_id, state, scope, attempt, reference, receipt, valid_until_s = row[:7]
-    due_s, updated_s, challenge_id = row[7:]
+    (exchange_id, state, scope, attempt, reference, receipt, *times) = row[:9]
+    money, challenge_id = row[9:13], row[13]
+    valid_until_s, due_s, updated_s = times
     turn = Turn(exchange_id, attempt)
     last_s = max(valid_until_s, request.valid_until_s)
     headers = tuple((name, value) for name, value in json.loads(receipt))
@@ -239,11 +241,7 @@ def _claim_again(
             return Claimed(Claim.SPENT, exchange_id)
         if request.only_earlier:
             return Claimed(Claim.EXPIRED, exchange_id)
-        # The challenge it was shown with first may be somebody else's by now.
-        db.execute(
-            "UPDATE exchanges SET valid_until_s = ?, challenge_id = ?, payee = ? WHERE id = ?",
-            (last_s, request.challenge_id, request.payee, exchange_id),
-        )
+        _take_terms(db, request, exchange_id, last_s)
         _reopen(db, turn, State.RELEASED, State.CLAIMED, request, owner, now_s)
         return Claimed(Claim.FRESH, exchange_id, attempt + 1, seq=_last_seq(db))
     if state == State.CREDITED and updated_s + request.credit_s <= now_s:
@@ -252,8 +250,34 @@ def _claim_again(
         # The credit is spent by this very move: of ten parallel copies one gets the call.
         _reopen(db, turn, State.CREDITED, State.SETTLED, request, owner, now_s)
         return Claimed(Claim.CREDITED, exchange_id, attempt + 1, reference, headers)
-    claim = Claim.UNKNOWN if state == State.UNKNOWN else Claim.IN_PROGRESS
+    # A proof can be shown for other money than was asked to move: of that, the rail's answer would
+    # say nothing.
+    asset, account, payee, minor = money
+    is_open = state == State.UNKNOWN and is_about(request, asset, account, payee, int(minor))
+    claim = Claim.UNKNOWN if is_open else Claim.IN_PROGRESS
     return Claimed(claim, exchange_id, attempt, valid_until_s=last_s)
+
+
+def _take_terms(db: Connection, request: ClaimRequest, exchange_id: str, last_s: int) -> None:
+    """Have a released exchange be about what its proof is shown for now, and by whom it is paid.
+
+    The challenge may be somebody else's by now, the price another, and a token is charged where it
+    is shown: asked about the terms of the first time, no rail would ever find the money again.
+    """
+    db.execute(
+        "UPDATE exchanges SET valid_until_s = ?, challenge_id = ?, rail = ?, asset = ?,"
+        " account = ?, payee = ?, amount_minor = ? WHERE id = ?",
+        (
+            last_s,
+            request.challenge_id,
+            request.rail,
+            request.asset,
+            request.account,
+            request.payee,
+            str(request.amount_minor),
+            exchange_id,
+        ),
+    )
 
 
 def _reopen(

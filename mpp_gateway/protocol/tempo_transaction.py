@@ -1,19 +1,26 @@
 """Tempo transactions (EIP-2718 type 0x76) that their sender has signed with secp256k1.
 
 Fields: Tempo transaction specification. Signatures of other kinds (P-256, WebAuthn, access keys)
-and transactions for which somebody else pays the fee are not read.
+are not read. Who pays the fee signs last, over the sender and the token that the fee is paid in.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 from mpp_gateway.crypto.addresses import ADDRESS_BYTES
 from mpp_gateway.crypto.keccak import keccak256
-from mpp_gateway.crypto.secp256k1 import SIGNATURE_BYTES, SignatureError, recover_address
+from mpp_gateway.crypto.secp256k1 import (
+    SIGNATURE_BYTES,
+    SignatureError,
+    recover_address,
+    sign,
+)
 from mpp_gateway.protocol import rlp
 from mpp_gateway.protocol.rlp import Item
 
 TYPE = 0x76
+FEE_PAYER_TYPE = 0x78
+"""First byte of what a fee payer signs, and of what some clients send it."""
 EXPIRING_NONCE_KEY = 2**256 - 1
 """The nonce key of transactions that the chain tells apart by hash, until they run out."""
 RAW_MAX = 16_384
@@ -22,6 +29,7 @@ CALLS_MAX = 32
 _FIELDS = 13
 _WORD_BITS, _LONG_BITS = 256, 64
 _V_OFFSET = 27
+_LEFT_TO_SPONSOR = b"\0"
 
 
 class TransactionError(ValueError):
@@ -55,19 +63,34 @@ class Unsigned:
     valid_before: int | None = None
     valid_after: int | None = None
     fee_token: bytes | None = None
+    is_sponsored: bool = False
+    """Whether the sender leaves the fee, and the token for it, to somebody else."""
 
     @property
     def digest(self) -> bytes:
         """The 32 bytes that the sender signs."""
-        return keccak256(bytes((TYPE,)) + rlp.encode(self._items))
+        return keccak256(bytes((TYPE,)) + rlp.encode(self._items(*self._left_open)))
 
     def signed(self, signature: bytes) -> bytes:
-        """Return the transaction as it is broadcast; `signature` is r ‖ s ‖ v, 27 or 28."""
-        return bytes((TYPE,)) + rlp.encode([*self._items, signature])
+        """Return the transaction as its sender gives it away: r ‖ s ‖ v, with v of 27 or 28."""
+        return bytes((TYPE,)) + rlp.encode([*self._items(*self._left_open), signature])
+
+    def cosigned(self, signature: bytes, sender: bytes, fee_token: bytes, key: bytes) -> bytes:
+        """Return the transaction as it is broadcast, its fee paid in `fee_token` by `key`."""
+        asked = bytes((FEE_PAYER_TYPE,)) + rlp.encode(self._items(fee_token, sender))
+        signed = sign(keccak256(asked), key)
+        numbers = signed[64] - _V_OFFSET, *map(int.from_bytes, (signed[:32], signed[32:64]))
+        sponsor: Item = [rlp.encode_uint(number) for number in numbers]
+        return bytes((TYPE,)) + rlp.encode([*self._items(fee_token, sponsor), signature])
 
     @property
-    def _items(self) -> list[Item]:
-        # No access list, no fee payer, no authorizations: `_read` refuses a transaction with any.
+    def _left_open(self) -> tuple[bytes, bytes]:
+        if self.is_sponsored:
+            return b"", _LEFT_TO_SPONSOR
+        return self.fee_token or b"", b""
+
+    def _items(self, fee_token: bytes, sponsor: Item) -> list[Item]:
+        # No access list and no authorizations: `_read` refuses a transaction with any.
         calls: list[Item] = [call._item for call in self.calls]  # noqa: SLF001
         return [
             rlp.encode_uint(self.chain_id),
@@ -80,8 +103,8 @@ class Unsigned:
             rlp.encode_uint(self.nonce),
             _optional(self.valid_before),
             _optional(self.valid_after),
-            self.fee_token or b"",
-            b"",
+            fee_token,
+            sponsor,
             [],
         ]
 
@@ -95,6 +118,17 @@ class TempoTransaction:
     tx_hash: str
     """Known before it is broadcast: the hash of `raw`, which is its only encoding."""
     raw: bytes = field(repr=False)
+    signature: bytes = field(repr=False)
+
+    def cosigned(self, fee_token: bytes, key: bytes) -> Self:
+        """Return it with the fee paid in `fee_token` by the account of `key`; the same every time.
+
+        Only then has it the name under which a block has it.
+        """
+        raw = self.unsigned.cosigned(self.signature, self.sender, fee_token, key)
+        unsigned = replace(self.unsigned, fee_token=fee_token)
+        tx_hash = "0x" + keccak256(raw).hex()
+        return replace(self, unsigned=unsigned, raw=raw, tx_hash=tx_hash)
 
     @classmethod
     def decode(cls, raw: bytes) -> Self:
@@ -103,11 +137,11 @@ class TempoTransaction:
         `raw` is written anew with the signature in the form that nodes hash: otherwise one
         transaction would go by two names, and could be shown twice.
         """
-        if len(raw) > RAW_MAX or raw[:1] != bytes((TYPE,)):
+        if len(raw) > RAW_MAX or raw[:1] not in {bytes((TYPE,)), bytes((FEE_PAYER_TYPE,))}:
             raise TransactionError("not a Tempo transaction of type 0x76")
         try:
             items = rlp.decode(raw[1:])
-            unsigned, signature = _read(items)
+            unsigned, signature, named = _read(items, left_to=raw[0] == FEE_PAYER_TYPE)
         except rlp.RlpError as error:
             raise TransactionError(str(error)) from error
         if len(signature) != SIGNATURE_BYTES:
@@ -116,19 +150,29 @@ class TempoTransaction:
             sender = recover_address(unsigned.digest, signature)
         except SignatureError as error:
             raise TransactionError(str(error)) from error
+        if named is not None and named != sender:
+            raise TransactionError("it names another sender than the one that signed it")
         v = signature[64] if signature[64] >= _V_OFFSET else signature[64] + _V_OFFSET
-        canonical = unsigned.signed(signature[:64] + bytes((v,)))
-        return cls(unsigned, sender, "0x" + keccak256(canonical).hex(), canonical)
+        signature = signature[:64] + bytes((v,))
+        canonical = unsigned.signed(signature)
+        return cls(unsigned, sender, "0x" + keccak256(canonical).hex(), canonical, signature)
 
 
-def _read(items: Item) -> tuple[Unsigned, bytes]:
+def _read(items: Item, *, left_to: bool) -> tuple[Unsigned, bytes, bytes | None]:
+    """Return the fields, the sender's signature, and the sender where a fee payer is told it."""
     if not isinstance(items, list) or len(items) != _FIELDS + 1:
         raise TransactionError("not the fields of a transaction that its sender alone has signed")
     chain_id, tip, fee, gas, calls, access, key, nonce, before, after, token, sponsor, grants = (
         items[:_FIELDS]
     )
-    if sponsor != b"":
-        raise TransactionError("it leaves the fee to somebody else; fees are not sponsored")
+    is_sponsored = left_to or sponsor == _LEFT_TO_SPONSOR
+    named = sponsor if left_to else None
+    if named is not None and (not isinstance(named, bytes) or len(named) != ADDRESS_BYTES):
+        raise TransactionError("it is for a fee payer and does not name its sender")
+    if not is_sponsored and sponsor != b"":
+        raise TransactionError("somebody else has signed for the fee already")
+    if is_sponsored and token != b"":
+        raise TransactionError("it leaves the fee to somebody else and names a token for it")
     if access != [] or grants != []:
         raise TransactionError("it has an access list or authorizations")
     if not isinstance(token, bytes) or len(token) not in {0, ADDRESS_BYTES}:
@@ -147,8 +191,9 @@ def _read(items: Item) -> tuple[Unsigned, bytes]:
         valid_before=rlp.decode_uint(before, _LONG_BITS) or None,
         valid_after=rlp.decode_uint(after, _LONG_BITS) or None,
         fee_token=token or None,
+        is_sponsored=is_sponsored,
     )
-    return unsigned, signature
+    return unsigned, signature, named
 
 
 def _calls(items: Item) -> tuple[Call, ...]:

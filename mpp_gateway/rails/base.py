@@ -27,6 +27,8 @@ class Capabilities:
     settles_brief_proofs_first: bool = False
     """Whether a proof that ends before the upstream's time is up is settled first, not refused:
     for a network on which no proof lives for longer."""
+    is_moved_by_us_alone: bool = False
+    """Whether nobody but us can move a proof's money: then what we have not settled is not paid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,9 @@ class Presented:
     is_tied: bool = False
     """Whether it counts for the challenge alone that it was first shown with: for a proof that
     anybody can see, and that does not say itself for which challenge it is."""
+    settles_first: bool = False
+    """Whether nobody can tell, without moving its money, that it will pay: then the upstream is not
+    asked before."""
 
     @property
     def record(self) -> PaymentRecord:

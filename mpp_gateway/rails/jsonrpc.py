@@ -3,6 +3,7 @@
 import errno
 import itertools
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -14,6 +15,8 @@ from mpp_gateway.protocol.problems import ParseError
 ANSWER_MAX = 8 << 20
 HTTP_OK = 200
 _WORD_HEX = 64
+MESSAGE_MAX = 300
+_LONG_HEX = re.compile(r"(?:0x)?[0-9a-fA-F]{65,}")
 
 
 class RpcFailed(Exception):
@@ -75,7 +78,7 @@ class JsonRpc:
             data = members.get("data")
             raise RpcRefused(
                 code if isinstance(code, int) else 0,
-                message if isinstance(message, str) else "no message",
+                _readable(message) if isinstance(message, str) else "no message",
                 data if isinstance(data, str) else "",
             )
         if "result" not in answer:
@@ -106,6 +109,12 @@ class JsonRpc:
         if not isinstance(answer, dict) or (status != HTTP_OK and "error" not in answer):
             raise RpcFailed(f"{method}: HTTP {status}, no JSON-RPC answer")
         return answer
+
+
+def _readable(message: str) -> str:
+    """Return what a node says without what it repeats: a signed transaction moves money, and is
+    kept in no book and no log."""
+    return _LONG_HEX.sub("0x...", message)[:MESSAGE_MAX]
 
 
 async def _read_bounded(response: aiohttp.ClientResponse) -> bytes:

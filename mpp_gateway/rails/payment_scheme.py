@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from mpp_gateway.errors import AmbiguousCredentials
 from mpp_gateway.protocol import digest, jcs
@@ -10,7 +11,7 @@ from mpp_gateway.protocol.base64url import encode as base64url
 from mpp_gateway.protocol.challenge import ChallengeKeys
 from mpp_gateway.protocol.credential import Credential, payment_tokens
 from mpp_gateway.protocol.messages import Headers, RequestHead
-from mpp_gateway.protocol.problems import InvalidChallenge
+from mpp_gateway.protocol.problems import InvalidChallenge, ParseError
 from mpp_gateway.protocol.receipt import Receipt
 from mpp_gateway.protocol.timestamps import format_rfc3339
 from mpp_gateway.protocol.verification import check_echo
@@ -63,6 +64,14 @@ def credential_tokens(head: RequestHead) -> list[str]:
     """Return the `Payment` credentials of a request, wherever the scheme may carry them."""
     values = head.get_all("authorization")
     return payment_tokens(values) if values else []
+
+
+def echoed_request(credential: Credential) -> Mapping[str, Any]:
+    """Return the request that a credential echoes, nothing checked; empty if it is none at all."""
+    try:
+        return credential.challenge.request_object
+    except ParseError:
+        return {}
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import pytest
 
 from mpp_gateway.crypto.secp256k1 import address_of
 from tests.peers.shop import COMMANDS
-from tests.support.anvil import CHAIN_ID, new_key
+from tests.support.anvil import CHAIN_ID, anvil, new_key
 from tests.support.components import need
 from tests.support.tempo import PRICE, PURSE, TempoShop, tempo_shop
 
@@ -34,10 +34,10 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TempoShop]:
         yield shop
 
 
-def buy(shop: TempoShop, mode: str, verb: str, *paths: str) -> list[dict]:
+def buy(shop: TempoShop, mode: str, verb: str, *paths: str, purse_minor: int = PURSE) -> list[dict]:
     """Run mppx's client with a new purse; return the answers that it saw."""
     shop.key = new_key()
-    shop.anvil.fund(address_of(shop.key), PURSE)
+    shop.anvil.fund(address_of(shop.key), purse_minor)
     wallet = {
         "kind": "tempo",
         "mode": mode,
@@ -103,3 +103,22 @@ def test_a_price_of_zero_is_met_by_a_proof_and_moves_nothing(shop: TempoShop):
 
     assert shop.purse() == PURSE
     assert shop.hits == calls + 2
+
+
+def test_a_buyer_whose_fee_is_sponsored_spends_the_price_and_not_a_unit_more(
+    tmp_path_factory: pytest.TempPathFactory,
+):
+    need("mppx")
+    sponsor, chain = new_key(), anvil()
+    chain.fund(address_of(sponsor), PURSE)
+    method = f', sponsor: {{private_key: "0x{sponsor.hex()}"}}'
+    folder = tmp_path_factory.mktemp("sponsored")
+    with tempo_shop(folder, routes=ROUTES, method=method) as shop:
+        # Enough to have mppx estimate the gas of a transfer, and not for a fee beside it.
+        answers = buy(shop, "pull", "pay", "/paid", purse_minor=PRICE)
+
+        assert [answer["status"] for answer in answers] == [200]
+        assert (shop.balance(), shop.purse(), shop.hits) == (PRICE, 0, 1)
+        mined = chain.receipt(answers[0]["receipt"]["reference"])
+        fee = -(-int(mined["gasUsed"], 16) * int(mined["effectiveGasPrice"], 16) // 10**12)
+        assert chain.balance(address_of(sponsor)) == PURSE - fee

@@ -127,19 +127,20 @@ class Books(RuleBasedStateMachine):
         proof=st.integers(0, 7),
         challenge=st.integers(0, 4) | st.none(),
         scope=st.sampled_from("xxxy"),
+        dearer=st.sampled_from([0, 0, 0, 1]),
         only_earlier=st.sampled_from([False, False, False, True]),
         now_s=st.sampled_from([NOW_S, NOW_S, NOW_S + CREDIT_S]),
     )
-    def claim(self, proof, challenge, scope, only_earlier, now_s=NOW_S):
+    def claim(self, proof, challenge, scope, only_earlier, now_s=NOW_S, dearer=0):
         self.claims += 1
         request = ClaimRequest(
             exchange_id=f"x{self.claims}",
             proof_id=f"p{proof}",
             rail="evm",
             asset="usd",
-            account="ab"[proof % 2],
+            account="ab"[(proof + dearer) % 2],
             payee="till",
-            amount_minor=PRICE + proof,
+            amount_minor=PRICE + proof + dearer,
             scope=scope,
             valid_until_s=VALID_S + proof % 5,
             due_s=DUE_S + proof % 5,

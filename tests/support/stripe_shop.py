@@ -137,15 +137,20 @@ def stripe_shop(
     routes: str = ROUTES,
     settle_s: int = 30,
     more: str = "",
+    service: str = "",
+    methods: str = "",
 ) -> Iterator[StripeShop]:
-    """Run a gateway before an upstream; `method` is added to the settings of the method."""
+    """Run a gateway before an upstream; `method` is added to the settings of the method.
+
+    `service` is a line of the service's, `methods` are others beside Stripe's first.
+    """
     keeper = Gatekeeper()
     store = folder / "gateway.db"
     with ExitStack() as stack:
         up = stack.enter_context(upstreams.upstream(keeper))
-        services = f"  api:\n    base_url: {up.url}\n    routes:{routes}"
+        services = f"  api:\n    base_url: {up.url}\n    {service}\n    routes:{routes}"
         times = f"timeouts: {{connect_s: 1, first_byte_s: 20, settle_s: {settle_s}}}\n{more}"
-        text = config_text(services, method_text(server, method), store=store, more=times)
+        text = config_text(services, method_text(server, method) + methods, store=store, more=times)
         shop = StripeShop(server, up, keeper, store, text)
         shop.calm()
         shop.start()

@@ -6,19 +6,25 @@ import pytest
 
 from mpp_gateway.crypto import eip712
 from mpp_gateway.crypto.addresses import parse_address
-from mpp_gateway.protocol import base64url, jcs, tempo_proof
+from mpp_gateway.crypto.keccak import keccak256
+from mpp_gateway.crypto.secp256k1 import sign
+from mpp_gateway.protocol import base64url, jcs, rlp, tempo_proof
 from mpp_gateway.protocol.challenge import Challenge, ChallengeKeys
 from mpp_gateway.protocol.credential import Credential, payment_tokens
+from mpp_gateway.protocol.money import Amount, Asset
 from mpp_gateway.protocol.problems import (
     InvalidChallenge,
     MalformedCredential,
     ParseError,
     PaymentExpired,
+    VerificationFailed,
 )
 from mpp_gateway.protocol.receipt import Receipt
-from mpp_gateway.protocol.timestamps import parse_rfc3339
+from mpp_gateway.protocol.tempo_transaction import EXPIRING_NONCE_KEY
+from mpp_gateway.protocol.timestamps import format_rfc3339, parse_rfc3339
 from mpp_gateway.protocol.verification import check_echo
-from mpp_gateway.rails.tempo.request import Terms
+from mpp_gateway.rails.tempo.reading import read_payment
+from mpp_gateway.rails.tempo.request import Sponsor, TempoSettings, Terms, build_offer
 from mpp_gateway.rails.tempo.tip20 import Log, movements
 
 NOW_S = parse_rfc3339("2026-01-29T12:00:00Z")
@@ -262,3 +268,99 @@ def test_the_proof_of_a_tempo_price_of_zero_is_typed_as_the_suite_says(conforman
     assert digest == tempo_proof.digest(
         "2", given["chainId"], b"", given["challengeId"], given["realm"]
     )
+
+
+COSIGN_REFUSALS = {
+    "plain_transfer_without_challenge_memo_rejected": "does not make exactly this payment",
+    "wrong_challenge_memo_rejected": "does not make exactly this payment",
+    "extra_call_rejected": "does not make exactly this payment",
+    "gas_limit_above_policy_rejected": "gas limit exceeds",
+    "attacker_fee_token_rejected": "names a token for it",
+    "wrong_nonce_key_rejected": "expiring nonce",
+    "validity_window_above_policy_rejected": "valid for longer than what is sponsored",
+    "access_list_rejected": "access list",
+}
+"""What we say of each transaction of the suite that must not be sponsored."""
+COSIGN_NOW_S = 1_800_000_000
+
+
+def suite_transaction(given) -> bytes:
+    """Return a transaction of the suite, signed by its sender and open for a fee payer."""
+    sent = given["transaction"]
+    key = EXPIRING_NONCE_KEY if sent["nonceKey"] == "max" else sent["nonceKey"]
+    calls = [
+        [bytes.fromhex(c["to"][2:]), rlp.encode_uint(c["value"]), bytes.fromhex(c["data"][2:])]
+        for c in sent["calls"]
+    ]
+    access = [
+        [bytes.fromhex(address[2:]), [bytes.fromhex(slot[2:]) for slot in slots]]
+        for address, slots in sent["accessList"]
+    ]
+    numbers = ("chainId", "maxPriorityFeePerGas", "maxFeePerGas", "gasLimit")
+    ends_s = COSIGN_NOW_S + int(sent["validBefore"].removeprefix("now+"))
+    open_ended = [
+        *(rlp.encode_uint(sent[name]) for name in numbers),
+        calls,
+        access,
+        *(rlp.encode_uint(number) for number in (key, sent["nonce"], ends_s)),
+        b"",
+        bytes.fromhex((sent["feeToken"] or "0x")[2:]),
+        b"\0",
+        [],
+    ]
+    digest = keccak256(b"\x76" + rlp.encode(open_ended))
+    signature = sign(digest, bytes.fromhex(given["payerPrivateKey"][2:]))
+    return b"\x76" + rlp.encode([*open_ended, signature])
+
+
+def cosigned_by_us(given):
+    """Return what the rail makes of a transaction of the suite, or the problem that it states."""
+    request = given["request"]
+    challenge = given.get("challenge", {"id": "challenge-123", "realm": "api.example.com"})
+    token = parse_address(request["currency"])
+    sponsor = Sponsor(
+        bytes.fromhex(given["feePayerPrivateKey"][2:]),
+        parse_address(given["feeToken"]),
+        fee_max_minor=50_000,
+        in_flight_max_minor=1_000_000,
+    )
+    settings = TempoSettings(
+        request["methodDetails"]["chainId"],
+        token,
+        parse_address(request["recipient"]),
+        modes=("pull",),
+        sponsor=sponsor,
+    )
+    price = Amount(int(request["amount"]), Asset("x", 6))
+    offer = build_offer("tempo", settings, price, None, None)
+    credential = Credential(
+        Challenge(
+            id=challenge["id"],
+            realm=challenge["realm"],
+            method="tempo",
+            intent="charge",
+            request=offer.request_encoded,
+            expires=format_rfc3339(COSIGN_NOW_S + 300),
+        ),
+        {"type": "transaction", "signature": "0x" + suite_transaction(given).hex()},
+    )
+    return read_payment("tempo", settings, credential, offer, COSIGN_NOW_S).evidence.transaction
+
+
+def test_a_fee_is_sponsored_for_the_payment_alone(conformance):
+    scenarios = conformance("tempo-fee-payer-cosign.json")["scenarios"]
+
+    for scenario in scenarios:
+        given, name = scenario["input"], scenario["name"]
+        if not scenario["expected"]["ok"]:
+            with pytest.raises(VerificationFailed, match=COSIGN_REFUSALS[name]):
+                cosigned_by_us(given)
+            continue
+        value = scenario["expected"]["value"]
+        items = rlp.decode(cosigned_by_us(given).raw[1:])
+        assert len(items[11]) == 3
+        assert value["feePayerSignaturePresent"]
+        assert items[10].hex() == value["feeToken"][2:]
+        assert (len(items[5]), len(items[4])) == (value["accessListLength"], value["callCount"])
+
+    assert len(scenarios) == 9

@@ -14,6 +14,7 @@ from mpp_gateway.rails.base import Settlement as State
 
 FUNDS = frozenset({"insufficient_funds", "withdrawal_count_limit_exceeded"})
 ACTION = frozenset({"authentication_required", "authentication_not_handled"})
+FAILED = frozenset({"canceled", "requires_payment_method", "requires_confirmation"})
 PAID_BACK = frozenset({"succeeded"})
 ON_ITS_WAY = frozenset({"pending", "requires_action"})
 
@@ -35,7 +36,9 @@ def read_intent(intent: Mapping[str, Any], amount_minor: int, currency: str) -> 
     """Return what a PaymentIntent shows of a payment of `amount_minor`."""
     intent_id, status = str(intent.get("id", "")), intent.get("status")
     asked = intent.get("amount"), intent.get("currency")
-    if asked != (amount_minor, currency):
+    # One that has failed moves nothing, whatever it was about: taken for an open one, it would
+    # keep open for ever what became of another charge of its token.
+    if asked != (amount_minor, currency) and status not in FAILED:
         return Finding(State.UNKNOWN, intent_id, "it is about another amount", may_be_paid=True)
     match status:
         case "succeeded" if intent.get("amount_received") == amount_minor:
@@ -45,7 +48,7 @@ def read_intent(intent: Mapping[str, Any], amount_minor: int, currency: str) -> 
         case "requires_action":
             # Only who has the intent's client secret can act on it, and nobody is given that.
             return Finding(State.REFUSED, intent_id, "action required", needs_action=True)
-        case "canceled" | "requires_payment_method" | "requires_confirmation":
+        case failed if failed in FAILED:
             return Finding(State.REFUSED, intent_id, f"the PaymentIntent is {status}")
     return Finding(State.UNKNOWN, intent_id, "the PaymentIntent is under way", may_be_paid=True)
 

@@ -20,7 +20,7 @@ from mpp_gateway.rails.base import (
     Verified,
 )
 from mpp_gateway.rails.base import Settlement as State
-from mpp_gateway.rails.payment_scheme import PaymentScheme
+from mpp_gateway.rails.payment_scheme import PaymentScheme, echoed_request
 from mpp_gateway.rails.stripe.client import StripeClient, StripeFailed, StripeRefused
 from mpp_gateway.rails.stripe.outcomes import (
     Finding,
@@ -78,6 +78,7 @@ class StripeRail:
             can_verify_without_moving_money=manual,
             can_refund=True,
             on_failure="refund",
+            is_moved_by_us_alone=True,
         )
 
     def offer(self, price: Amount, recipient: str | None, description: str | None) -> Offer:
@@ -103,7 +104,7 @@ class StripeRail:
             return None
         own = tuple(offer for offer in offers if offer.rail == self.name)
         known = any(offer.request_encoded == credential.challenge.request for offer in own)
-        if not known and self._is_foreign(credential.challenge.request_object):
+        if not known and self._is_foreign(echoed_request(credential)):
             return None
         offer = self._scheme.check(credential, own, binding, now_s)
         spt = read_payload(credential.payload, offer.request)

@@ -17,7 +17,7 @@ from mpp_gateway.rails.jsonrpc import (
 from mpp_gateway.rails.tempo import tip20
 from mpp_gateway.rails.tempo.tip20 import Log
 
-_OF_TRANSACTION = ("tempo transaction", "valid_before", "insufficient", "nonce", "gas")
+_OF_TRANSACTION = ("tempo transaction", "valid_before", "insufficient", "nonce", "gas", "oog")
 
 
 def is_of_transaction(refused: RpcRefused) -> bool:
@@ -50,10 +50,12 @@ class TempoNode:
 
     async def time_s(self) -> int:
         """Return the time of the latest block, in unix seconds."""
-        block = await self._rpc.ask("eth_getBlockByNumber", "latest", False)
-        if not isinstance(block, Mapping):
-            raise RpcFailed("eth_getBlockByNumber: no block")
-        return quantity(block.get("timestamp"))
+        return quantity((await self._block()).get("timestamp"))
+
+    async def base_fee(self) -> int:
+        """Return what a unit of gas costs at least, by the latest block; 0 if it does not say."""
+        fee = (await self._block()).get("baseFeePerGas")
+        return 0 if fee is None else quantity(fee)
 
     async def decimals(self) -> int:
         """Return the token's own `decimals()`."""
@@ -78,12 +80,13 @@ class TempoNode:
             "nonceKey": hex(unsigned.nonce_key),
             "nonce": hex(unsigned.nonce),
             "gas": hex(unsigned.gas_limit),
-            "maxFeePerGas": hex(unsigned.max_fee),
-            "maxPriorityFeePerGas": hex(unsigned.max_priority_fee),
         }
+        if not unsigned.is_sponsored:  # else the node would look for the fee at the sender's
+            call["maxFeePerGas"] = hex(unsigned.max_fee)
+            call["maxPriorityFeePerGas"] = hex(unsigned.max_priority_fee)
         if unsigned.valid_before is not None:
             call["validBefore"] = hex(unsigned.valid_before)
-        if unsigned.fee_token is not None:
+        if unsigned.fee_token is not None and not unsigned.is_sponsored:
             call["feeToken"] = hexadecimal(unsigned.fee_token)
         await self._rpc.ask("eth_call", call, "latest")
 
@@ -98,6 +101,12 @@ class TempoNode:
             return None
         logs = tuple(_log(log) for log in sequence(found.get("logs")))
         return TxReceipt(quantity(found.get("status")) == 1, logs)
+
+    async def _block(self) -> Mapping[str, Any]:
+        block = await self._rpc.ask("eth_getBlockByNumber", "latest", False)
+        if not isinstance(block, Mapping):
+            raise RpcFailed("eth_getBlockByNumber: no block")
+        return block
 
     async def _view(self, token: bytes, data: bytes) -> int:
         word = octets(

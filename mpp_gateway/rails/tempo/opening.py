@@ -1,11 +1,12 @@
 """From a configured method to a rail: the only module that reads the configuration."""
 
-from mpp_gateway.config.tempo import TempoMethod
+from mpp_gateway.config.tempo import TIP20_DECIMALS, TempoMethod, TempoSponsor
 from mpp_gateway.crypto.addresses import parse_address
 from mpp_gateway.ledger.database import Database
+from mpp_gateway.protocol.money import parse_minor
 from mpp_gateway.rails.payment_scheme import PaymentScheme
 from mpp_gateway.rails.tempo.chain import TempoNode
-from mpp_gateway.rails.tempo.request import RPC_S, Share, TempoSettings
+from mpp_gateway.rails.tempo.request import RPC_S, Share, Sponsor, TempoSettings
 from mpp_gateway.rails.tempo.seller import TempoRail
 
 
@@ -28,6 +29,16 @@ def open_rail(
         ),
         settle_s=settle_s,
         rpc_s=min(settle_s, RPC_S),
+        sponsor=None if method.sponsor is None else _sponsor(method, method.sponsor),
     )
     node = TempoNode(method.rpc_url.get_secret_value(), settings.token, settings.rpc_s)
     return TempoRail(name, settings, scheme, node)
+
+
+def _sponsor(method: TempoMethod, settings: TempoSponsor) -> Sponsor:
+    return Sponsor(
+        private_key=bytes.fromhex(settings.private_key.get_secret_value().removeprefix("0x")),
+        fee_token=parse_address(settings.fee_token or method.currency),
+        fee_max_minor=parse_minor(settings.max_fee, TIP20_DECIMALS),
+        in_flight_max_minor=parse_minor(settings.max_in_flight, TIP20_DECIMALS),
+    )

@@ -14,6 +14,7 @@ from mpp_gateway.protocol.tempo_transaction import (
 )
 from mpp_gateway.protocol.timestamps import parse_rfc3339
 from mpp_gateway.rails.base import Offer, Presented
+from mpp_gateway.rails.tempo import sponsoring
 from mpp_gateway.rails.tempo.request import (
     PULL,
     PUSH,
@@ -51,6 +52,9 @@ def read_payment(
     if read is None or (mode is not None and mode not in settings.modes):
         raise InvalidPayload("The payload is not of a type that this route takes.")
     payer, proof_id, valid_until_s, evidence = read(settings, credential, offer, now_s)
+    # Each call of a batch can be tried, and not whether its gas is enough for all of them: one that
+    # runs out of it has had the upstream's work, and has paid for nothing but the gas.
+    is_batch = isinstance(evidence, Pull) and len(evidence.transaction.unsigned.calls) > 1
     return Presented(
         rail=rail,
         offer=offer,
@@ -60,6 +64,7 @@ def read_payment(
         amount_minor=offer.amount.minor,
         valid_until_s=valid_until_s,
         challenge_id=credential.challenge.id,
+        settles_first=is_batch,
         evidence=evidence,
     )
 
@@ -84,8 +89,13 @@ def _pull(settings: TempoSettings, credential: Credential, offer: Offer, now_s: 
     if credential.source is not None and source != (settings.chain_id, transaction.sender):
         raise VerificationFailed("The source is not the account that signed.")
     terms = _terms(settings, credential, offer)
+    if unsigned.is_sponsored:
+        sponsoring.check(unsigned, settings.sponsor, now_s)
     _check_calls(transaction, terms, settings.token)
     valid_until_s = _check_times(credential, transaction, now_s)
+    if unsigned.is_sponsored and (sponsor := settings.sponsor) is not None:
+        # Last: what is signed here costs us its fee, whoever comes by it.
+        transaction = transaction.cosigned(sponsor.fee_token, sponsor.private_key)
     proof_id = ProofId(settings.chain_id, transaction.tx_hash, credential.challenge.id)
     return transaction.sender, proof_id, valid_until_s, Pull(transaction, terms)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from mpp_gateway.crypto.addresses import checksum, parse_address
+from mpp_gateway.crypto.secp256k1 import address_of
 from mpp_gateway.protocol import attribution, jcs
 from mpp_gateway.protocol.money import Amount
 from mpp_gateway.protocol.tempo_transaction import TempoTransaction
@@ -37,6 +38,23 @@ class Share:
 
 
 @dataclass(frozen=True, slots=True)
+class Sponsor:
+    """Who pays the fees of buyers' transactions, and how much at most, in minor units."""
+
+    private_key: bytes = field(repr=False)
+    fee_token: bytes
+    fee_max_minor: int
+    """Of one transaction."""
+    in_flight_max_minor: int
+    """Of all that are sent and in no block yet."""
+
+    @property
+    def address(self) -> bytes:
+        """The account that the fees come from."""
+        return address_of(self.private_key)
+
+
+@dataclass(frozen=True, slots=True)
 class TempoSettings:
     """One token on one chain, who is paid, and how it may be paid."""
 
@@ -49,6 +67,8 @@ class TempoSettings:
     """How long one attempt to settle waits for its block."""
     rpc_s: int = RPC_S
     retry_after_s: int = 5
+    sponsor: Sponsor | None = None
+    """None: buyers pay the fees of their transactions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +199,8 @@ def build_offer(
         raise ValueError(f"the price has {price.asset.decimals} decimals, the token {DECIMALS}")
     payee = settings.recipient if recipient is None else parse_address(recipient)
     details: dict[str, Any] = {"chainId": settings.chain_id}
+    if price.minor and settings.sponsor is not None:
+        details["feePayer"] = True
     if price.minor and set(settings.modes) != {PULL, PUSH}:
         details["supportedModes"] = list(settings.modes)
     _, shares = split(settings, price.minor)

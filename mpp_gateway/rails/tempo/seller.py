@@ -22,7 +22,7 @@ from mpp_gateway.rails.base import (
     Verified,
 )
 from mpp_gateway.rails.jsonrpc import RpcFailed, RpcRefused
-from mpp_gateway.rails.payment_scheme import PaymentScheme
+from mpp_gateway.rails.payment_scheme import PaymentScheme, echoed_request
 from mpp_gateway.rails.tempo.chain import TempoNode, TxReceipt, is_of_transaction
 from mpp_gateway.rails.tempo.reading import read_payment
 from mpp_gateway.rails.tempo.request import (
@@ -40,6 +40,7 @@ from mpp_gateway.rails.tempo.request import (
     purse,
     split,
 )
+from mpp_gateway.rails.tempo.sponsoring import Sponsoring, fee_minor
 from mpp_gateway.rails.tempo.tip20 import DECIMALS, Movement, movements
 
 SETTLES_WITHIN_S = 8
@@ -47,8 +48,6 @@ SETTLES_WITHIN_S = 8
 LAG_S = 30
 """By how much another node behind the same address may be late: only after the end of a transaction
 and this is a missing receipt the proof that it will never have one."""
-FEE_UNIT = 10**12
-"""Fees are counted in 10^-18 of a dollar, fee tokens in 10^-6."""
 BOUNDLESS = 2**256 - 1
 _POLLS_MS = (50, 50, 100, 100, 200, 200)
 
@@ -65,6 +64,7 @@ class TempoRail:
         self._settings = settings
         self._scheme = scheme
         self._node = node
+        self._sponsoring = None if settings.sponsor is None else Sponsoring(settings.sponsor)
         self.capabilities = Capabilities(
             settles_at="headers",
             can_verify_without_moving_money=True,
@@ -93,7 +93,7 @@ class TempoRail:
         own = tuple(offer for offer in offers if offer.rail == self.name)
         known = any(offer.request_encoded == credential.challenge.request for offer in own)
         if not known:
-            paid_with = chain_and_token(credential.challenge.request_object)
+            paid_with = chain_and_token(echoed_request(credential))
             if paid_with not in {None, (self._settings.chain_id, self._settings.token)}:
                 return None
         offer = self._scheme.check(credential, own, binding, now_s)
@@ -164,8 +164,8 @@ class TempoRail:
 
     @property
     def withheld_for(self) -> str:
-        """Nothing: buyers pay the fees of their transactions themselves."""
-        return ""
+        """Nothing where buyers pay their fees; else that the account for them has too little."""
+        return "" if self._sponsoring is None else self._sponsoring.withheld_for
 
     async def self_check(self) -> None:
         """Compare the configuration with the node, at start.
@@ -188,12 +188,15 @@ class TempoRail:
             raise RailMisconfigured(self._no_token())
 
     async def maintain(self, now_s: int) -> int:  # noqa: ARG002
-        """Return 0: nothing is ever stuck here; see that the node is there.
+        """Return 0: nothing is ever stuck here; see that the node is there, and money for fees.
 
         Errors: `RailUnavailable`.
         """
         try:
             await self._node.time_s()
+            if (sponsoring := self._sponsoring) is not None:
+                sponsor = sponsoring.sponsor
+                sponsoring.look(await self._node.balance_of(sponsor.address, sponsor.fee_token))
         except (RpcFailed, RpcRefused) as error:
             raise RailUnavailable("The node does not answer.", private=str(error)) from error
         return 0
@@ -209,7 +212,7 @@ class TempoRail:
         try:
             receipt = await self._node.receipt(transaction.tx_hash)
             if receipt is None:
-                return Verified(await self._would_pay(transaction))
+                return Verified(await self._would_pay(transaction, now_s))
         except (RpcFailed, RpcRefused) as error:
             raise self._unavailable(error) from error
         # Its buyer, or whoever has seen it, was faster: refused, it would have to be paid twice.
@@ -218,18 +221,29 @@ class TempoRail:
             raise VerificationFailed("The transaction was used and did not make this payment.")
         return Verified(None, found)
 
-    async def _would_pay(self, transaction: TempoTransaction) -> int:
-        """Return what the sender could spend on calls, its fee set aside."""
+    async def _would_pay(self, transaction: TempoTransaction, now_s: int) -> int:
+        """Return what the sender could spend on calls, its fee set aside where it pays that."""
         unsigned, token = transaction.unsigned, self._settings.token
         fee_token = unsigned.fee_token or token
-        fee_minor = -(-unsigned.max_fee * unsigned.gas_limit // FEE_UNIT)
-        balance_minor, fee_balance_minor, *_ = await asyncio.gather(
+        pays_fee = transaction.sender
+        if unsigned.is_sponsored and self._sponsoring is not None:
+            pays_fee = self._sponsoring.sponsor.address
+        balance_minor, fee_balance_minor, base_fee = await asyncio.gather(
             self._node.balance_of(transaction.sender),
-            self._node.balance_of(transaction.sender, fee_token),
+            self._node.balance_of(pays_fee, fee_token),
+            self._node.base_fee(),
         )
-        spendable_minor = balance_minor - (fee_minor if fee_token == token else 0)
+        if unsigned.max_fee < base_fee:
+            # Nodes do not look at it when they try a call: the upstream would work for a
+            # transaction that no block takes, again and again, and nobody has to pay a thing.
+            raise VerificationFailed("The transaction offers less for gas than the network asks.")
+        fee = fee_minor(unsigned)
+        if unsigned.is_sponsored:
+            self._check_sponsor(fee, fee_balance_minor, now_s)
+            fee = 0
+        spendable_minor = balance_minor - (fee if fee_token == token else 0)
         costs_minor = sum(int.from_bytes(call.data[36:68]) for call in unsigned.calls)
-        if fee_balance_minor < fee_minor or spendable_minor < costs_minor:
+        if fee_balance_minor < fee or spendable_minor < costs_minor:
             raise PaymentInsufficient("The payer's balance does not cover the price and the fee.")
         try:
             await asyncio.gather(
@@ -243,8 +257,37 @@ class TempoRail:
             raise
         return spendable_minor
 
+    def _check_sponsor(self, fee: int, balance_minor: int, now_s: int) -> None:
+        sponsoring = self._sponsoring
+        assert sponsoring is not None
+        sponsoring.look(balance_minor)
+        if not sponsoring.has_room(fee, now_s) or (
+            balance_minor < sponsoring.in_flight_minor(now_s) + fee
+        ):
+            raise RailUnavailable(
+                "The fee cannot be paid for you now; nothing was charged.",
+                private="too many sponsored fees are on their way, or the account has too little",
+                retry_after_s=self._settings.retry_after_s,
+            )
+
     async def _broadcast(self, pull: Pull, presented: Presented, now_s: int) -> Outcome:
-        transaction, why = pull.transaction, "the transaction is in no block yet"
+        """Send the transaction; set its fee aside meanwhile where it is ours to pay."""
+        transaction, sponsoring = pull.transaction, self._sponsoring
+        if sponsoring is None or not transaction.unsigned.is_sponsored:
+            return await self._sent(transaction, presented, now_s)
+        fee, until_s = fee_minor(transaction.unsigned), presented.valid_until_s + LAG_S
+        if not sponsoring.send(transaction.tx_hash, fee, until_s, now_s):
+            why = "too many sponsored fees are on their way"
+            return Outcome(Settlement.REFUSED, detail=why, is_untried=True)
+        outcome = await self._sent(transaction, presented, now_s)
+        if outcome.state is not Settlement.UNKNOWN:
+            sponsoring.mined(transaction.tx_hash)
+        return outcome
+
+    async def _sent(
+        self, transaction: TempoTransaction, presented: Presented, now_s: int
+    ) -> Outcome:
+        why = "the transaction is in no block yet"
         try:
             await self._node.send(transaction.raw)
         except RpcFailed as error:

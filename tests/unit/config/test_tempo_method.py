@@ -19,6 +19,14 @@ GOOD = {
 PARTNER = "0x" + "cd" * 20
 
 
+def sponsor(**more):
+    members = "".join(f', {name}: "{value}"' for name, value in more.items())
+    return f'{{private_key: "0x{"11" * 32}"{members}}}'
+
+
+SPONSOR = sponsor()
+
+
 def text(charge='"0.01"', **keys):
     lines = "".join(f"    {key}: {value}\n" for key, value in (GOOD | keys).items() if value)
     routes = f"{{/x: {{charge: {charge}}}}}"
@@ -34,6 +42,14 @@ def test_the_token_is_an_asset_of_six_decimals(build):
     assert method.modes == ("pull", "push")
 
 
+def test_with_a_sponsor_buyers_sign_and_send_nothing_themselves(build):
+    method = build.load(text(sponsor=SPONSOR)).methods["tempo"]
+
+    assert method.modes == ("pull",)
+    assert (method.sponsor.max_fee, method.sponsor.max_in_flight) == ("0.05", "1.00")
+    assert "11" * 32 not in repr(method)
+
+
 @pytest.mark.parametrize("key", GOOD)
 def test_each_of_the_four_is_needed(build, key: str):
     assert build.mistake(text(**{key: ""})) == f"methods.tempo: `{key}` is missing"
@@ -46,6 +62,12 @@ def test_each_of_the_four_is_needed(build, key: str):
         ({"modes": "[pull, pull]"}, "each of `modes` once"),
         ({"modes": "[fax]"}, "modes"),
         ({"fee_payer": "true"}, "fee_payer"),
+        ({"sponsor": "{}"}, "private_key"),
+        ({"sponsor": SPONSOR, "modes": "[pull, push]"}, "`modes: [pull]` beside `sponsor`"),
+        ({"sponsor": SPONSOR, "modes": "[push]"}, "`modes: [pull]` beside `sponsor`"),
+        ({"sponsor": sponsor(max_fee="0")}, "`max_fee` above 0"),
+        ({"sponsor": sponsor(max_fee="2")}, "no less than that"),
+        ({"sponsor": sponsor(max_fee="0.0000001")}, "6 decimals"),
         ({"splits": f'[{{recipient: "{PARTNER}", percent: "100"}}]'}, "below 100"),
         ({"splits": f'[{{recipient: "{PARTNER}", percent: "0"}}]'}, "above 0"),
         ({"splits": f'[{{recipient: "{PARTNER}", percent: "0.001"}}]'}, "two decimals"),

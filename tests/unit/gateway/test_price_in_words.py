@@ -20,7 +20,7 @@ from tests.support.toy_rail import ToyRail
 
 METHOD = """  {name}:
     kind: evm
-    chain_id: 84532
+    chain_id: {chain_id}
     token: {{address: "0x036CbD53842c5426634e7929541eC2318f3dCF7e", name: {token}, decimals: 6}}
     recipient: "0x0000000000000000000000000000000000000001"
     submit: {{facilitator: "http://127.0.0.1:9"}}
@@ -47,7 +47,10 @@ def detail(
     tmp_path, *offered: tuple[str, str, str], withheld: str = "", has_tokens: bool = True
 ) -> str:
     """Return what the 402 says, offered by methods of a name, a token and a price."""
-    methods = "".join(METHOD.format(name=name, token=token) for name, token, _ in offered)
+    methods = "".join(
+        METHOD.format(name=name, token=token, chain_id=90_001 + number)
+        for number, (name, token, _) in enumerate(offered)
+    )
     offers = ", ".join(f'{{method: {name}, amount: "{price}"}}' for name, _, price in offered)
     service = SERVICE.format(offers=offers)
     config = load_text(config_text(service, methods, store=tmp_path / "x.db"), "x.yaml", {})

@@ -400,6 +400,36 @@ def test_a_challenge_whose_payment_was_released_is_open_to_another(books):
     assert books.state("x1") is State.RELEASED
 
 
+def test_a_released_proof_that_is_shown_for_another_price_is_held_and_sought_at_it(books):
+    """A token of Stripe's, refused by one account and then shown to another, or for a new price."""
+    books.at(State.RELEASED, "p", 1)
+    again = {"rail": "other", "asset": "eur", "account": "b", "payee": "c", "amount_minor": 30}
+
+    claimed = books.claim("p", 2, **again)
+
+    turn = Turn(claimed.exchange_id, claimed.attempt)
+    assert not books.hold(turn, 29)
+    assert books.hold(turn, 30)
+    for before, after in itertools.pairwise(PATHS[State.UNKNOWN]):
+        assert books.move(turn, before, after)
+    (question,) = books.ask(books.exchanges.questions("other", (0, ""), 10))
+    assert (question.asset, question.payment.amount_minor) == ("eur", 30)
+    assert (question.payment.account, question.payment.payee) == ("b", "c")
+    assert books.ask(books.exchanges.questions("evm", (0, ""), 10)) == []
+
+
+@pytest.mark.parametrize(
+    "other", [{"amount_minor": 11}, {"asset": "eur"}, {"account": "b"}, {"payee": "c"}], ids=str
+)
+def test_an_open_settlement_is_not_asked_about_under_the_terms_of_another(books, other):
+    """The rail would say, truly, that of those nothing moved: and the buyer would pay again."""
+    books.at(State.UNKNOWN, "p", 1)
+    assert books.claim("p", 2).claim is Claim.UNKNOWN
+    assert books.claim("p", 3, rail="renamed").claim is Claim.UNKNOWN
+    assert books.claim("p", 4, **other).claim is Claim.IN_PROGRESS
+    assert books.state("x1") is State.UNKNOWN
+
+
 def test_rails_without_challenges_do_not_share_one(books):
     assert books.claim("p", 1, challenge_id=None).claim is Claim.FRESH
     assert books.claim("q", 2, challenge_id=None).claim is Claim.FRESH

@@ -1,0 +1,83 @@
+"""Transactions on Tempo that look like payments and are none: who signs them pays for no work."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mpp_gateway.crypto.secp256k1 import address_of
+from mpp_gateway.rails.jsonrpc import MESSAGE_MAX, RpcRefused
+from tests.support.anvil import new_key
+from tests.support.paid import refused
+from tests.support.tempo import PRICE, PURSE, TempoShop, tempo_shop
+
+QUICK = "connect_s: 1, first_byte_s: 5, settle_s: 4"
+"""Settled on success: the upstream works before any money has moved."""
+SEND = "eth_sendRawTransaction"
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Iterator[TempoShop]:
+    with tempo_shop(tmp_path, timeouts=QUICK) as shop:
+        yield shop
+
+
+def test_a_transaction_that_no_block_takes_for_its_fee_never_reaches_the_upstream(shop: TempoShop):
+    """Its signer pays nothing, ever, and could have the upstream work all day long."""
+    base_fee = int(shop.anvil.ask("eth_getBlockByNumber", "latest", False)["baseFeePerGas"], 16)
+    fees = [
+        {"max_fee": 0, "max_priority_fee": 0},
+        {"max_fee": 1},
+        {"max_fee": base_fee - 1},
+    ]
+
+    for changes in fees:
+        refused(shop.send(shop.buy(**changes)), "verification-failed")
+
+    shop.untouched(released=len(fees))
+    assert SEND not in shop.node.calls
+
+
+@pytest.mark.parametrize("gas", [21_000, 100_000, 250_000])
+def test_a_transaction_with_too_little_gas_never_reaches_the_upstream(shop: TempoShop, gas: int):
+    refused(shop.send(shop.buy(gas_limit=gas)), "verification-failed")
+
+    shop.untouched(released=1)
+    assert SEND not in shop.node.calls
+
+
+def test_a_batch_whose_gas_is_enough_for_each_of_its_transfers_buys_nothing(tmp_path: Path):
+    """Each of them would succeed alone, and that is all that a node can be asked."""
+    partner = new_key()
+    share = f', splits: [{{recipient: "0x{address_of(partner).hex()}", percent: "2.5"}}]'
+    with tempo_shop(tmp_path, timeouts=QUICK, method=share) as shop:
+        refused(shop.send(shop.buy(gas_limit=300_000)), "verification-failed")
+        assert (shop.hits, shop.balance(), shop.states()) == (0, 0, {"released": 1})
+        assert shop.purse() < PURSE  # the gas is gone all the same
+
+        credential = shop.buy()
+        shop.keeper.answers("500 No")
+        assert shop.send(credential)[0] == 502
+        assert shop.states() == {"released": 1, "credited": 1}
+        shop.keeper.answers("200 OK")
+        assert shop.send(credential)[0] == 200
+        share_minor = PRICE * 25 // 1000
+        assert (shop.balance(), shop.anvil.balance(address_of(partner))) == (
+            PRICE - share_minor,
+            share_minor,
+        )
+
+
+def test_what_a_node_repeats_of_a_signed_transaction_is_told_to_nobody(shop: TempoShop):
+    raw = shop.buy().payload["signature"]
+    shop.node.faults["eth_chainId"] = f"error: cannot take {raw} now " + "at all " * 1000
+
+    async def ask() -> str:
+        with pytest.raises(RpcRefused) as refused_by_node:
+            await shop.proxy.runtime.serving.rails["tempo"]._node.chain_id()
+        return str(refused_by_node.value)
+
+    said = shop.proxy.call(ask)
+
+    assert said.startswith("cannot take 0x... now at all")
+    assert len(said) == MESSAGE_MAX
