@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
 from mpp_gateway.crypto.addresses import checksum
 from mpp_gateway.protocol.eip3009 import Authorization
@@ -113,6 +114,26 @@ def test_a_facilitator_that_takes_the_money_unasked_leaves_the_call_to_its_buyer
 
         assert answers[-1][0] == 200
         assert (buyer.paid.balance(), buyer.paid.hits >= 1) == (PRICE, True)
+
+
+@pytest.mark.parametrize("with_rpc", [True, False], ids=["node", "no node"])
+@pytest.mark.parametrize("lie", ["the transaction of another payment", "another chain"])
+def test_a_facilitator_that_names_what_did_not_pay_leaves_it_open(
+    tmp_path: Path, monkeypatch, with_rpc: bool, lie: str
+):
+    with x402_gateway(tmp_path, facilitator=True, with_rpc=with_rpc) as buyer:
+        first = settled(buyer.send(buyer.v2()))
+        said = first if with_rpc or lie == "another chain" else {"transaction": ""}
+        network = "eip155:1" if lie == "another chain" else first["network"]
+        told = {"success": True, "payer": "", "transaction": said["transaction"]}
+        stand_in = buyer.paid.facilitator
+        stand_in.fault = "lie"
+        monkeypatch.setattr(
+            stand_in, "_success", lambda _: web.json_response(told | {"network": network})
+        )
+
+        refused(buyer.send(buyer.v2()), "settlement-unknown", 503)
+        assert buyer.paid.balance() == PRICE
 
 
 # Signed for ever
