@@ -10,10 +10,7 @@ import pytest
 from mpp_gateway.crypto.addresses import checksum
 from mpp_gateway.demo.chain import TOKEN_NAME, TOKEN_VERSION
 from mpp_gateway.protocol.challenge import Challenge
-from mpp_gateway.protocol.eip3009 import Authorization
-from mpp_gateway.rails.evm import abi
 from tests.support.evm import address, now, settings_of
-from tests.support.facilitator import submit
 from tests.support.paid import (
     DEAR,
     PRICE,
