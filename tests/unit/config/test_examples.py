@@ -16,6 +16,7 @@ ENVIRON = {
     "PARTNER": "0x" + "cd" * 20,
     "RPC_URL": "https://rpc.example/key",
     "GAS_KEY": "0x" + "11" * 32,
+    "FEE_KEY": "0x" + "12" * 32,
     "FACILITATOR_URL": "https://facilitator.example",
     "FACILITATOR_HOST": "facilitator.example",
     "FACILITATOR_TOKEN": "token",
