@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, mod
 from mpp_gateway.config.hooks import find_function
 from mpp_gateway.config.method import MethodSettings
 from mpp_gateway.config.stripe import StripeMethod
-from mpp_gateway.config.tempo import TempoMethod
+from mpp_gateway.config.tempo import WHOLE_SHARE, TempoMethod, TempoSplit
 from mpp_gateway.config.values import (
     CHAIN_ID_MAX,
     GWEI_DECIMALS,
@@ -45,6 +45,9 @@ USUAL_MAX_FEE_GWEI: Mapping[int, str] = MappingProxyType({8453: "1", 84532: "1"}
 
 Other chains have none: what gas costs there, and what its coin is worth, differ too much.
 """
+
+
+CredentialType = Literal["permit2", "authorization", "transaction", "hash"]
 
 
 class EvmToken(Strict):
@@ -209,6 +212,34 @@ class EvmMethod(MethodSettings):
         description="Address that receives the money; checked against EIP-55 when in mixed case."
     )
     submit: EvmSubmit = Field(description="Who puts payments on the chain.")
+    credential_types: tuple[CredentialType, ...] = Field(
+        default=("authorization",),
+        min_length=1,
+        description=(
+            "How buyers may pay, the preferred way first. `authorization`: they sign, and `submit`"
+            " moves the money. `permit2`: they sign for Permit2, which may move their tokens, and"
+            " `submit.private_key` has it done. `transaction`: they sign a transfer, whose gas they"
+            " pay, and the gateway sends it. `hash`: they have sent the transfer, and anybody who"
+            " sees it may claim to be its sender. The last two need `rpc_url`. mppx takes no"
+            " offer that lists more than `authorization`: give the others a method of their own."
+        ),
+    )
+    splits: tuple[TempoSplit, ...] = Field(
+        default=(),
+        max_length=10,
+        description=(
+            "Others who get a share of every price, in the same transaction. Only `permit2` can do"
+            " that, and nothing is refunded then: `credential_types` must be `[permit2]`."
+        ),
+    )
+    contract_wallets: Flag = Field(
+        default=False,
+        description=(
+            "Whether smart contract wallets can pay too (ERC-1271). Their contract is asked through"
+            " `rpc_url` what they have signed, so that a forged signature costs a question and a"
+            " row in the store; without them it costs neither."
+        ),
+    )
     confirmations: Annotated[Count, Field(ge=1, le=64)] = Field(
         default=1, description="Blocks after which a payment counts as settled."
     )
@@ -252,9 +283,32 @@ class EvmMethod(MethodSettings):
             raise wrong(f"`token.decimals` of {known.decimals}, as {known.symbol} has them")
         if self.submit.private_key is not None and self.rpc_url is None:
             raise wrong("`rpc_url` too, since `submit.private_key` sends transactions through it")
+        if len(set(self.credential_types)) != len(self.credential_types):
+            raise wrong("each of `credential_types` once")
+        if self.x402 and "authorization" not in self.credential_types:
+            raise wrong("`authorization` in `credential_types`, which is what x402 buyers sign")
+        if self.rpc_url is None and set(self.credential_types) != {"authorization"}:
+            raise wrong("`rpc_url` too, through which transactions are sent and looked for")
+        if "permit2" in self.credential_types and self.submit.private_key is None:
+            raise wrong("`submit.private_key` too, for which `permit2` payments are signed")
+        self._check_splits()
+        if self.contract_wallets and self.rpc_url is None:
+            raise wrong("`rpc_url` too, through which `contract_wallets` are asked")
         if self.confirmations != 1 and self.rpc_url is None:
             raise wrong("`rpc_url` too, since `confirmations` are counted through it")
         return self
+
+    def _check_splits(self) -> None:
+        if self.splits and self.credential_types != ("permit2",):
+            raise wrong("`credential_types: [permit2]`, which alone can pay `splits`")
+        if sum(split.of_ten_thousand for split in self.splits) >= WHOLE_SHARE:
+            raise wrong("`splits` that leave something: less than 100 percent together")
+        payees = [parse_address(text) for text in (self.recipient, *self._sharers())]
+        if len(set(payees)) != len(payees):
+            raise wrong("each recipient once, in `recipient` and `splits` together")
+
+    def _sharers(self) -> tuple[str, ...]:
+        return tuple(split.recipient for split in self.splits)
 
     @property
     def asset(self) -> Asset:
@@ -264,8 +318,9 @@ class EvmMethod(MethodSettings):
 
     @property
     def told_apart_by(self) -> tuple[str, ...]:
-        """Chain and token."""
-        return self.kind, f"chain {self.chain_id}", self.token.address.lower()
+        """Chain, token, and what buyers pay with: a challenge names all three."""
+        paid_with = f"paid by {', '.join(self.credential_types)}"
+        return self.kind, f"chain {self.chain_id}", self.token.address.lower(), paid_with
 
     @property
     def known_token(self) -> KnownToken | None:
@@ -276,6 +331,8 @@ class EvmMethod(MethodSettings):
         """Yield what is probably not meant, though it can be done."""
         if self.rpc_url is None:
             yield "without `rpc_url` the calls of one payer are settled one at a time"
+        if "hash" in self.credential_types:
+            yield "with `hash` whoever sees a buyer's transfer can claim it first; sell cheap calls"
         known = self.known_token
         if known is None:
             if self.x402:
@@ -298,14 +355,18 @@ class EvmMethod(MethodSettings):
     def can_refund(self, recipient: str | None) -> bool:
         """Tell whether what `recipient` (None: the method's own) got can be sent back from here."""
         key = self.submit.private_key
-        if key is None:
+        if key is None or self.splits:
+            # What others got of it is not ours to send back.
             return False
         holder = address_of(bytes.fromhex(key.get_secret_value().removeprefix("0x")))
         return holder == parse_address(recipient or self.recipient)
 
     def recipient_from(self, text: str) -> str:
         """Return another recipient for this method; ValueError says what is expected instead."""
-        return read_address(text)
+        address = read_address(text)
+        if address in self._sharers():
+            raise ValueError("a recipient that is not in `splits` too")
+        return address
 
     def urls(self) -> Mapping[str, str]:
         """Return the clear URLs that the method calls, by their path in the settings."""

@@ -240,7 +240,8 @@ def _eth_call(node: Node, params: list[Any]) -> str:
     sender, to, payload, value = _transaction_of(params)
     if to is None:
         raise RpcError(-32602, "eth_call needs `to`")
-    return data(node.call(sender, to, payload, value, _tag(params, 1)))
+    gas = min(int(params[0].get("gas") or hex(CALL_GAS), 16), CALL_GAS)
+    return data(node.call(sender, to, payload, value, _tag(params, 1), gas))
 
 
 def _fee_history(node: Node, params: list[Any]) -> dict[str, Any]:

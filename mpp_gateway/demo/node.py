@@ -11,7 +11,7 @@ from typing import Any
 
 from eth._utils.address import generate_contract_address
 from eth.constants import CREATE_CONTRACT_ADDRESS
-from eth.exceptions import PyEVMError, Revert, VMError
+from eth.exceptions import OutOfGas, PyEVMError, Revert, VMError
 from eth.vm.forks.shanghai import ShanghaiVM
 from eth_keys.exceptions import BadSignature
 from eth_tester.backends import PyEVMBackend
@@ -187,9 +187,17 @@ class Node:
 
     # What can be done with it
 
-    def call(self, sender: bytes, to: bytes, payload: bytes, value: int, block: str) -> bytes:
-        """Run a call that changes nothing; a revert raises `RpcError` 3 with its data."""
-        return bytes(self._execute(sender, to, payload, value, block).output)
+    def call(
+        self, sender: bytes, to: bytes, payload: bytes, value: int, block: str, gas: int = CALL_GAS
+    ) -> bytes:
+        """Run a call that changes nothing; a revert raises `RpcError` 3 with its data.
+
+        Of `gas`, as of a transaction's, a base is gone before anything runs.
+        """
+        left = gas - (21_000 + 16 * len(payload))
+        if left < 0:
+            raise RpcError(-32000, "intrinsic gas too low")
+        return bytes(self._execute(sender, to, payload, value, block, left).output)
 
     def estimate_gas(self, sender: bytes, to: bytes | None, payload: bytes, value: int) -> int:
         """Return enough gas for a transaction: what it burns now, a quarter more, and its base."""
@@ -269,14 +277,20 @@ class Node:
         return self._chain.get_vm(self._chain.get_canonical_block_header_by_number(number))
 
     def _execute(
-        self, sender: bytes, to: bytes | None, payload: bytes, value: int, block: str
+        self,
+        sender: bytes,
+        to: bytes | None,
+        payload: bytes,
+        value: int,
+        block: str,
+        gas: int = CALL_GAS,
     ) -> Any:
         vm = self._vm(block)
         code = payload if to is None else vm.state.get_code(to)
         done = vm.execute_bytecode(
             origin=sender,
             gas_price=0,
-            gas=CALL_GAS,
+            gas=gas,
             to=CREATE_CONTRACT_ADDRESS if to is None else to,
             sender=sender,
             value=value,
@@ -349,6 +363,8 @@ def revert(error: BaseException | None) -> RpcError:
             length = int.from_bytes(payload[36:68])
             message += ": " + payload[68 : 68 + length].decode("utf-8", "replace")
         return RpcError(3, message, data(payload))
+    if isinstance(error, OutOfGas):
+        return RpcError(-32000, "out of gas")
     name = type(error).__name__ if isinstance(error, VMError) else "execution failed"
     return RpcError(-32000, name)
 

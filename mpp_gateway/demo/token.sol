@@ -20,6 +20,9 @@ contract DemoDollar {
     uint256 private constant HALF_ORDER =
         0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0;
 
+    /// Selector of isValidSignature(bytes32,bytes), and what it answers to a good one (ERC-1271).
+    bytes4 private constant ERC1271_MAGIC = 0x1626ba7e;
+
     address public immutable minter;
     uint256 public totalSupply;
     mapping(address => uint256) public balanceOf;
@@ -87,6 +90,28 @@ contract DemoDollar {
         uint8 v,
         bytes32 r,
         bytes32 s
+    ) external {
+        transferWithAuthorization(
+            from,
+            to,
+            value,
+            validAfter,
+            validBefore,
+            nonce,
+            abi.encodePacked(r, s, v)
+        );
+    }
+
+    /// The form of EIP-3009 as USDC has it since version 2.2: r, s, v in 65 bytes, or whatever the
+    /// contract at `from` takes for a signature (ERC-1271).
+    function transferWithAuthorization(
+        address from,
+        address to,
+        uint256 value,
+        uint256 validAfter,
+        uint256 validBefore,
+        bytes32 nonce,
+        bytes memory signature
     ) public {
         require(block.timestamp > validAfter, "DemoDollar: authorization is not yet valid");
         require(block.timestamp < validBefore, "DemoDollar: authorization is expired");
@@ -102,35 +127,11 @@ contract DemoDollar {
                 nonce
             )
         );
-        _requireSigned(from, content, v, r, s);
+        _requireSigned(from, content, signature);
         // Marked before the transfer: a nonce pays once, whatever the transfer does.
         authorizationState[from][nonce] = true;
         emit AuthorizationUsed(from, nonce);
         _transfer(from, to, value);
-    }
-
-    /// The form of EIP-3009 as USDC has it since version 2.2: one signature of 65 bytes, r, s, v.
-    function transferWithAuthorization(
-        address from,
-        address to,
-        uint256 value,
-        uint256 validAfter,
-        uint256 validBefore,
-        bytes32 nonce,
-        bytes calldata signature
-    ) external {
-        require(signature.length == 65, "DemoDollar: invalid signature length");
-        transferWithAuthorization(
-            from,
-            to,
-            value,
-            validAfter,
-            validBefore,
-            nonce,
-            uint8(signature[64]),
-            bytes32(signature[0:32]),
-            bytes32(signature[32:64])
-        );
     }
 
     function cancelAuthorization(
@@ -144,9 +145,7 @@ contract DemoDollar {
         _requireSigned(
             authorizer,
             keccak256(abi.encode(CANCEL_AUTHORIZATION_TYPEHASH, authorizer, nonce)),
-            v,
-            r,
-            s
+            abi.encodePacked(r, s, v)
         );
         authorizationState[authorizer][nonce] = true;
         emit AuthorizationCanceled(authorizer, nonce);
@@ -159,13 +158,29 @@ contract DemoDollar {
     function _requireSigned(
         address signer,
         bytes32 content,
-        uint8 v,
-        bytes32 r,
-        bytes32 s
+        bytes memory signature
     ) private view {
+        bytes32 digest = keccak256(abi.encodePacked(hex"1901", DOMAIN_SEPARATOR(), content));
+        if (signer.code.length > 0) {
+            (bool done, bytes memory answer) = signer.staticcall(
+                abi.encodeWithSelector(ERC1271_MAGIC, digest, signature)
+            );
+            bool agreed = done &&
+                answer.length >= 32 &&
+                abi.decode(answer, (bytes32)) == bytes32(ERC1271_MAGIC);
+            require(agreed, "DemoDollar: invalid signature");
+            return;
+        }
+        require(signature.length == 65, "DemoDollar: invalid signature length");
+        bytes32 r;
+        bytes32 s;
+        assembly {
+            r := mload(add(signature, 32))
+            s := mload(add(signature, 64))
+        }
+        uint8 v = uint8(signature[64]);
         require(uint256(s) <= HALF_ORDER, "DemoDollar: invalid signature 's' value");
         require(v == 27 || v == 28, "DemoDollar: invalid signature 'v' value");
-        bytes32 digest = keccak256(abi.encodePacked(hex"1901", DOMAIN_SEPARATOR(), content));
         address recovered = ecrecover(digest, v, r, s);
         require(recovered != address(0) && recovered == signer, "DemoDollar: invalid signature");
     }

@@ -20,6 +20,7 @@ from mpp_gateway.gateway import credentials, idempotency, settlement
 from mpp_gateway.gateway.answers import problem_answer
 from mpp_gateway.gateway.ceilings import check_ceiling, set_ceiling
 from mpp_gateway.gateway.exchange import Exchange, event
+from mpp_gateway.gateway.free_calls import take_or_refuse
 from mpp_gateway.gateway.machine import Clock, Machine, emit, move, perform
 from mpp_gateway.gateway.snapshot import Snapshot
 from mpp_gateway.gateway.steps import (
@@ -34,13 +35,15 @@ from mpp_gateway.gateway.steps import (
     TakeToken,
     Verify,
 )
-from mpp_gateway.ledger.book import Claim, Claimed, ClaimRequest, State, Turn
+from mpp_gateway.ledger.book import Claim, Claimed, ClaimRequest, Turn
+from mpp_gateway.ledger.states import State
 from mpp_gateway.protocol.cors import is_preflight
 from mpp_gateway.protocol.messages import Answer, RequestHead
 from mpp_gateway.protocol.problems import (
     InvalidChallenge,
     PaymentExpired,
     PaymentInsufficient,
+    PaymentRequired,
     Problem,
     VerificationFailed,
 )
@@ -222,7 +225,11 @@ def _read_credential(admission: Admission) -> Generator[Effect, Reply]:
     exchange = admission.exchange
     if exchange.binding is None:
         return
-    found = credentials.find(exchange, admission.clock.now_s)
+    try:
+        found = credentials.find(exchange, admission.clock.now_s)
+    except PaymentRequired as asked:
+        yield from take_or_refuse(exchange, admission.clock, asked)
+        return
     check_ceiling(exchange, found.presented)
     exchange.presented, admission.only_earlier = found.presented, found.only_earlier
     exchange.rail = exchange.snapshot.rails[found.presented.rail]
@@ -310,6 +317,7 @@ def _claimed(admission: Admission, presented: Presented) -> Machine[Claimed]:
         credit_s=admission.exchange.snapshot.config.credit_s,
         challenge_id=presented.challenge_id,
         only_earlier=admission.only_earlier is not None and admission.found is None,
+        is_tied=presented.is_tied,
     )
     claimed: Claimed = yield from perform(admission.clock, ClaimProof(request))
     return claimed

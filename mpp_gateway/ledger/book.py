@@ -8,70 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-
-class State(enum.StrEnum):
-    """Where one exchange stands (architecture 4.3, ADR 0007)."""
-
-    CLAIMED = "claimed"
-    VERIFIED = "verified"
-    SETTLING = "settling"
-    SETTLED = "settled"
-    RELEASED = "released"
-    REFUNDING = "refunding"
-    """Owed back to the buyer: the rail is asked until it says that it was paid back."""
-    REFUNDED = "refunded"
-    CREDITED = "credited"
-    UNKNOWN = "unknown"
-
-
-TRANSITIONS: dict[State, frozenset[State]] = {
-    State.CLAIMED: frozenset({State.VERIFIED, State.RELEASED}),
-    State.VERIFIED: frozenset({State.SETTLING, State.RELEASED}),
-    State.SETTLING: frozenset({State.SETTLED, State.RELEASED, State.UNKNOWN}),
-    State.UNKNOWN: frozenset({State.CREDITED, State.RELEASED}),
-    State.SETTLED: frozenset({State.CREDITED, State.REFUNDING}),
-    # Only a released or a credited exchange may be opened again, by the same credential for the
-    # same route: a released one starts over, a credited one is already paid.
-    State.RELEASED: frozenset({State.CLAIMED}),
-    State.CREDITED: frozenset({State.SETTLED}),
-    State.REFUNDING: frozenset({State.REFUNDED}),
-    State.REFUNDED: frozenset(),
-}
-
-LEFT_OPEN = {
-    State.CLAIMED: State.RELEASED,
-    State.VERIFIED: State.RELEASED,
-    State.SETTLING: State.UNKNOWN,
-    State.SETTLED: State.CREDITED,
-}
-"""What becomes of an exchange whose process is gone: only the rail knows about a settlement."""
-
-
-WAYS_OUT: dict[State, dict[State, tuple[State, ...]]] = {
-    State.RELEASED: {
-        State.CLAIMED: (State.RELEASED,),
-        State.VERIFIED: (State.RELEASED,),
-        State.SETTLING: (State.RELEASED,),
-        State.UNKNOWN: (State.RELEASED,),
-    },
-    State.UNKNOWN: {State.SETTLING: (State.UNKNOWN,)},
-    State.REFUNDING: {State.SETTLED: (State.REFUNDING,)},
-    State.CREDITED: {
-        State.SETTLING: (State.UNKNOWN, State.CREDITED),
-        State.UNKNOWN: (State.CREDITED,),
-        State.SETTLED: (State.CREDITED,),
-    },
-}
-"""Where a request that ends knows its money to be, and how an attempt gets there from wherever the
-store has it: the last moves may be written or not, for the store did not answer."""
-
-
-POSTING = frozenset({(State.SETTLING, State.SETTLED), (State.UNKNOWN, State.CREDITED)})
-"""The moves that may be about less than was held; all others are about what they found."""
-
-
-PAID = frozenset({State.SETTLED, State.CREDITED, State.REFUNDING})
-"""Where the money is with the seller: what went there after a balance was read is not in it."""
+from mpp_gateway.ledger.states import LEFT_OPEN, PAID, POSTING, TRANSITIONS, WAYS_OUT, State
 
 
 class Claim(enum.Enum):
@@ -176,6 +113,8 @@ class ClaimRequest:
     """An id is used once: a second proof for the same challenge is refused."""
     only_earlier: bool = False
     """Nothing new may be claimed: only a use of the proof that is there already counts."""
+    is_tied: bool = False
+    """Only the challenge that the proof was first shown with may show it again."""
 
 
 class IllegalTransition(Exception):
@@ -269,7 +208,7 @@ class Book:
     def _claim_again(self, entry: Entry, request: ClaimRequest, now_s: int) -> Claimed:
         key = entry.request.exchange_id
         last_s = max(entry.valid_until_s, request.valid_until_s)
-        if entry.request.scope != request.scope:
+        if not _is_for(entry, request):
             return Claimed(Claim.SPENT, key)
         match entry.state:
             case State.REFUNDING | State.REFUNDED:
@@ -490,6 +429,15 @@ def is_about(
     """Tell whether a claim is about this very money, from this purse to that one."""
     asked = request.asset, request.account, payee and request.payee, request.amount_minor
     return asked == (asset, account, payee, amount_minor)
+
+
+def _is_for(entry: Entry, again: ClaimRequest) -> bool:
+    """Tell whether a proof is shown for what it was first shown for."""
+    first = entry.request
+    is_bound = again.is_tied and entry.state is not State.RELEASED
+    return first.scope == again.scope and not (
+        is_bound and first.challenge_id not in {None, again.challenge_id}
+    )
 
 
 def _counts_as_unpaid(entry: Entry, seen_seq: int, now_s: int) -> bool:

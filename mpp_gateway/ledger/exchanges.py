@@ -8,19 +8,18 @@ from typing import Any
 
 from mpp_gateway.failpoints import FailPoint
 from mpp_gateway.ledger.book import (
-    LEFT_OPEN,
     Claim,
     Claimed,
     ClaimRequest,
     PaymentRecord,
     Question,
-    State,
     Turn,
     is_about,
 )
 from mpp_gateway.ledger.database import Database
 from mpp_gateway.ledger.moves import Change, first_line, give_up, move, take_up
 from mpp_gateway.ledger.sql import Connection
+from mpp_gateway.ledger.states import LEFT_OPEN, State
 
 BATCH_ROWS = 500
 """How much of the books one turn of the writer may take up or forget: payments wait meanwhile."""
@@ -33,7 +32,7 @@ type IsGone = Callable[[Connection, str], bool]
 
 @dataclass(frozen=True, slots=True)
 class TakenUp:
-    """An exchange that nobody was at any more, and what became of it; see `book.LEFT_OPEN`."""
+    """An exchange that nobody was at any more, and what became of it; see `states.LEFT_OPEN`."""
 
     exchange_id: str
     asset: str
@@ -123,7 +122,7 @@ class Exchanges:
     ) -> bool:
         """Bring `turn` to `after`, where its money is known to be, from wherever the store has it.
 
-        False if it is not `turn`'s any more, or there is no way (`book.WAYS_OUT`): then somebody
+        False if it is not `turn`'s any more, or there is no way (`states.WAYS_OUT`): then somebody
         else has seen to it.
         """
         change = Change(after, after, reference, receipt, detail, amount_minor=amount_minor)
@@ -207,7 +206,7 @@ def _claim(db: Connection, request: ClaimRequest, owner: str, now_s: int) -> Cla
         return Claimed(Claim.FRESH, request.exchange_id, seq=seq)
     row = db.execute(
         "SELECT id, state, scope, attempt, reference, receipt, valid_until_s, due_s, updated_s,"
-        " asset, account, payee, amount_minor FROM exchanges WHERE proof_id = ?",
+        " challenge_id, asset, account, payee, amount_minor FROM exchanges WHERE proof_id = ?",
         (request.proof_id,),
     ).fetchone()
     if row is None:
@@ -218,12 +217,15 @@ def _claim(db: Connection, request: ClaimRequest, owner: str, now_s: int) -> Cla
 def _claim_again(
     db: Connection, request: ClaimRequest, row: tuple[Any, ...], owner: str, now_s: int
 ) -> Claimed:
-    (exchange_id, state, scope, attempt, reference, receipt, *times), money = row[:9], row[9:]
+    (exchange_id, state, scope, attempt, reference, receipt, *times), money = row[:9], row[10:]
     valid_until_s, due_s, updated_s = times
+    challenge_id = row[9]
     turn = Turn(exchange_id, attempt)
     last_s = max(valid_until_s, request.valid_until_s)
     headers = tuple((name, value) for name, value in json.loads(receipt))
-    if scope != request.scope:
+    # A released row has no challenge any more: it was not paid, and nothing is owed for it.
+    is_for_another = challenge_id is not None and challenge_id != request.challenge_id
+    if scope != request.scope or (request.is_tied and is_for_another):
         return Claimed(Claim.SPENT, exchange_id)
     # An earlier version did not write down who was paid; without it no refund finds its way.
     db.execute(

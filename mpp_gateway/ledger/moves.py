@@ -11,18 +11,14 @@ from typing import NamedTuple
 from mpp_gateway.failpoints import FailPoint, reach
 from mpp_gateway.ledger.book import (
     HELD_KEPT_S,
-    LEFT_OPEN,
     NEVER_HELD_KEPT_S,
-    POSTING,
-    TRANSITIONS,
-    WAYS_OUT,
     ClaimRequest,
     IllegalTransition,
     OverPosted,
-    State,
     Turn,
 )
 from mpp_gateway.ledger.sql import Connection
+from mpp_gateway.ledger.states import LEFT_OPEN, POSTING, TRANSITIONS, WAYS_OUT, State
 
 
 class Change(NamedTuple):
@@ -172,7 +168,7 @@ def _columns(
 
 
 def give_up(db: Connection, turn: Turn, change: Change, now_s: int) -> bool:
-    """Bring `turn` to where its money is, by the moves that lead there; see `book.WAYS_OUT`."""
+    """Bring `turn` to where its money is, by the moves that lead there; see `states.WAYS_OUT`."""
     row = db.execute("SELECT state FROM exchanges WHERE id = ?", (turn.exchange_id,)).fetchone()
     if row is None:
         return False
@@ -194,7 +190,7 @@ def first_line(db: Connection, request: ClaimRequest, now_s: int) -> int:
 
 
 def take_up(db: Connection, rows: list[tuple[str, int, str]], now_s: int, detail: str) -> int:
-    """End what nobody is at any more: rows of id, attempt and state; see `book.LEFT_OPEN`."""
+    """End what nobody is at any more: rows of id, attempt and state; see `states.LEFT_OPEN`."""
     for exchange_id, attempt, state in rows:
         after = LEFT_OPEN[State(state)]
         move(db, Turn(exchange_id, attempt), Change(State(state), after, detail=detail), now_s)

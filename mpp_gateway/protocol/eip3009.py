@@ -21,7 +21,9 @@ TYPE = (
 TYPE_HASH = eip712.type_hash(TYPE)
 _UINT = re.compile(r"[0-9]{1,78}")
 _NONCE = re.compile(r"0x[0-9a-fA-F]{64}")
-_SIGNATURE = re.compile(r"0x[0-9a-fA-F]{130}")
+_SIGNATURE = re.compile(r"0x(?:[0-9a-fA-F]{2}){65,2048}")
+"""65 bytes of a key, or what a contract wallet takes for a signature (ERC-1271)."""
+_KEY_SIGNATURE_BYTES = 65
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +45,8 @@ class Authorization:
     def from_payload(cls, payload: Mapping[str, Any]) -> Self:
         """Return the authorization of a credential's payload; raises InvalidPayload.
 
-        Numbers are decimal strings, bytes are hex with `0x`, the signature has 65 bytes. Members
-        that we do not know are ignored.
+        Numbers are decimal strings, bytes are hex with `0x`, the signature has 65 bytes or more.
+        Members that we do not know are ignored.
         """
         if payload.get("type", "authorization") != "authorization":
             raise InvalidPayload("The payload is not of the type `authorization`.")
@@ -57,6 +59,16 @@ class Authorization:
             nonce=_hex(payload, "nonce", _NONCE),
             signature=_hex(payload, "signature", _SIGNATURE),
         )
+
+    @property
+    def settled_signature(self) -> bytes:
+        """The signature as a token takes it: with v of 27 or 28 where a key has made it.
+
+        A contract wallet gets what it was shown, byte for byte.
+        """
+        if len(self.signature) != _KEY_SIGNATURE_BYTES or self.signature[-1] > 1:
+            return self.signature
+        return self.signature[:-1] + bytes((self.signature[-1] + 27,))
 
     def to_payload(self) -> dict[str, str]:
         """Return the payload a client would send: the inverse of `from_payload`."""

@@ -85,6 +85,9 @@ class Presented:
     settles_first: bool = False
     """Whether nobody can tell, without moving its money, that it will pay: then the upstream is not
     asked before."""
+    is_tied: bool = False
+    """Whether it counts for the challenge alone that it was first shown with: for a proof that
+    anybody can see, and that does not say itself for which challenge it is."""
 
     @property
     def record(self) -> PaymentRecord:

@@ -18,7 +18,7 @@ KINDS = {
 """Module of each kind; it has `open_rail(name, method, *, scheme, database, settle_s)` and, where
 the kind can look at its network, `open_statement(name, method, recipients)`."""
 
-RECORDS = ("mpp_gateway.rails.evm.submissions",)
+RECORDS = ("mpp_gateway.rails.evm.submissions", "mpp_gateway.rails.evm.relays")
 """Modules with tables of their own in the store; each has `sent_for(reading, proof_id)`."""
 
 type RailBuilder = Callable[..., Rail]

@@ -12,10 +12,13 @@ ENVIRON = {
     "MPP_SECRET_KEY": "k" * 44,
     "RECIPIENT": "0x" + "ab" * 20,
     "WEATHER_TOKEN": "marked-token",
+    "FEE_KEY": "0x" + "12" * 32,
     "STRIPE_SECRET_KEY": "sk_test_marked",
     "ANTHROPIC_API_KEY": "marked-anthropic",
     "OPENAI_API_KEY": "marked-openai",
     "PG_PASSWORD": "marked-password",
+    "RPC_URL": "https://rpc.example/marked",
+    "GAS_KEY": "11" * 32,
 }
 BLOCKS = [block for page in PAGES for block in blocks(page, "yaml")]
 README = ROOT / "README.md"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import pytest
 
 from mpp_gateway.failpoints import FailPoint
-from mpp_gateway.ledger.book import TRANSITIONS, State
+from mpp_gateway.ledger.states import TRANSITIONS, State
 from tests.support.deaths import BODY, Buyer, House, Seen, house
 from tests.support.evm import address, asking
 from tests.support.launcher import Trap

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mpp_gateway.ledger.book import Line, State, balances, standing
+from mpp_gateway.ledger.book import Line, balances, standing
+from mpp_gateway.ledger.states import State
 from mpp_gateway.protocol.credential import Credential
 from tests.support.client import RawClient
 from tests.support.evm import address, now

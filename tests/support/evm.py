@@ -157,6 +157,7 @@ def function_of(asked: dict[str, Any]) -> str:
         abi.BALANCE_OF: "balanceOf",
         abi.AUTHORIZATION_STATE: "authorizationState",
         abi.TRANSFER_WITH_AUTHORIZATION: "transferWithAuthorization",
+        abi.IS_VALID_SIGNATURE: "isValidSignature",
     }
     return names.get(selector, "")
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from mpp_gateway.crypto.keccak import keccak256
 from mpp_gateway.protocol.eip3009 import Authorization
+from mpp_gateway.protocol.permit2 import Permit, Witness
 
 WORD = 32
 UINT256_MAX = 2**256 - 1
@@ -38,8 +39,24 @@ TRANSFER_WITH_AUTHORIZATION = selector(
     "transferWithAuthorization(address,address,uint256,uint256,uint256,bytes32,uint8,bytes32,bytes32)"
 )
 
+TRANSFER_WITH_ANY_SIGNATURE = selector(
+    "transferWithAuthorization(address,address,uint256,uint256,uint256,bytes32,bytes)"
+)
+ALLOWANCE = selector("allowance(address,address)")
+NONCE_BITMAP = selector("nonceBitmap(address,uint256)")
+PERMIT_ONE = selector(
+    "permitWitnessTransferFrom(((address,uint256),uint256,uint256),(address,uint256),address,"
+    "bytes32,string,bytes)"
+)
+PERMIT_MANY = selector(
+    "permitWitnessTransferFrom(((address,uint256)[],uint256,uint256),(address,uint256)[],address,"
+    "bytes32,string,bytes)"
+)
+IS_VALID_SIGNATURE = selector("isValidSignature(bytes32,bytes)")
+
 TRANSFER_TOPIC = topic("Transfer(address,address,uint256)")
 AUTHORIZATION_USED_TOPIC = topic("AuthorizationUsed(address,bytes32)")
+NONCES_GIVEN_UP_TOPIC = topic("UnorderedNonceInvalidation(address,uint256,uint256)")
 AUTHORIZATION_CANCELED_TOPIC = topic("AuthorizationCanceled(address,bytes32)")
 
 
@@ -86,13 +103,19 @@ def transfer(to: bytes, value: int) -> bytes:
     return TRANSFER + address_word(to) + uint_word(value)
 
 
+def read_transfer(payload: bytes) -> tuple[bytes, int] | None:
+    """Return to whom and how much a call moves; None if it is no plain `transfer`."""
+    if payload[:4] != TRANSFER or len(payload) != 4 + 2 * WORD or any(payload[4:16]):
+        return None
+    return payload[16:36], int.from_bytes(payload[36:])
+
+
 def transfer_with_authorization(authorization: Authorization) -> bytes:
     """Return the call data that moves the money of `authorization` (EIP-3009, v r s form).
 
     A recovery id of 0 or 1 is written as 27 or 28, the only values that tokens take.
     """
-    signature = authorization.signature
-    v = signature[64] if signature[64] >= 27 else signature[64] + 27
+    signature = authorization.settled_signature
     return b"".join(
         (
             TRANSFER_WITH_AUTHORIZATION,
@@ -102,11 +125,67 @@ def transfer_with_authorization(authorization: Authorization) -> bytes:
             uint_word(authorization.valid_after),
             uint_word(authorization.valid_before),
             authorization.nonce,
-            uint_word(v),
+            uint_word(signature[64]),
             signature[:32],
             signature[32:64],
         )
     )
+
+
+def transfer_with_any_signature(authorization: Authorization) -> bytes:
+    """Return the call data that moves the money of a contract wallet (bytes form of EIP-3009)."""
+    head = b"".join(
+        (
+            address_word(authorization.sender),
+            address_word(authorization.recipient),
+            uint_word(authorization.value),
+            uint_word(authorization.valid_after),
+            uint_word(authorization.valid_before),
+            authorization.nonce,
+            uint_word(7 * WORD),
+        )
+    )
+    return TRANSFER_WITH_ANY_SIGNATURE + head + octets(authorization.signature)
+
+
+def is_valid_signature(digest: bytes, signature: bytes) -> bytes:
+    """Return the call data of `isValidSignature(digest, signature)` (ERC-1271)."""
+    return IS_VALID_SIGNATURE + digest + uint_word(2 * WORD) + octets(signature)
+
+
+def permit_transfer(permit: Permit, owner: bytes, witness: Witness) -> bytes:
+    """Return the call of Permit2 that makes the transfers of `permit`: one, or several at once."""
+    text, signature = octets(witness.type_string.encode()), octets(permit.settled_signature)
+    permitted = [address_word(m.token) + uint_word(m.permitted) for m in permit.moves]
+    details = [address_word(m.to) + uint_word(m.requested) for m in permit.moves]
+    terms = uint_word(permit.nonce) + uint_word(permit.deadline)
+    signed = address_word(owner) + witness.hash
+    if len(permit.moves) == 1:
+        start = 10 * WORD
+        offsets = uint_word(start) + uint_word(start + len(text))
+        return PERMIT_ONE + permitted[0] + terms + details[0] + signed + offsets + text + signature
+    # Behind the head: the permit, with its list behind its own head, then the list of details.
+    body = uint_word(3 * WORD) + terms + uint_word(len(permitted)) + b"".join(permitted)
+    listed = uint_word(len(details)) + b"".join(details)
+    tails = body, listed, text, signature
+    starts = [6 * WORD + sum(map(len, tails[:i])) for i in range(len(tails))]
+    at = [uint_word(start) for start in starts]
+    return b"".join((PERMIT_MANY, at[0], at[1], signed, at[2], at[3], *tails))
+
+
+def nonce_bitmap(owner: bytes, nonce: int) -> bytes:
+    """Return the call data of `nonceBitmap(owner, nonce >> 8)` (Permit2)."""
+    return NONCE_BITMAP + address_word(owner) + uint_word(nonce >> 8)
+
+
+def allowance(owner: bytes, spender: bytes) -> bytes:
+    """Return the call data of `allowance(owner, spender)`."""
+    return ALLOWANCE + address_word(owner) + address_word(spender)
+
+
+def octets(value: bytes) -> bytes:
+    """Return bytes of any length as they stand behind an offset: length, then padded words."""
+    return uint_word(len(value)) + value + bytes(-len(value) % WORD)
 
 
 @dataclass(frozen=True, slots=True)

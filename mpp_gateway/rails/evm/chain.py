@@ -5,12 +5,13 @@ from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from mpp_gateway.protocol.eip3009 import Authorization
+from mpp_gateway.protocol import permit2
 from mpp_gateway.rails.evm import abi
 from mpp_gateway.rails.evm.abi import Log
 from mpp_gateway.rails.jsonrpc import (
     JsonRpc,
     RpcFailed,
+    RpcRefused,
     hexadecimal,
     octets,
     quantity,
@@ -130,19 +131,65 @@ class ChainClient:
         """Tell whether the nonce was used or cancelled as of `block`."""
         return int.from_bytes(await self._view(abi.authorization_state(sender, nonce), block)) != 0
 
-    async def simulate(self, authorization: Authorization, submitter: bytes | None) -> None:
-        """Return if the transfer would succeed now; raises `RpcRefused` with the revert."""
+    async def allowance(self, owner: bytes, spender: bytes) -> int:
+        """Return the minor units that `spender` may move for `owner`."""
+        return int.from_bytes(await self._view(abi.allowance(owner, spender), "latest"))
+
+    async def permit_used(self, owner: bytes, nonce: int, block: str = "latest") -> bool:
+        """Tell whether a nonce of Permit2 was used or given up as of `block`."""
         call = {
-            "to": self._token,
-            "data": hexadecimal(abi.transfer_with_authorization(authorization)),
+            "to": hexadecimal(permit2.ADDRESS),
+            "data": hexadecimal(abi.nonce_bitmap(owner, nonce)),
         }
+        word = octets(await self._rpc.ask("eth_call", call, block))
+        if len(word) != abi.WORD:
+            raise RpcFailed("eth_call: there is no Permit2 on this chain")
+        return bool(int.from_bytes(word) >> (nonce & 0xFF) & 1)
+
+    async def simulate(
+        self,
+        payload: bytes,
+        submitter: bytes | None,
+        gas: int | None = None,
+        to: bytes | None = None,
+    ) -> None:
+        """Return if a call of the token, or of `to`, would succeed now; raises `RpcRefused`.
+
+        With `gas`, that much of it would have to do.
+        """
+        called = self._token if to is None else hexadecimal(to)
+        call = {"to": called, "data": hexadecimal(payload)}
         if submitter is not None:
             call["from"] = hexadecimal(submitter)
+        if gas is not None:
+            call["gas"] = hex(gas)
         await self._rpc.ask("eth_call", call, "latest")
 
-    async def estimate_gas(self, payload: bytes, submitter: bytes) -> int:
-        """Return the gas that a call of the token needs; raises `RpcRefused` if it would revert."""
-        call = {"from": hexadecimal(submitter), "to": self._token, "data": hexadecimal(payload)}
+    async def is_signed_by(self, wallet: bytes, digest: bytes, signature: bytes, gas: int) -> bool:
+        """Ask the contract at `wallet` whether it takes a signature (ERC-1271), with bounded gas.
+
+        False where there is no contract, or one that does not answer with the magic value.
+        """
+        if not octets(await self._rpc.ask("eth_getCode", hexadecimal(wallet), "latest")):
+            return False
+        payload = abi.is_valid_signature(digest, signature)
+        call = {"to": hexadecimal(wallet), "data": hexadecimal(payload), "gas": hex(gas)}
+        try:
+            answer = octets(await self._rpc.ask("eth_call", call, "latest"))
+        except RpcRefused as error:
+            words = error.message.lower()
+            if error.is_revert or "gas" in words or "opcode" in words:
+                return False
+            raise
+        return answer == abi.IS_VALID_SIGNATURE.ljust(abi.WORD, b"\0")
+
+    async def estimate_gas(self, to: bytes, payload: bytes, submitter: bytes) -> int:
+        """Return the gas that a call needs; raises `RpcRefused` if it would revert."""
+        call = {
+            "from": hexadecimal(submitter),
+            "to": hexadecimal(to),
+            "data": hexadecimal(payload),
+        }
         return quantity(await self._rpc.ask("eth_estimateGas", call))
 
     async def send(self, raw: bytes) -> None:
@@ -167,12 +214,27 @@ class ChainClient:
                 return None
         return TxReceipt(tx_hash, status == 1, number, logs)
 
+    async def made_by(self, tx_hash: str) -> tuple[bytes, bytes, bytes] | None:
+        """Return who has sent a transaction, to which contract, and with what call data."""
+        found = await self._rpc.ask("eth_getTransactionByHash", tx_hash)
+        if not isinstance(found, Mapping) or not found.get("to"):
+            return None
+        payload = found.get("input") or found.get("data")
+        return octets(found.get("from")), octets(found.get("to")), octets(payload)
+
     async def logs(
-        self, topics: Sequence[str | list[str] | None], first: int, last: int
+        self,
+        topics: Sequence[str | list[str] | None],
+        first: int,
+        last: int,
+        of: bytes | None = None,
     ) -> tuple[Log, ...]:
-        """Return the token's logs with `topics` from block `first` to `last`, both included."""
+        """Return the logs with `topics` from block `first` to `last`, both included.
+
+        Those of the token, or of another contract.
+        """
         where = {
-            "address": self._token,
+            "address": self._token if of is None else hexadecimal(of),
             "topics": list(topics),
             "fromBlock": hex(max(first, 0)),
             "toBlock": hex(last),

@@ -12,7 +12,9 @@ from mpp_gateway.rails.evm.facilitator import FacilitatorSettler
 from mpp_gateway.rails.evm.facilitator_client import FacilitatorClient
 from mpp_gateway.rails.evm.facilitators import Facilitators
 from mpp_gateway.rails.evm.inspection import Inspector
-from mpp_gateway.rails.evm.request import RPC_S, EvmSettings, Settler
+from mpp_gateway.rails.evm.relaying import Relay
+from mpp_gateway.rails.evm.relays import Relays
+from mpp_gateway.rails.evm.request import RPC_S, EvmSettings, Settler, Share
 from mpp_gateway.rails.evm.seller import EvmRail
 from mpp_gateway.rails.evm.statement import EvmStatement
 from mpp_gateway.rails.payment_scheme import PaymentScheme
@@ -34,7 +36,13 @@ def open_rail(
         rpc_s=min(settle_s, RPC_S),
         facilitator_s=settle_s,
         max_fee_wei=method.max_fee_wei,
+        types=method.credential_types,
+        takes_contracts=method.contract_wallets,
         x402=method.x402,
+        submitter=_account(method),
+        shares=tuple(
+            Share(parse_address(share.recipient), share.of_ten_thousand) for share in method.splits
+        ),
     )
     chain = None
     if method.rpc_url is not None:
@@ -44,8 +52,19 @@ def open_rail(
             settings.rpc_s,
             method.confirmations,
         )
+    relay = None
+    if chain is not None:
+        relay = Relay(settings, chain, Relays(database, settings.chain_id), scheme.ttl_s)
     settler = _settler(name, method, settings, chain, database)
-    return EvmRail(name, settings, scheme, settler, chain)
+    permits = None
+    if chain is not None and method.submit.private_key is not None:
+        # Imported here, as the settler is, and for it alone.
+        from mpp_gateway.rails.evm.own_key import OwnKeySettler  # noqa: PLC0415
+        from mpp_gateway.rails.evm.permits import Permits  # noqa: PLC0415
+
+        assert isinstance(settler, OwnKeySettler)
+        permits = Permits(settings, chain, settler)
+    return EvmRail(name, settings, scheme, settler, chain, relay, permits)
 
 
 def open_statement(name: str, method: EvmMethod, recipients: frozenset[str]) -> EvmStatement:
@@ -58,10 +77,14 @@ def open_statement(name: str, method: EvmMethod, recipients: frozenset[str]) -> 
     token = parse_address(method.token.address)
     chain = ChainClient(method.rpc_url.get_secret_value(), token, RPC_S, method.confirmations)
     payees = {parse_address(recipient) for recipient in {method.recipient, *recipients}}
-    givers = set()
-    if method.submit.private_key is not None:
-        givers.add(address_of(_key_of(method.submit.private_key)))
+    account = _account(method)
+    givers = set() if account is None else {account}
     return EvmStatement(name, chain, method.chain_id, token, payees, givers, method.confirmations)
+
+
+def _account(method: EvmMethod) -> bytes | None:
+    key = method.submit.private_key
+    return None if key is None else address_of(_key_of(key))
 
 
 def _settler(

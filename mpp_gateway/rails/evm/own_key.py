@@ -51,21 +51,31 @@ class OwnKeySettler:
 
     async def check(self, payment: Payment, now_s: int) -> None:
         """Simulate the transfer and look at the key's gas; see `Settler.check`."""
+        await self.check_call(payment.call, None, now_s, payment.gas_max)
+
+    async def check_call(
+        self, payload: bytes, to: bytes | None, now_s: int, gas_max: int | None = None
+    ) -> None:
+        """Simulate a call of the token, or of `to`, and look at the key's gas."""
         try:
             _, balance_wei, _ = await gathered(
-                self._chain.simulate(payment.authorization, self.address),
+                self._chain.simulate(payload, self.address, gas_max, to),
                 self._submitter.gas.look(now_s),
                 self._submitter.known_floor(),
             )
         except RpcRefused as error:
-            if error.is_revert:
+            if error.is_revert or (gas_max is not None and "gas" in error.message.lower()):
                 raise VerificationFailed(
-                    "The token would refuse this authorization.", private=error.message
+                    "The token would refuse this payment.", private=error.message
                 ) from error
             raise self._submitter.gas.unavailable(str(error)) from error
         except RpcFailed as error:
             raise self._submitter.gas.unavailable(str(error)) from error
         self._submitter.gas.check(balance_wei)
+
+    async def submit(self, call: Call, now_s: int) -> Submitted:
+        """Make a call and wait for its block; see `Submitter.submit`."""
+        return await self._submitter.submit(call, now_s)
 
     async def settle(self, payment: Payment, now_s: int) -> Attempt:
         """Submit, wait for a block, return what it says; see `Settler.settle`."""
@@ -73,16 +83,17 @@ class OwnKeySettler:
         call = Call(
             str(payment.key),
             payment.key.token,
-            abi.transfer_with_authorization(signed),
+            payment.call,
             # x402 buyers sign for as long as 2**256-1, which no store has a number for: the lease
             # of the nonce would fail, and a payment that was never sent be unknown for ever.
             min(signed.valid_before, FOREVER_S),
+            payment.gas_max,
         )
         done = await self._submitter.submit(call, now_s)
         if done.fate is Fate.REVERTS:
             return await self._judge_revert(payment, done.detail)
         if done.receipt is None:
-            return _attempt(done)
+            return attempt_of(done)
         if done.receipt.succeeded and abi.authorization_paid(
             done.receipt.logs, payment.key.nonce, payment.transfer
         ):
@@ -99,7 +110,7 @@ class OwnKeySettler:
         call = Call(ONCE + proof_id, token, abi.transfer(payer, amount_minor), FOREVER_S)
         done = await self._submitter.submit(call, now_s)
         if done.receipt is None:
-            return _attempt(done)
+            return attempt_of(done)
         paid = abi.Transfer(token, self.address, payer, amount_minor)
         if done.receipt.succeeded and any(paid.is_shown_by(log) for log in done.receipt.logs):
             return Attempt(Settlement.SETTLED, done.tx_hash)
@@ -123,6 +134,7 @@ class OwnKeySettler:
         return seen
 
 
-def _attempt(done: Submitted) -> Attempt:
+def attempt_of(done: Submitted) -> Attempt:
+    """Return what a call without a receipt means for the money that it was to move."""
     untried = done.fate is Fate.NOT_SENT
     return Attempt(STATES[done.fate], done.tx_hash, done.detail, is_untried=untried)

@@ -10,7 +10,7 @@ from mpp_gateway.protocol.challenge import Challenge
 from mpp_gateway.protocol.credential import Credential
 from mpp_gateway.protocol.eip3009 import Authorization
 from mpp_gateway.protocol.timestamps import parse_rfc3339
-from mpp_gateway.rails.evm.request import CREDENTIAL_TYPE, INTENT, METHOD, NonceForm, Terms
+from mpp_gateway.rails.evm.request import AUTHORIZATION, INTENT, METHOD, NonceForm, Terms
 
 LIFETIME_S = 600
 """How long an authorization lives at least: longer than the seller's upstream may take."""
@@ -71,7 +71,7 @@ def _read_terms(challenge: Challenge) -> Terms:
         terms = Terms.read(request)
     except ValueError as error:
         raise PaymentDeclined("the challenge's request cannot be read") from error
-    types = request["methodDetails"].get("credentialTypes", [CREDENTIAL_TYPE])
-    if not isinstance(types, list) or CREDENTIAL_TYPE not in types:
+    types = request["methodDetails"].get("credentialTypes", [AUTHORIZATION])
+    if not isinstance(types, list) or AUTHORIZATION not in types:
         raise PaymentDeclined("the seller does not take signed authorizations")
     return terms

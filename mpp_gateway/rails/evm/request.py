@@ -7,17 +7,42 @@ from typing import Any, Literal, Protocol, Self
 
 from mpp_gateway.crypto.addresses import checksum, parse_address
 from mpp_gateway.crypto.eip712 import Eip712Domain
-from mpp_gateway.protocol import jcs
+from mpp_gateway.protocol import jcs, permit2
 from mpp_gateway.protocol.eip3009 import Authorization
+from mpp_gateway.protocol.evm_transaction import SignedTransaction
 from mpp_gateway.protocol.money import Amount
+from mpp_gateway.protocol.problems import Problem
 from mpp_gateway.rails.base import Offer, Settlement
+from mpp_gateway.rails.evm import abi
 from mpp_gateway.rails.evm.abi import Transfer
 
 METHOD = "evm"
 INTENT = "charge"
-CREDENTIAL_TYPE = "authorization"
+AUTHORIZATION, TRANSACTION, HASH = "authorization", "transaction", "hash"
+PERMIT2 = "permit2"
+CONTRACT_GAS = 500_000
+"""What a contract wallet may burn, to check a signature or in a whole settlement."""
+SENT_BY_BUYERS = frozenset({TRANSACTION, HASH})
+"""Types of credential whose gas the buyer pays: nothing of ours can run out."""
 RPC_S = 10
+WHOLE_SHARE = 10_000
+"""A hundred percent, in hundredths of one."""
+_PERMIT_ID = re.compile(r"permit2:([1-9][0-9]*):(0x[0-9a-f]{40}):(0|[1-9][0-9]{0,77})")
+_TX_ID = re.compile(r"evmtx:([1-9][0-9]*):(0x[0-9a-f]{64})")
+_SOURCE = re.compile(r"did:pkh:eip155:([1-9][0-9]{0,15}):(0x[0-9a-fA-F]{40})")
 _PROOF_ID = re.compile(r"eip3009:([1-9][0-9]*):(0x[0-9a-f]{40}):(0x[0-9a-f]{40}):0x([0-9a-f]{64})")
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What somebody else gets of every price, in hundredths of a percent."""
+
+    recipient: bytes
+    of_ten_thousand: int
+
+    def of(self, amount_minor: int) -> int:
+        """Return the share of an amount, rounded down: the rest is the recipient's."""
+        return amount_minor * self.of_ten_thousand // WHOLE_SHARE
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +64,15 @@ class EvmSettings:
     facilitator_s: int = 20
     retry_after_s: int = 5
     max_fee_wei: int | None = None
+    types: tuple[str, ...] = (AUTHORIZATION,)
+    """The types of credential that are taken, the preferred one first."""
+    takes_contracts: bool = False
+    """Whether contract wallets can pay: a node is asked for their word then (ERC-1271)."""
     x402: bool = False
     """Whether x402 buyers may pay too."""
+    submitter: bytes | None = None
+    """The account of our own gas key: the only one that can use a permit of Permit2."""
+    shares: tuple[Share, ...] = ()
     domain: Eip712Domain = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -83,6 +115,45 @@ class PaymentKey:
         return purse(self.chain_id, self.token, self.sender)
 
 
+@dataclass(frozen=True, slots=True)
+class TxKey:
+    """Names one transaction for ever, whether its buyer or we have sent it."""
+
+    chain_id: int
+    tx_hash: str
+
+    def __str__(self) -> str:
+        """Return the proof id, in lower case: the same transaction never has two names."""
+        return f"evmtx:{self.chain_id}:{self.tx_hash.lower()}"
+
+    @classmethod
+    def parse(cls, proof_id: str) -> Self | None:
+        """Return the key that `proof_id` names; None for a proof of another type."""
+        match = _TX_ID.fullmatch(proof_id)
+        return None if match is None else cls(int(match[1]), match[2])
+
+
+@dataclass(frozen=True, slots=True)
+class PermitKey:
+    """Names one permit for ever: Permit2 keeps one flag per owner and nonce."""
+
+    chain_id: int
+    owner: bytes
+    nonce: int
+
+    def __str__(self) -> str:
+        """Return the proof id; the nonce is a number there, and has no leading zeros."""
+        return f"permit2:{self.chain_id}:0x{self.owner.hex()}:{self.nonce}"
+
+    @classmethod
+    def parse(cls, proof_id: str) -> Self | None:
+        """Return the key that `proof_id` names; None for a proof of another type."""
+        match = _PERMIT_ID.fullmatch(proof_id)
+        if match is None:
+            return None
+        return cls(int(match[1]), parse_address(match[2]), int(match[3]))
+
+
 def purse(chain_id: int, token: bytes, holder: bytes) -> str:
     """Return the name of what `holder` has of a token, in lower case (after CAIP-10, CAIP-19)."""
     return f"eip155:{chain_id}/erc20:0x{token.hex()}/0x{holder.hex()}"
@@ -93,12 +164,66 @@ def holder(purse: str) -> bytes:
     return parse_address(purse.rpartition("/")[2])
 
 
+def parse_source(source: str | None) -> tuple[int, bytes] | None:
+    """Return chain and address of a payer's DID (did:pkh), or None for anything else."""
+    match = _SOURCE.fullmatch(source or "")
+    return None if match is None else (int(match[1]), parse_address(match[2]))
+
+
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    """A signed transaction that we broadcast. It is kept in memory alone, and only till then."""
+
+    transaction: SignedTransaction = field(repr=False)
+    transfer: Transfer
+    issued_s: int
+    """When the challenge was made that it pays."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pushed:
+    """A transaction that the buyer says it has sent."""
+
+    tx_hash: str
+    transfer: Transfer
+    issued_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class Permitted:
+    """A checked permit of Permit2, and the movements that using it has to show."""
+
+    key: PermitKey
+    call: bytes = field(repr=False)
+    deadline: int
+    transfers: tuple[Transfer, ...]
+
+    @property
+    def total(self) -> int:
+        """What leaves the payer's purse."""
+        return sum(transfer.value for transfer in self.transfers)
+
+
 @dataclass(frozen=True, slots=True)
 class Payment:
     """A checked signature with the terms that it was checked against."""
 
     key: PaymentKey
     authorization: Authorization
+    is_of_contract: bool = False
+    """The signature is no key's, or another's: only the contract at the payer can know it."""
+
+    @property
+    def call(self) -> bytes:
+        """The call of the token that settles it."""
+        if self.is_of_contract:
+            return abi.transfer_with_any_signature(self.authorization)
+        return abi.transfer_with_authorization(self.authorization)
+
+    @property
+    def gas_max(self) -> int | None:
+        """What settling may burn: the payer's own code runs in it, at our cost."""
+        return CONTRACT_GAS if self.is_of_contract else None
 
     @property
     def transfer(self) -> Transfer:
@@ -118,6 +243,8 @@ class Attempt:
     """True if the chain was asked and the authorization is open: unused and unexpired."""
     is_untried: bool = False
     """REFUSED, for nothing was sent: the authorization is as good as before."""
+    refusal: Problem | None = None
+    """REFUSED: what to tell the buyer, where somebody has said why."""
 
 
 class Settler(Protocol):
@@ -162,6 +289,14 @@ class Settler(Protocol):
         ...
 
 
+def split(settings: EvmSettings, amount_minor: int) -> tuple[int, tuple[tuple[bytes, int], ...]]:
+    """Return what the recipient gets of an amount, and the shares that are not zero."""
+    shares = tuple(
+        (share.recipient, part) for share in settings.shares if (part := share.of(amount_minor))
+    )
+    return amount_minor - sum(part for _, part in shares), shares
+
+
 def build_offer(
     rail: str, settings: EvmSettings, price: Amount, recipient: str | None, description: str | None
 ) -> Offer:
@@ -174,15 +309,25 @@ def build_offer(
             f"the price has {price.asset.decimals} decimals, the token {settings.decimals}"
         )
     payee = settings.recipient if recipient is None else parse_address(recipient)
+    details: dict[str, Any] = {
+        "chainId": settings.chain_id,
+        "credentialTypes": list(settings.types),
+        "decimals": settings.decimals,
+    }
+    if PERMIT2 in settings.types and settings.submitter is not None:
+        details["permit2Address"] = checksum(permit2.ADDRESS)
+        # Not in the draft, which leaves out for whom to sign; SDKs have it under this name.
+        details["permit2Spender"] = checksum(settings.submitter)
+    _, shares = split(settings, price.minor)
+    if shares:
+        details["splits"] = [
+            {"amount": str(part), "recipient": checksum(to)} for to, part in shares
+        ]
     request: Mapping[str, Any] = {
         "amount": str(price.minor),
         "currency": checksum(settings.token),
         "recipient": checksum(payee),
-        "methodDetails": {
-            "chainId": settings.chain_id,
-            "credentialTypes": [CREDENTIAL_TYPE],
-            "decimals": settings.decimals,
-        },
+        "methodDetails": details,
     }
     return Offer(
         rail=rail,
@@ -203,6 +348,7 @@ class Terms:
     token: bytes
     recipient: bytes
     amount_minor: int
+    types: tuple[str, ...] = (AUTHORIZATION,)
 
     @classmethod
     def read(cls, request: Mapping[str, Any]) -> Self:
@@ -217,7 +363,14 @@ class Terms:
             raise ValueError("the request has no amount in base units")
         if not isinstance(currency, str) or not isinstance(recipient, str):
             raise ValueError("the request lacks currency or recipient")  # noqa: TRY004
-        return cls(chain_id, parse_address(currency), parse_address(recipient), int(amount))
+        types = details.get("credentialTypes") if isinstance(details, Mapping) else None
+        return cls(
+            chain_id,
+            parse_address(currency),
+            parse_address(recipient),
+            int(amount),
+            tuple(map(str, types)) if isinstance(types, list) else (AUTHORIZATION,),
+        )
 
 
 NonceForm = Literal["packed", "json"]

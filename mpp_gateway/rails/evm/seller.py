@@ -1,23 +1,20 @@
 """The seller's side of the `evm` rail: offers, challenges, credentials, settlement, receipts."""
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from mpp_gateway.crypto.addresses import checksum
-from mpp_gateway.crypto.secp256k1 import SignatureError, recover_address
 from mpp_gateway.errors import RailUnavailable, SettlementUnknown
 from mpp_gateway.ledger.book import PaymentRecord
 from mpp_gateway.protocol import eip3009
 from mpp_gateway.protocol.credential import Credential
-from mpp_gateway.protocol.eip3009 import Authorization
 from mpp_gateway.protocol.messages import Headers, RequestHead
 from mpp_gateway.protocol.money import Amount
 from mpp_gateway.protocol.problems import (
-    InvalidPayload,
     ParseError,
     PaymentInsufficient,
     VerificationFailed,
 )
-from mpp_gateway.protocol.timestamps import parse_rfc3339
 from mpp_gateway.protocol.x402 import response
 from mpp_gateway.protocol.x402_extensions import is_unchallenged
 from mpp_gateway.rails.base import (
@@ -34,16 +31,24 @@ from mpp_gateway.rails.evm import x402
 from mpp_gateway.rails.evm.abi import Transfer
 from mpp_gateway.rails.evm.chain import ChainClient, gathered
 from mpp_gateway.rails.evm.inspection import Inspector
+from mpp_gateway.rails.evm.reading import NOT_SIGNED, read_payment
+from mpp_gateway.rails.evm.relaying import Relay
 from mpp_gateway.rails.evm.request import (
-    CREDENTIAL_TYPE,
+    CONTRACT_GAS,
     INTENT,
     METHOD,
+    SENT_BY_BUYERS,
     Attempt,
     EvmSettings,
     Payment,
     PaymentKey,
+    PermitKey,
+    Permitted,
+    Pulled,
+    Pushed,
     Settler,
     Terms,
+    TxKey,
     build_offer,
     holder,
     purse,
@@ -52,8 +57,8 @@ from mpp_gateway.rails.evm.signing_name import check_signing_name
 from mpp_gateway.rails.jsonrpc import RpcFailed, RpcRefused
 from mpp_gateway.rails.payment_scheme import PaymentScheme
 
-LIFETIME_MAX_S = 3600
-"""An authorization may outlive its challenge, but not for longer than this from now."""
+if TYPE_CHECKING:
+    from mpp_gateway.rails.evm.permits import Permits
 
 
 class EvmRail:
@@ -68,17 +73,22 @@ class EvmRail:
         scheme: PaymentScheme,
         settler: Settler,
         chain: ChainClient | None = None,
+        relay: Relay | None = None,
+        permits: "Permits | None" = None,
     ) -> None:
         self.name = name
         self._settings = settings
         self._scheme = scheme
         self._settler = settler
         self._chain = chain
+        self._relay = relay
+        self._permits = permits
+        self._pays_gas = not SENT_BY_BUYERS.issuperset(settings.types)
         self._inspector = None if chain is None else Inspector(chain)
         self.capabilities = Capabilities(
             settles_at="headers",
             can_verify_without_moving_money=True,
-            can_refund=settler.refunds_from is not None,
+            can_refund=settler.refunds_from is not None and not settings.shares,
         )
 
     def offer(self, price: Amount, recipient: str | None, description: str | None) -> Offer:
@@ -110,28 +120,12 @@ class EvmRail:
         if not known and self._is_foreign(credential):
             return None
         offer = self._scheme.check(credential, own, binding, now_s)
-        if credential.payload.get("type") != CREDENTIAL_TYPE:
-            raise InvalidPayload("The payload is not of the type `authorization`.")
-        signed = Authorization.from_payload(credential.payload)
-        self._check_terms(credential, signed, offer)
-        self._check_times(credential, signed, now_s)
-        self._check_signature(signed)
-        key = PaymentKey(self._settings.chain_id, self._settings.token, signed.sender, signed.nonce)
-        return Presented(
-            rail=self.name,
-            offer=offer,
-            proof_id=str(key),
-            account=key.account,
-            payee=purse(key.chain_id, key.token, signed.recipient),
-            amount_minor=offer.amount.minor,
-            valid_until_s=signed.valid_before,
-            challenge_id=credential.challenge.id,
-            evidence=Payment(key, signed),
-        )
+        return read_payment(self.name, self._settings, credential, offer, now_s, self._scheme.ttl_s)
 
     async def ready(self, now_s: int) -> None:
         """Return if new payments can be taken now; raise `RailUnavailable`."""
-        await self._settler.ready(now_s)
+        if self._pays_gas:
+            await self._settler.ready(now_s)
 
     async def verify(self, presented: Presented, now_s: int) -> Verified:
         """Ask the chain and the settler whether the payment would go through now.
@@ -139,12 +133,15 @@ class EvmRail:
         Errors: `VerificationFailed`, `PaymentInsufficient`, `RailUnavailable`; `SettlementUnknown`
         when the proof was used and the chain does not show yet for what.
         """
+        if not isinstance(presented.evidence, Payment):
+            return await self._verify_other(presented, now_s)
         payment = self._payment(presented)
         if self._chain is None:
             await self._settler.check(payment, now_s)
             return Verified(None)
         key, was_unused = payment.key, False
         try:
+            await self._check_contract(payment)
             if is_unchallenged(presented.challenge_id):
                 # Before anybody is shown it: who asks later cannot tell a facilitator that takes
                 # the money at once from a stranger who copies an old payment from the chain.
@@ -172,6 +169,23 @@ class EvmRail:
             raise VerificationFailed("This authorization was used already.")
         return Verified(balance)
 
+    async def _verify_other(self, presented: Presented, now_s: int) -> Verified:
+        """Check a payment that is no authorization."""
+        match presented.evidence:
+            case Pushed() as pushed:
+                found: int | Attempt | None = await self._relaying().find(pushed)
+            case Pulled() as pulled:
+                # Nothing that the payer has can be counted on: of two transactions with one nonce
+                # only one is ever mined, and the seller would have worked for both.
+                found = await self._relaying().check(pulled)
+            case Permitted() as permitted:
+                found = await self._permitting().check(permitted, presented.record, now_s)
+            case _:
+                raise TypeError("not a payment that this rail has read")
+        if isinstance(found, Attempt):
+            return Verified(None, self._outcome(found, presented.record, now_s))
+        return Verified(found)
+
     async def _found_paid(self, presented: Presented, now_s: int) -> Outcome | None:
         seen = await self.look_up(presented.record, now_s)
         if seen.may_be_paid:
@@ -188,7 +202,12 @@ class EvmRail:
         """Move exactly the authorized amount; see `rails.base.Rail.settle`."""
         if amount_minor != presented.amount_minor:
             raise ValueError("an authorization moves the amount that was signed, no other")
-        attempt = await self._settler.settle(self._payment(presented), now_s)
+        if isinstance(presented.evidence, Pulled):
+            attempt = await self._relaying().send(presented.evidence, now_s)
+        elif isinstance(presented.evidence, Permitted):
+            attempt = await self._permitting().settle(presented.evidence, now_s)
+        else:
+            attempt = await self._settler.settle(self._payment(presented), now_s)
         return self._outcome(attempt, presented.record, now_s)
 
     async def look_up(self, record: PaymentRecord, now_s: int) -> Outcome:
@@ -201,9 +220,15 @@ class EvmRail:
         if not record.payee:
             # Written by a version that did not say. The buyer's credential does.
             return Outcome(State.UNKNOWN, detail="the store does not say who was paid")
-        key = PaymentKey.parse(record.proof_id)
-        if not self._is_own(key):
+        if not self._is_own(record):
             return Outcome(State.UNKNOWN, detail="it was paid with another token or chain")
+        if tx_key := TxKey.parse(record.proof_id):
+            attempt = await self._relaying().look_up(tx_key, record)
+            return self._outcome(attempt, record, now_s)
+        if permit_key := PermitKey.parse(record.proof_id):
+            attempt = await self._permitting().look_up(permit_key, record)
+            return self._outcome(attempt, record, now_s)
+        key = PaymentKey.parse(record.proof_id)
         transfer = Transfer(key.token, key.sender, holder(record.payee), record.amount_minor)
         sent = await self._settler.sent_for(record.proof_id)
         attempt = await self._inspector.trace(key, transfer, record.valid_until_s, sent)
@@ -211,9 +236,11 @@ class EvmRail:
 
     async def refund(self, record: PaymentRecord, now_s: int) -> Outcome:
         """Send the money back from the account that got it; see `rails.base.Rail.refund`."""
-        if not self._is_own(PaymentKey.parse(record.proof_id)):
+        if not self._is_own(record):
             # Paid in play money and configured for real by now: it would be paid back in real.
             return Outcome(State.REFUSED, detail="it was paid with another token or chain")
+        if self._settings.shares:
+            return Outcome(State.REFUSED, detail="others have got shares of it")
         if not record.payee or holder(record.payee) != self._settler.refunds_from:
             return Outcome(State.REFUSED, detail="the payee's key is not configured")
         attempt = await self._settler.refund(
@@ -259,7 +286,7 @@ class EvmRail:
     @property
     def withheld_for(self) -> str:
         """Why no offers should be made now; empty while they may be."""
-        return self._settler.withheld_for
+        return self._settler.withheld_for if self._pays_gas else ""
 
     async def close(self) -> None:
         """Release connections."""
@@ -269,55 +296,41 @@ class EvmRail:
 
     # Inside
 
-    def _is_own(self, key: PaymentKey) -> bool:
-        return (key.chain_id, key.token) == (self._settings.chain_id, self._settings.token)
+    def _is_own(self, record: PaymentRecord) -> bool:
+        own = purse(self._settings.chain_id, self._settings.token, bytes(20)).rpartition("/")[0]
+        return record.account.rpartition("/")[0] == own
+
+    def _permitting(self) -> "Permits":
+        if self._permits is None:
+            raise TypeError("without a gas key of our own there are no permits")
+        return self._permits
+
+    def _relaying(self) -> Relay:
+        if self._relay is None:
+            raise TypeError("without a node there are no transactions of buyers")
+        return self._relay
 
     def _is_foreign(self, credential: Credential) -> bool:
-        """Tell whether the credential is plainly for another evm rail: other chain or token."""
+        """Tell whether the credential is plainly for another evm rail: chain, token or types."""
         try:
             terms = Terms.read(credential.challenge.request_object)
         except (ParseError, ValueError):
             return False  # `PaymentScheme.check` refuses it, with the right reason
-        return (terms.chain_id, terms.token) != (self._settings.chain_id, self._settings.token)
+        settings = self._settings
+        own = settings.chain_id, settings.token, settings.types
+        return (terms.chain_id, terms.token, terms.types) != own
 
-    def _check_terms(self, credential: Credential, signed: Authorization, offer: Offer) -> None:
-        settings, challenge = self._settings, credential.challenge
-        if signed.nonce not in eip3009.challenge_hashes(challenge.id, challenge.realm):
-            # Without this line one signature pays for whichever challenge it is shown with.
-            raise VerificationFailed("The authorization was signed for another challenge.")
-        if signed.recipient != Terms.read(offer.request).recipient:
-            raise VerificationFailed("The authorization pays somebody else.")
-        if signed.value < offer.amount.minor:
-            raise PaymentInsufficient("The authorization is for less than the price.")
-        if signed.value > offer.amount.minor:
-            raise VerificationFailed("The authorization is for more than the price.")
-        did = f"did:pkh:eip155:{settings.chain_id}:0x{signed.sender.hex()}"
-        if credential.source is not None and credential.source.lower() != did:
-            raise VerificationFailed("The source is not the account that signed.")
-
-    @staticmethod
-    def _check_times(credential: Credential, signed: Authorization, now_s: int) -> None:
-        # Whether it lives long enough is asked once it is claimed: an earlier attempt with it may
-        # have an outcome that is not known yet, and its buyer must not be told to pay again.
-        if signed.valid_after > now_s:
-            raise VerificationFailed("The authorization is not valid yet.")
-        expires = credential.challenge.expires
-        challenge_ends = parse_rfc3339(expires) if expires is not None else now_s
-        # An outcome that cannot be known stays open until the authorization dies.
-        if signed.valid_before > max(challenge_ends, now_s + LIFETIME_MAX_S):
-            raise VerificationFailed("The authorization is valid for too long.")
-
-    def _check_signature(self, signed: Authorization) -> None:
-        try:
-            signer = recover_address(
-                eip3009.digest(signed, self._settings.domain), signed.signature
-            )
-        except SignatureError as error:
-            raise VerificationFailed(
-                "The signature is not one that the token accepts.", private=str(error)
-            ) from error
-        if signer != signed.sender:
-            raise VerificationFailed("The signature is not the payer's, or for another token.")
+    async def _check_contract(self, payment: Payment) -> None:
+        """Have the wallet itself say whether it has signed; asked each time, for it may change."""
+        if not payment.is_of_contract:
+            return
+        assert self._chain is not None
+        signed = payment.authorization
+        digest = eip3009.digest(signed, self._settings.domain)
+        if not await self._chain.is_signed_by(
+            signed.sender, digest, signed.signature, CONTRACT_GAS
+        ):
+            raise VerificationFailed(NOT_SIGNED)
 
     async def _balance(self, payment: Payment) -> int:
         assert self._chain is not None
@@ -335,6 +348,7 @@ class EvmRail:
                 detail=attempt.detail,
                 may_be_paid=unclear,
                 is_untried=attempt.is_untried,
+                refusal=attempt.refusal,
             )
         chain_id = self._settings.chain_id
         if is_unchallenged(record.challenge_id):

@@ -10,7 +10,7 @@ from mpp_gateway.rails.evm import abi
 from mpp_gateway.rails.evm.abi import Log
 from mpp_gateway.rails.evm.chain import ChainClient
 from mpp_gateway.rails.evm.inspection import LOG_WINDOWS
-from mpp_gateway.rails.evm.request import PaymentKey, holder, purse
+from mpp_gateway.rails.evm.request import PaymentKey, PermitKey, TxKey, holder, purse
 from mpp_gateway.rails.jsonrpc import RpcFailed, RpcRefused
 from mpp_gateway.rails.statement import Booked, Entry, Shown, Transferred
 
@@ -82,7 +82,13 @@ class EvmStatement:
 
     def shows(self, shown: Shown, booked: Booked) -> bool:
         """Tell whether this is the payment of the books. See `rails.statement.Statement`."""
-        if (shown.proof_id, shown.amount_minor) != (booked.proof_id, booked.amount_minor):
+        is_permit = PermitKey.parse(booked.proof_id) and TxKey.parse(shown.proof_id)
+        # A permit leaves no name in the logs: what its own transaction moved is what it paid, less
+        # the shares of others.
+        if is_permit and shown.amount_minor > booked.amount_minor:
+            return False
+        named = shown.proof_id, shown.amount_minor
+        if not is_permit and named != (booked.proof_id, booked.amount_minor):
             return False
         payee = _holder(booked.payee)
         # A record from before payees were written down: whoever of ours it is.
@@ -137,9 +143,13 @@ class EvmStatement:
                 is_from_us = moved.sender in self._givers
                 transfers.append(Transferred(source, target, moved.value, is_from_us))
                 others += is_ours
+                # What buyers send themselves carries no proof: only the books can say that it is a
+                # payment, so it is shown to whoever looks for it there and is never one too many.
+                key = str(TxKey(self._chain_id, reference))
+                payments.append(Shown(key, target, moved.value, is_ours=False))
                 continue
-            key = PaymentKey(self._chain_id, self._token, moved.sender, nonce)
-            payments.append(Shown(str(key), target, moved.value, is_ours))
+            proof = PaymentKey(self._chain_id, self._token, moved.sender, nonce)
+            payments.append(Shown(str(proof), target, moved.value, is_ours))
         return Entry(reference, number, tuple(payments), tuple(transfers), others)
 
     def _purse(self, address: bytes) -> str:

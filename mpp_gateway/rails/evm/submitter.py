@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 BUMP_AFTER_S = 12
 RESEND_AFTER_S = 1
 LEASE_TRIES = 3
+REVERTED = 3
+"""Code of a JSON-RPC error when a contract has refused."""
 POLLS_MS = (20, 50, 100, 200, 400)
 POLL_LAST_MS = 800
 
@@ -68,6 +70,8 @@ class Call:
     payload: bytes
     valid_until_s: int
     """Unix time after which it is of no use: then its nonce is filled with nothing."""
+    gas_max: int | None = None
+    """What it may burn; a call that needs more is not made."""
 
 
 class Fate(enum.Enum):
@@ -247,10 +251,13 @@ class Submitter:
         Simulated before a nonce is taken, so that a revert costs neither gas nor a gap.
         """
         gas, market, floor = await gathered(
-            self._chain.estimate_gas(call.payload, self.address),
+            self._chain.estimate_gas(call.to, call.payload, self.address),
             self.gas.market(now_s),
             self.known_floor(),
         )
+        if call.gas_max is not None and gas > call.gas_max:
+            # The payer's code runs in it, and can be cheap when it is asked and dear in a block.
+            raise RpcRefused(REVERTED, "it would burn too much gas")
         return Quote(gas * 5 // 4, market, floor)
 
     async def _follow(

@@ -9,9 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from mpp_gateway.crypto.addresses import checksum, parse_address
-from mpp_gateway.crypto.secp256k1 import SignatureError, recover_address
 from mpp_gateway.errors import MalformedPayment
-from mpp_gateway.protocol import eip3009, x402
+from mpp_gateway.protocol import x402
 from mpp_gateway.protocol.eip3009 import Authorization
 from mpp_gateway.protocol.messages import RequestHead
 from mpp_gateway.protocol.money import Amount
@@ -24,6 +23,7 @@ from mpp_gateway.protocol.problems import (
 )
 from mpp_gateway.protocol.x402_extensions import identifier
 from mpp_gateway.rails.base import Offer, Presented
+from mpp_gateway.rails.evm.reading import is_of_contract
 from mpp_gateway.rails.evm.request import EvmSettings, Payment, PaymentKey, purse
 
 VALID_UNTIL_MAX_S = 2**33
@@ -66,7 +66,7 @@ def read(
     if offer is None:
         return None
     _check_amount(payment, signed, offer)
-    _check_signature(signed, settings)
+    by_contract = is_of_contract(settings, signed)
     if signed.valid_after > now_s:
         raise VerificationFailed("The authorization is not valid yet.")
     if signed.valid_before <= now_s:
@@ -86,7 +86,7 @@ def read(
         valid_until_s=min(signed.valid_before, VALID_UNTIL_MAX_S),
         # In the place of a challenge's: of two payments under one id the books take one.
         challenge_id=identified,
-        evidence=Payment(key, signed),
+        evidence=Payment(key, signed, by_contract),
     )
 
 
@@ -126,17 +126,6 @@ def _check_amount(payment: x402.X402Payment, signed: Authorization, offer: Offer
         raise VerificationFailed("The authorization is for more than the price.")
     if payment.accepted is not None and payment.accepted.get("amount") != str(offer.amount.minor):
         raise VerificationFailed("The payment takes up an offer at another price.")
-
-
-def _check_signature(signed: Authorization, settings: EvmSettings) -> None:
-    try:
-        signer = recover_address(eip3009.digest(signed, settings.domain), signed.signature)
-    except SignatureError as error:
-        raise VerificationFailed(
-            "The signature is not one that the token accepts.", private=str(error)
-        ) from error
-    if signer != signed.sender:
-        raise VerificationFailed("The signature is not the payer's, or for another token.")
 
 
 def _address(value: object, name: str) -> bytes:

@@ -3,6 +3,8 @@
 import pytest
 
 from mpp_gateway.config.methods import KINDS
+from mpp_gateway.crypto.addresses import checksum
+from mpp_gateway.crypto.secp256k1 import address_of
 from mpp_gateway.protocol.money import Asset
 
 TOKEN = (
@@ -16,6 +18,7 @@ GOOD = {
     "submit": "{facilitator: https://facilitator.example}",
 }
 KEY = "0x" + "11" * 32
+KEY_ACCOUNT = checksum(address_of(bytes.fromhex(KEY[2:])))
 
 
 def text(name="evm", root="", **keys):
@@ -395,3 +398,79 @@ def test_a_well_known_token_with_other_decimals_is_refused(build):
     token = TOKEN.replace("decimals: 6", "decimals: 18")
 
     assert "expected `token.decimals` of 6" in build.mistake(text(token=token))
+
+
+def test_buyers_sign_authorizations_unless_the_seller_takes_more(build):
+    more = text(rpc_url="https://r.example", credential_types="[transaction, authorization]")
+
+    assert build.load(text()).methods["evm"].credential_types == ("authorization",)
+    assert build.load(more).methods["evm"].credential_types == ("transaction", "authorization")
+
+
+@pytest.mark.parametrize(
+    ("types", "rpc_url", "expected"),
+    [
+        ("[]", "https://r.example", "a list that is not empty"),
+        ("[transfer]", "https://r.example", "`authorization`"),
+        ("[hash, hash]", "https://r.example", "each of `credential_types` once"),
+        ("[hash]", "", "`rpc_url` too"),
+        ("[authorization, transaction]", "", "`rpc_url` too"),
+    ],
+)
+def test_types_that_cannot_be_verified_are_refused(build, types, rpc_url, expected):
+    assert expected in build.mistake(text(credential_types=types, rpc_url=rpc_url))
+
+
+def test_permits_are_signed_for_a_key_of_ours(build):
+    message = build.mistake(text(credential_types="[permit2]", rpc_url="https://r.example"))
+
+    assert "`submit.private_key` too" in message
+    assert build.load(own_key(credential_types="[permit2]")).methods["evm"]
+
+
+SPLIT = '[{recipient: "0x' + "c1" * 20 + '", percent: "2.5"}]'
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ({}, "`credential_types: [permit2]`"),
+        ({"credential_types": "[permit2, authorization]"}, "`credential_types: [permit2]`"),
+        ({"recipient": '"0x' + "c1" * 20 + '"'}, "each recipient once"),
+        (
+            {"splits": SPLIT.replace("2.5", "99.99").replace("]", ", " + SPLIT[1:])},
+            "less than 100",
+        ),
+    ],
+)
+def test_splits_that_cannot_be_paid_are_refused(build, keys, expected):
+    types = {"credential_types": "[permit2]"} if keys else {}
+
+    assert expected in build.mistake(own_key(**({"splits": SPLIT} | types | keys)))
+
+
+def test_a_method_with_splits_gives_no_refunds(build):
+    keys = {"credential_types": "[permit2]", "recipient": f'"{KEY_ACCOUNT}"'}
+
+    whole = build.load(own_key(**keys)).methods["evm"]
+    shared = build.load(own_key(**keys, splits=SPLIT)).methods["evm"]
+
+    assert (whole.can_refund(None), shared.can_refund(None)) == (True, False)
+
+
+def test_x402_buyers_sign_authorizations(build):
+    keys = {"credential_types": "[hash]", "rpc_url": "https://r.example", "x402": "true"}
+
+    assert "what x402 buyers sign" in build.mistake(text(**keys))
+
+
+def test_hashes_are_warned_of(build):
+    (warning,) = build.load(text(credential_types="[hash]", rpc_url="https://r.example")).warnings
+
+    assert "whoever sees a buyer's transfer can claim it first" in str(warning)
+
+
+def test_contract_wallets_are_asked_through_a_node(build):
+    assert "`rpc_url` too" in build.mistake(text(contract_wallets="true"))
+    method = build.load(text(contract_wallets="true", rpc_url="https://r.example")).methods["evm"]
+    assert method.contract_wallets

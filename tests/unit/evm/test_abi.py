@@ -1,16 +1,19 @@
 """Call data and logs, against published values and against an attacker's transaction."""
 
 import hashlib
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from eth_abi import encode
 
 import mpp_gateway.demo
 from mpp_gateway.demo.chain import token_artifact
 from mpp_gateway.protocol.eip3009 import Authorization
 from mpp_gateway.rails.evm import abi
 from mpp_gateway.rails.evm.abi import Log, Transfer, authorization_paid
+from tests.support import contracts
 
 TOKEN, PAYER, PAYEE, NONCE = b"\1" * 20, b"\2" * 20, b"\3" * 20, b"\4" * 32
 EXPECTED = Transfer(TOKEN, PAYER, PAYEE, 1000)
@@ -34,6 +37,8 @@ def moved(value: int = 1000, to: bytes = PAYEE, token: bytes = TOKEN) -> Log:
         (abi.TRANSFER_WITH_AUTHORIZATION, "e3ee160e"),
         (abi.DOMAIN_SEPARATOR, "3644e515"),
         (abi.EIP712_DOMAIN, "84b0196e"),
+        (abi.TRANSFER_WITH_ANY_SIGNATURE, "cf092995"),
+        (abi.IS_VALID_SIGNATURE, "1626ba7e"),
         (
             abi.TRANSFER_TOPIC,
             "ddf252ad1be2c89b69c2b068fc378daa952ba7f163c4a11628f55a4df523b3ef",
@@ -103,4 +108,24 @@ def test_the_compiled_token_is_the_source_that_is_here():
     source = Path(mpp_gateway.demo.__path__[0], "token.sol").read_bytes()
     assert token_artifact()["source_sha256"] == hashlib.sha256(source).hexdigest(), (
         "run scripts/compile-token"
+    )
+
+
+@pytest.mark.parametrize("name", contracts.NAMES)
+def test_the_compiled_stand_ins_are_the_sources_that_are_here(name):
+    source = (contracts.HERE / f"{name}.sol").read_bytes()
+    artifact = json.loads((contracts.HERE / f"{name}.json").read_text())
+    assert artifact["source_sha256"] == hashlib.sha256(source).hexdigest(), (
+        "run scripts/compile-token"
+    )
+
+
+def test_a_signature_of_any_length_is_encoded_as_solidity_does():
+    signed = Authorization(b"\1" * 20, b"\2" * 20, 5, 6, 7, b"\3" * 32, b"\4" * 70)
+    types = ["address", "address", "uint256", "uint256", "uint256", "bytes32", "bytes"]
+    values = [signed.sender, signed.recipient, 5, 6, 7, signed.nonce, signed.signature]
+
+    assert abi.transfer_with_any_signature(signed)[4:] == encode(types, values)
+    assert abi.is_valid_signature(b"\5" * 32, b"\6" * 65)[4:] == encode(
+        ["bytes32", "bytes"], [b"\5" * 32, b"\6" * 65]
     )

@@ -208,7 +208,8 @@ def test_the_other_half_of_a_signature_is_refused():
         ("signature", None),
         ("signature", "0x"),
         ("signature", "0x" + "0" * 128),
-        ("signature", "0x" + "0" * 132),
+        ("signature", "0x" + "0" * 133),
+        ("signature", "0x" + "0" * 4_098),
         ("signature", 7),
     ],
 )

@@ -11,16 +11,13 @@ import pytest
 
 from mpp_gateway.ledger.book import (
     HELD_KEPT_S,
-    LEFT_OPEN,
     NEVER_HELD_KEPT_S,
-    TRANSITIONS,
     Claim,
     Claimed,
     ClaimRequest,
     IllegalTransition,
     OverPosted,
     PaymentRecord,
-    State,
     Turn,
 )
 from mpp_gateway.ledger.database import Database
@@ -33,6 +30,7 @@ from mpp_gateway.ledger.exchanges import (
 )
 from mpp_gateway.ledger.schema import EXCHANGES_SCHEMA, QUESTIONS_SCHEMA
 from mpp_gateway.ledger.sql import Connection, StoreUnavailable
+from mpp_gateway.ledger.states import LEFT_OPEN, TRANSITIONS, State
 from tests.support.ledger import PATHS, swept, taken_up
 from tests.support.stores import Place, SqlitePlace
 
@@ -372,6 +370,21 @@ def test_many_claims_from_two_processes_worth_of_writers_are_one_claim(place):
     finally:
         for store in stores:
             store.close()
+
+
+@pytest.mark.parametrize("state", [State.CREDITED, State.UNKNOWN, State.SETTLED, State.CLAIMED])
+def test_a_tied_proof_is_for_the_challenge_that_it_was_first_shown_with(books: Books, state):
+    """Anybody can see a transaction: whoever copies it must not have what its buyer is owed."""
+    books.at(state, "p", 1, challenge_id="c")
+    stolen = books.claim("p", 2, challenge_id="other", is_tied=True)
+    assert (stolen.claim, books.state("x1")) == (Claim.SPENT, state)
+
+    assert books.claim("p", 3, challenge_id="c", is_tied=True).claim is not Claim.SPENT
+
+
+def test_a_tied_proof_that_paid_nothing_may_be_shown_with_another_challenge(books: Books):
+    books.at(State.RELEASED, "p", 1, challenge_id="c")
+    assert books.claim("p", 2, challenge_id="other", is_tied=True).claim is Claim.FRESH
 
 
 def test_a_challenge_is_used_once_whoever_pays_it(books):
