@@ -25,6 +25,7 @@ from tests.support.paid import (
 from tests.support.stores import SqlitePlace
 from tests.support.x402 import (
     X402Buyer,
+    as_x402,
     decoded,
     encoded,
     proof,
@@ -104,6 +105,14 @@ def test_a_payment_that_was_found_good_and_then_submitted_by_a_stranger_is_serve
     assert (response[0], settled(response)["transaction"]) == (200, tx_hash)
     assert buyer.send(payment)[0] == 402
     assert (buyer.paid.balance(), buyer.paid.hits) == (PRICE, 2)
+
+
+def test_a_payment_that_a_stranger_submits_while_it_is_looked_at_is_served(buyer: X402Buyer):
+    credential = buyer.paid.buy()
+    buyer.paid.node.then["eth_call authorizationState"] = lambda: buyer.paid.submit(credential)
+
+    assert buyer.send(as_x402(credential))[0] == 200
+    assert (buyer.paid.balance(), buyer.paid.states()) == (PRICE, {"settled": 1})
 
 
 @pytest.mark.parametrize("step", ["/verify", "/settle"])
