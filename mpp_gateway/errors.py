@@ -43,6 +43,12 @@ class Forbidden(GatewayProblem):
     slug, title, status = "forbidden", "Forbidden", 403
 
 
+class Unpriced(GatewayProblem):
+    """The call has no price and is not named as free: with `strict_pricing` nobody gets it."""
+
+    slug, title, status = "unpriced", "Unpriced", 403
+
+
 class NotFound(GatewayProblem):
     """No service or no route of the configuration has this path."""
 

@@ -11,7 +11,7 @@ from typing import Any
 from mpp_gateway.cli import ledger
 from mpp_gateway.cli.exits import LEDGER_EXIT_CODES
 from mpp_gateway.cli.grammar import Verbs, add_verb, config_argument, json_argument
-from mpp_gateway.ledger.book import State
+from mpp_gateway.ledger.states import State
 
 GROUP = "ledger"
 LIMIT = 20

@@ -13,9 +13,9 @@ from mpp_gateway.cli.progress import Tick
 from mpp_gateway.config.model import GatewayConfig
 from mpp_gateway.ledger import inquiry
 from mpp_gateway.ledger.audit import Audit
-from mpp_gateway.ledger.book import State
 from mpp_gateway.ledger.inquiry import Balance, JournalLine, KeptNote, Purse, Record
 from mpp_gateway.ledger.reading import Reading
+from mpp_gateway.ledger.states import State
 from mpp_gateway.protocol.money import Asset, format_minor, format_short
 from mpp_gateway.protocol.timestamps import format_rfc3339
 from mpp_gateway.rails.base import Sent

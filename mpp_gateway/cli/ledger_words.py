@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
-from mpp_gateway.ledger.book import State
 from mpp_gateway.ledger.inquiry import Record
+from mpp_gateway.ledger.states import State
 from mpp_gateway.protocol.timestamps import format_rfc3339
 
 _ALWAYS: Mapping[str, str] = {

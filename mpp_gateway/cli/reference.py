@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 
 from mpp_gateway import errors, events
 from mpp_gateway.cli.main import parser, verbs
-from mpp_gateway.ledger.book import TRANSITIONS, State
+from mpp_gateway.ledger.states import TRANSITIONS, State
 from mpp_gateway.protocol.problems import Problem
 
 WIDTH = 92
@@ -38,6 +38,7 @@ REMEDIES: Mapping[str, str] = {
     "ambiguous-credentials": "Send one credential.",
     "malformed-payment": "Mend the payment's encoding or members; nothing was charged.",
     "forbidden": "Do not repeat it: no payment makes it allowed.",
+    "unpriced": "Do not repeat it: the seller has to name the call, with a price or as free.",
     "not-found": "Read `/llms.txt` or `/openapi.json` for what is sold.",
     "method-not-allowed": "Use a method of the `Allow` field.",
     "request-timeout": "Send the request faster.",

@@ -91,6 +91,7 @@ def load_text(text: str, filename: str, environ: Mapping[str, str]) -> GatewayCo
         idempotency=Idempotency(**root.idempotency.model_dump()),
         cors=Cors(frozenset(root.cors.origins), root.cors.max_age_s) if root.cors else None,
         payment_page=root.payment_page,
+        strict_pricing=root.strict_pricing,
         challenge_ttl_s=root.challenge_ttl_s,
         credit_s=root.credit_s,
         categories=root.categories,

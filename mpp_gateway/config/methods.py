@@ -317,8 +317,9 @@ class EvmMethod(MethodSettings):
 
     @property
     def told_apart_by(self) -> tuple[str, ...]:
-        """Chain and token."""
-        return self.kind, f"chain {self.chain_id}", self.token.address.lower()
+        """Chain, token, and what buyers pay with: a challenge names all three."""
+        paid_with = f"paid by {', '.join(self.credential_types)}"
+        return self.kind, f"chain {self.chain_id}", self.token.address.lower(), paid_with
 
     @property
     def known_token(self) -> KnownToken | None:

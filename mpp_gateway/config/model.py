@@ -127,6 +127,21 @@ class Price:
 
 
 @dataclass(frozen=True, slots=True)
+class FreeCalls:
+    """What each client has without paying, in a period; `scope` names what is counted together."""
+
+    count: int
+    per: Literal["minute", "hour", "day"]
+    total: int
+    scope: str
+
+    @property
+    def per_s(self) -> int:
+        """The length of the period."""
+        return {"minute": 60, "hour": 3600, "day": 86_400}[self.per]
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     """One entry of a service's `routes`, with all that it inherits."""
 
@@ -139,6 +154,7 @@ class Route:
     on_failure: Literal["credit", "refund"] | None = None
     """What a call becomes that was paid for and not delivered; None: what its rail does."""
     digest: bool = False
+    free_calls: FreeCalls | None = None
     title: str | None = None
     description: str | None = None
     docs_llms_url: str | None = None
@@ -207,6 +223,8 @@ class GatewayConfig:
     limits: Limits = Limits()
     idempotency: Idempotency = Idempotency()
     cors: Cors | None = None
+    strict_pricing: bool = False
+    """Whether free routes that are not named exactly let nobody through."""
     payment_page: bool = True
     """Whether who asks for HTML gets a 402 as a page to pay on."""
     challenge_ttl_s: int = 300

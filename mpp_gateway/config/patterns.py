@@ -57,6 +57,20 @@ class Pattern:
         pairs = zip(self.segments, other.segments, strict=False)
         return all(a == b or (a.startswith(":") and b != "") for a, b in pairs)
 
+    def meets(self, other: "Pattern") -> bool:
+        """Tell whether some path matches both patterns."""
+        mine, others = len(self.segments), len(other.segments)
+        if (mine > others and not other.open_ended) or (others > mine and not self.open_ended):
+            return False
+        if self.open_ended != other.open_ended and mine == others:
+            return False
+        pairs = zip(self.segments, other.segments, strict=False)
+        return all(a == b or _may_equal(a, b) or _may_equal(b, a) for a, b in pairs)
+
+
+def _may_equal(parameter: str, segment: str) -> bool:
+    return parameter.startswith(":") and segment != ""
+
 
 def parse_pattern(text: str) -> Pattern:
     """Read a path pattern; ValueError says what is wrong with it."""

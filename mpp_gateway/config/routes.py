@@ -8,7 +8,7 @@ from typing import Any
 from mpp_gateway.config.context import Context, merge_timeouts
 from mpp_gateway.config.credentials import check_headers, fields_for, form_auth
 from mpp_gateway.config.document import Path
-from mpp_gateway.config.model import NOTHING, Price, Route, Timeouts
+from mpp_gateway.config.model import NOTHING, FreeCalls, Price, Route, Timeouts
 from mpp_gateway.config.patterns import parse_route_key
 from mpp_gateway.config.presets import Preset
 from mpp_gateway.config.prices import resolve_prices
@@ -16,7 +16,16 @@ from mpp_gateway.config.report import check, show
 from mpp_gateway.config.settings import RouteSettings, ServiceSettings
 
 PRICE_KEYS = ("charge", "units", "offers")
-PAID_KEYS = (*PRICE_KEYS, "methods", "recipient", "settle", "on_failure", "digest", "charge_on")
+PAID_KEYS = (
+    *PRICE_KEYS,
+    "methods",
+    "recipient",
+    "settle",
+    "on_failure",
+    "digest",
+    "charge_on",
+    "free_calls",
+)
 """Keys without effect on a free route."""
 BODILESS_METHODS = frozenset({"GET", "HEAD"})
 
@@ -56,6 +65,7 @@ def resolve_route(
         settle=settings.settle or "on_success",
         on_failure=settings.on_failure,
         digest=bool(settings.digest),
+        free_calls=None if is_free else _free_calls(context, facts.service, settings, path),
         title=settings.title or _known_title(facts.preset, bare),
         description=settings.description,
         docs_llms_url=settings.docs_llms_url,
@@ -69,6 +79,20 @@ def resolve_route(
     _check_told_apart(context, settings, prices, path)
     _check_refund(context, route, path)
     return route
+
+
+def _free_calls(
+    context: Context, service: ServiceSettings, route: RouteSettings, path: Path
+) -> FreeCalls | None:
+    """Return the free calls that are nearest to a route: its own, its service's, the root's."""
+    levels = ((context.root.free_calls, ()), (service.free_calls, path[1:2]))
+    given, scope = None, ""
+    for settings, names in (*levels, (route.free_calls, (path[1], path[-1]))):
+        if settings is not None:
+            given, scope = settings, " ".join(map(str, names))
+    if given is None or not given.count:
+        return None
+    return FreeCalls(given.count, given.per, given.total, scope)
 
 
 def _what_a_route_is() -> str:

@@ -162,7 +162,26 @@ def _routes(
             warnings.append(Mistake(document.file, line, format_path(where), message))
         routes.append(route)
         patterns.append(pattern)
+    if context.root.strict_pricing:
+        for route, why in _unpriced(routes, patterns):
+            where = (*path, "routes", route.key)
+            line = document.line(where)
+            warnings.append(Mistake(document.file, line, format_path(where), why))
     return tuple(routes)
+
+
+def _unpriced(routes: list[Route], patterns: list[Pattern]) -> Iterator[tuple[Route, str]]:
+    """Say which free routes let nobody through under `strict_pricing`, or not everybody."""
+    for place, (route, pattern) in enumerate(zip(routes, patterns, strict=True)):
+        if not route.free:
+            continue
+        if route.method is None or pattern.open_ended:
+            yield route, "refused by `strict_pricing`: name the method, and each path without `*`"
+            continue
+        for other, priced in zip(routes[place + 1 :], patterns[place + 1 :], strict=True):
+            is_rival = not other.free and other.method in (None, route.method)
+            if is_rival and pattern.meets(priced) and not priced.covers(pattern):
+                yield route, f'refused by `strict_pricing` where "{other.key}" has a price for it'
 
 
 def _doubts(preset: Preset | None, method: str | None, pattern: Pattern) -> Iterator[str]:

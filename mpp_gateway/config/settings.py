@@ -203,6 +203,20 @@ class OfferSettings(Strict):
         return self
 
 
+class FreeCallSettings(Strict):
+    """Calls of priced routes that each client has without paying. Counted in the store."""
+
+    count: Annotated[Count, Field(ge=0, le=1_000_000)] = Field(
+        description="How many of them a client has in each period. `0`: none."
+    )
+    per: Literal["minute", "hour", "day"] = Field(
+        default="day", description="The period, by UTC: a day begins at midnight."
+    )
+    total: Annotated[Count, Field(ge=1, le=1_000_000_000)] = Field(
+        default=100_000, description="How many all clients together have in a period."
+    )
+
+
 class RouteSettings(Strict):
     """A paid route, or a free one when it has no price: `free: true`."""
 
@@ -254,6 +268,11 @@ class RouteSettings(Strict):
     body_limit_bytes: Bytes | None = Field(
         default=None,
         description=("Longest body of a `digest` route; overrides `limits.request_body_bytes`."),
+    )
+    free_calls: FreeCallSettings | None = Field(
+        default=None,
+        description="Calls of this route that each client has without paying, instead of those of"
+        " the service or the root.",
     )
     title: ShortText | None = Field(default=None, description="For the discovery documents.")
     description: Text | None = Field(
@@ -308,6 +327,11 @@ class ServiceSettings(Strict):
     )
     methods: Names | None = Field(
         default=None, min_length=1, description="Narrows the methods of all routes."
+    )
+    free_calls: FreeCallSettings | None = Field(
+        default=None,
+        description="Calls of this service that each client has without paying: of all its routes"
+        " together, but those that say something else.",
     )
     timeouts: TimeoutSettings = Field(
         default=TimeoutSettings(), description="Overrides for this service."
@@ -385,11 +409,22 @@ class RootSettings(Strict):
         description="A paid request with an `Idempotency-Key` that is sent again, with the same"
         " credential and body, gets the same answer; the upstream is not asked.",
     )
+    free_calls: FreeCallSettings | None = Field(
+        default=None,
+        description="Calls of priced routes that each client has without paying: of all services"
+        " together, but those that say something else. A client is what `limits` counts as one.",
+    )
     cors: CorsSettings | None = Field(
         default=None,
         description="Lets pages in a browser pay and call. The gateway then answers every preflight"
         " itself, free of charge, and what upstreams say of CORS is replaced. Without it their"
         " words pass as they are, and no page sees a price.",
+    )
+    strict_pricing: Flag = Field(
+        default=False,
+        description="`true`: a call without a price is refused unless a free route names it, with"
+        " its method and without `*`, and no other route has a price for it. `check` lists the free"
+        " routes that are refused so.",
     )
     payment_page: Flag = Field(
         default=True,

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mpp_gateway.config.methods import Method
-from mpp_gateway.config.model import GatewayConfig, Route, Service
+from mpp_gateway.config.model import FreeCalls, GatewayConfig, Route, Service
 from mpp_gateway.discovery.site import Site
 from mpp_gateway.gateway.snapshot import Snapshot
 from mpp_gateway.protocol.money import Amount, Asset, format_short
@@ -56,6 +56,8 @@ class Entry:
     title: str | None
     description: str | None
     docs_llms_url: str | None
+    free_calls: FreeCalls | None = None
+    """What each client has without paying."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +123,7 @@ def _entry(snapshot: Snapshot, service: Service, route: Route, mount: str) -> En
         title=route.title,
         description=route.description,
         docs_llms_url=route.docs_llms_url,
+        free_calls=route.free_calls,
     )
 
 

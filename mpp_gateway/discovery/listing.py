@@ -54,7 +54,11 @@ def _details(catalog: Catalog, shop: Shop) -> dict[str, Any]:
 
 def _route(entry: Entry) -> dict[str, Any]:
     # `method: null` takes any method; `payment: null` is free. Both are said, never left out.
-    payment = None if entry.free else {"offers": [_offer(p) for p in entry.payments]}
+    payment: dict[str, Any] | None = None
+    if not entry.free:
+        payment = {"offers": [_offer(p) for p in entry.payments]}
+        if (free := entry.free_calls) is not None:
+            payment["freeCalls"] = {"count": free.count, "per": free.per}
     return {
         "method": entry.method,
         "path": entry.path,

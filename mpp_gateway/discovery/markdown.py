@@ -113,7 +113,9 @@ def _entry(entry: Entry) -> list[str]:
 def _price(entry: Entry) -> str:
     if entry.free:
         return "free"
-    return " or ".join(_words(payment) for payment in entry.payments) or "see the 402 answer"
+    price = " or ".join(_words(payment) for payment in entry.payments) or "see the 402 answer"
+    free = entry.free_calls
+    return price if free is None else f"{price}; {free.count} free for each client a {free.per}"
 
 
 def _words(payment: Payment) -> str:

@@ -227,6 +227,8 @@ def _operation(operation: Operation, scope: _Scope) -> dict[str, Any]:
     members["responses"] = {**paid, "402": {"$ref": "#/components/responses/PaymentRequired"}}
     if entry.payments:
         members["x-payment-info"] = {"offers": [_offer(p, scope) for p in entry.payments]}
+    if entry.free_calls is not None:
+        members["x-free-calls"] = {"count": entry.free_calls.count, "per": entry.free_calls.per}
     return members
 
 

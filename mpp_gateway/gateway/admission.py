@@ -20,6 +20,7 @@ from mpp_gateway.gateway import credentials, idempotency, settlement
 from mpp_gateway.gateway.answers import problem_answer
 from mpp_gateway.gateway.ceilings import check_ceiling, set_ceiling
 from mpp_gateway.gateway.exchange import Exchange, event
+from mpp_gateway.gateway.free_calls import take_or_refuse
 from mpp_gateway.gateway.machine import Clock, Machine, emit, move, perform
 from mpp_gateway.gateway.snapshot import Snapshot
 from mpp_gateway.gateway.steps import (
@@ -34,17 +35,19 @@ from mpp_gateway.gateway.steps import (
     TakeToken,
     Verify,
 )
-from mpp_gateway.ledger.book import Claim, Claimed, ClaimRequest, State, Turn
+from mpp_gateway.ledger.book import Claim, Claimed, ClaimRequest, Turn
+from mpp_gateway.ledger.states import State
 from mpp_gateway.protocol.cors import is_preflight
 from mpp_gateway.protocol.messages import Answer, RequestHead
 from mpp_gateway.protocol.problems import (
     InvalidChallenge,
     PaymentExpired,
     PaymentInsufficient,
+    PaymentRequired,
     Problem,
     VerificationFailed,
 )
-from mpp_gateway.protocol.x402_extensions import is_identifier
+from mpp_gateway.protocol.x402_extensions import is_identifier, is_unchallenged
 from mpp_gateway.rails.base import (
     Binding,
     Outcome,
@@ -64,6 +67,7 @@ from mpp_gateway.routing.table import Match, Preflight
 ALREADY_PAID = 1 << 256
 IN_PROGRESS_RETRY_S = 1
 SECOND_MS = 1000
+CLAIM_KEPT_MAX_S = 2 * 3600
 
 
 @dataclass(slots=True)
@@ -77,6 +81,8 @@ class Admission:
     of this one is looked after."""
     found: Outcome | None = None
     """Set when the rail has shown that the money moved, and no record of ours says so yet."""
+    was_held: bool = False
+    """Whether this very payment was found good here before its money moved."""
     earlier: Answer | ReadBody | None = None
     """What the same request was answered before: nothing more is asked of anybody."""
 
@@ -219,7 +225,11 @@ def _read_credential(admission: Admission) -> Generator[Effect, Reply]:
     exchange = admission.exchange
     if exchange.binding is None:
         return
-    found = credentials.find(exchange, admission.clock.now_s)
+    try:
+        found = credentials.find(exchange, admission.clock.now_s)
+    except PaymentRequired as asked:
+        yield from take_or_refuse(exchange, admission.clock, asked)
+        return
     check_ceiling(exchange, found.presented)
     exchange.presented, admission.only_earlier = found.presented, found.only_earlier
     exchange.rail = exchange.snapshot.rails[found.presented.rail]
@@ -248,6 +258,7 @@ def _claim(admission: Admission) -> Generator[Effect, Reply]:
     if claimed.claim is Claim.UNKNOWN:
         yield from _resolve(admission, presented, claimed)
         claimed = yield from _claimed(admission, presented)
+    admission.was_held = claimed.was_held
     if claimed.claim is Claim.EXPIRED:
         yield from _find_paid(admission, presented)
         claimed = yield from _claimed(admission, presented)
@@ -302,8 +313,7 @@ def _claimed(admission: Admission, presented: Presented) -> Machine[Claimed]:
         amount_minor=presented.amount_minor,
         scope=admission.exchange.binding.scope,
         valid_until_s=presented.valid_until_s,
-        # A claim that nobody ends keeps until its proof is dead: then it can move no money.
-        due_s=max(presented.valid_until_s, admission.exchange.answered_by_s(admission.clock.now_s)),
+        due_s=_claim_ends_s(admission, presented),
         credit_s=admission.exchange.snapshot.config.credit_s,
         challenge_id=presented.challenge_id,
         only_earlier=admission.only_earlier is not None and admission.found is None,
@@ -311,6 +321,17 @@ def _claimed(admission: Admission, presented: Presented) -> Machine[Claimed]:
     )
     claimed: Claimed = yield from perform(admission.clock, ClaimProof(request))
     return claimed
+
+
+def _claim_ends_s(admission: Admission, presented: Presented) -> int:
+    """Return when a claim that nobody ends is given up: its proof is dead then, as a rule.
+
+    x402 buyers sign for years; such a claim of a process that died would keep its buyer off for so
+    long. A process that is late loses its turn, and can move no money with it.
+    """
+    now_s = admission.clock.now_s
+    ends_s = min(presented.valid_until_s, now_s + CLAIM_KEPT_MAX_S)
+    return max(ends_s, admission.exchange.answered_by_s(now_s))
 
 
 def _resolve(
@@ -352,6 +373,8 @@ def _find_paid(admission: Admission, presented: Presented) -> Generator[Effect, 
     its gateway was down. Without this question the buyer's price would have no owner.
     """
     rail = admission.exchange.rail
+    if not _may_have_been_for_us(admission, presented):
+        return
     if rail is not None and rail.capabilities.is_moved_by_us_alone:
         # Any made-up proof for an old challenge would cost us searches in the rail's books.
         return
@@ -363,6 +386,16 @@ def _find_paid(admission: Admission, presented: Presented) -> Generator[Effect, 
             "The payment may have been made; do not pay again.",
             retry_after_s=settlement.UNKNOWN_RETRY_S,
         )
+
+
+def _may_have_been_for_us(admission: Admission, presented: Presented) -> bool:
+    """Tell whether money that has moved may have moved for a call of this gateway.
+
+    A payment that answers no challenge of ours names neither seller nor call. What was paid to the
+    same account elsewhere stands on the chain with its signature, for everybody to copy: it would
+    buy here again. So its money must not have moved before it was found good here.
+    """
+    return admission.was_held or not is_unchallenged(presented.challenge_id)
 
 
 def _outlives_the_call(admission: Admission) -> Generator[Effect, Reply]:
@@ -399,6 +432,9 @@ def _verify_and_hold(admission: Admission) -> Generator[Effect, Reply]:
     spendable_minor: int | None = ALREADY_PAID
     if admission.found is None:
         verified: Verified = yield from perform(admission.clock, Verify(presented))
+        admission.was_held |= verified.was_unused
+        if verified.paid is not None and not _may_have_been_for_us(admission, presented):
+            raise VerificationFailed("This authorization was used already, and not here.")
         admission.found = verified.paid
         if verified.paid is None:
             spendable_minor = verified.spendable_minor

@@ -7,7 +7,7 @@ from mpp_gateway.gateway import idempotency
 from mpp_gateway.gateway.exchange import Exchange, event
 from mpp_gateway.gateway.machine import Machine, emit
 from mpp_gateway.gateway.steps import Deadlines, Forward
-from mpp_gateway.ledger.book import State
+from mpp_gateway.ledger.states import State
 from mpp_gateway.protocol.credential import payment_tokens
 from mpp_gateway.protocol.messages import Headers
 from mpp_gateway.protocol.problems import MalformedCredential

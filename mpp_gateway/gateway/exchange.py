@@ -8,7 +8,8 @@ from mpp_gateway import events
 from mpp_gateway.config.model import Route, Service
 from mpp_gateway.gateway.snapshot import Snapshot
 from mpp_gateway.ledger.answers import KeptAnswer
-from mpp_gateway.ledger.book import State, Turn
+from mpp_gateway.ledger.book import Turn
+from mpp_gateway.ledger.states import State
 from mpp_gateway.protocol.ceiling import Ceiling
 from mpp_gateway.protocol.messages import Headers, RequestHead
 from mpp_gateway.rails.base import Binding, Offer, Presented, Rail
@@ -54,6 +55,10 @@ class Exchange:
     asked."""
     is_counted: bool = False
     """A token of the client was taken for this request, and not given back."""
+    free_left: int | None = None
+    """How many free calls the client has left; None where nobody was asked for one."""
+    free_reset_s: int = 0
+    """In how many seconds it has all of them again."""
     key_digest: str | None = None
     """Of the `Idempotency-Key` that the request came with."""
     client_left: bool = False

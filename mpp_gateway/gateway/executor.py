@@ -29,13 +29,16 @@ from mpp_gateway.gateway.steps import (
     RenewTurn,
     Reply,
     Settle,
+    TakeFreeCall,
     TakeToken,
     Verify,
 )
 from mpp_gateway.ledger.answers import Answers, KeptAnswer
-from mpp_gateway.ledger.book import Claimed, ClaimRequest, PaymentRecord, State, Turn
+from mpp_gateway.ledger.book import Claimed, ClaimRequest, PaymentRecord, Turn
 from mpp_gateway.ledger.exchanges import Exchanges
+from mpp_gateway.ledger.free_calls import FreeCalls
 from mpp_gateway.ledger.sql import StoreUnavailable
+from mpp_gateway.ledger.states import State
 from mpp_gateway.limits.buckets import TokenBuckets
 from mpp_gateway.protocol.problems import Problem
 from mpp_gateway.rails.base import Outcome, Rail, Settlement
@@ -91,6 +94,8 @@ class Executor:
         self._answers = answers
         self._rails = rails
         self._ask_soon = ask_soon
+        self.free_calls: FreeCalls | None = None
+        """Who counts them; without, there are none."""
         self._settling: set[asyncio.Future[Outcome]] = set()
         self._late: set[asyncio.Task[Any]] = set()
         self._attended: dict[Turn, asyncio.TimerHandle] = {}
@@ -176,6 +181,8 @@ class Executor:
                 return await self._kept(effect, now_s)
             case LookUp(rail, payment):
                 return await self._look_up(rail, payment, now_s)
+            case TakeFreeCall(call):
+                return await self.free_calls.take(call, now_s) if self.free_calls else None
             case _:
                 raise TypeError(f"no such effect: {effect!r}")
 

@@ -57,6 +57,11 @@ def _explain_match(config: GatewayConfig, request: str, method: str, found: Matc
     if route.free:
         reasons.append("The route is free: forwarded with the service's own credentials.")
     else:
+        if (free := route.free_calls) is not None:
+            reasons.append(
+                f"The first {free.count} calls of each client a {free.per} are free, up to"
+                f" {free.total} for all clients; counted for `{free.scope or 'everything'}`."
+            )
         if route.digest:
             reasons.append("The request body is read first: it is paid for with the call (digest).")
             reasons.append("Without a credential: 402 with these offers.")

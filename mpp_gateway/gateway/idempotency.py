@@ -13,7 +13,8 @@ from mpp_gateway.gateway.exchange import Exchange, event
 from mpp_gateway.gateway.machine import Clock, Machine, emit, perform
 from mpp_gateway.gateway.steps import FindAnswer, KeepAnswer, NeedBody, ReadBody
 from mpp_gateway.ledger.answers import KeptAnswer
-from mpp_gateway.ledger.book import Claimed, State
+from mpp_gateway.ledger.book import Claimed
+from mpp_gateway.ledger.states import State
 from mpp_gateway.protocol.messages import Answer, Headers, RequestHead
 from mpp_gateway.protocol.problems import BadRequest, Problem
 

@@ -6,7 +6,8 @@ from typing import Any
 
 from mpp_gateway.events import Event
 from mpp_gateway.gateway.steps import Effect, Emit, GiveUp, Move, Reply
-from mpp_gateway.ledger.book import State, Turn
+from mpp_gateway.ledger.book import Turn
+from mpp_gateway.ledger.states import State
 from mpp_gateway.protocol.messages import Headers
 from mpp_gateway.protocol.problems import Problem
 

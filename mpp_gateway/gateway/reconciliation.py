@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from itertools import batched, groupby
 
 from mpp_gateway.config.model import GatewayConfig
-from mpp_gateway.ledger.book import State
 from mpp_gateway.ledger.extract import BookedExchange, Extract
+from mpp_gateway.ledger.states import State
 from mpp_gateway.rails.statement import Booked, Entry, Shown, Statement, Transferred
 
 CAME_IN = frozenset({State.SETTLED, State.CREDITED, State.REFUNDING, State.REFUNDED})

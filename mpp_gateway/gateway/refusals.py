@@ -3,12 +3,14 @@
 import hashlib
 import math
 
+from mpp_gateway.crypto.addresses import checksum, parse_address
 from mpp_gateway.errors import RailUnavailable
 from mpp_gateway.gateway.answers import problem_answer
 from mpp_gateway.gateway.ceilings import is_within
 from mpp_gateway.gateway.exchange import Exchange
+from mpp_gateway.gateway.free_calls import free_fields
 from mpp_gateway.gateway.page.showing import shown
-from mpp_gateway.ledger.book import State
+from mpp_gateway.ledger.states import State
 from mpp_gateway.protocol import x402
 from mpp_gateway.protocol.messages import Answer, Headers
 from mpp_gateway.protocol.money import format_short
@@ -34,7 +36,8 @@ def refusal(exchange: Exchange, problem: Problem, now_s: int) -> tuple[Answer, P
     if not fields:  # a 402 that nobody can pay is forbidden by the draft, section 1.2
         problem = RailUnavailable("No payment can be taken now.", retry_after_s=RAIL_RETRY_S)
         return problem_answer(problem), problem
-    answer = problem_answer(problem, (*fields, *_unsettled(exchange)))
+    unsettled = _unsettled(exchange, problem)
+    answer = problem_answer(problem, (*fields, *unsettled, *free_fields(exchange)))
     asked = [value for name, value in fields if name == "WWW-Authenticate"]
     return shown(exchange, answer, asked, problem, now_s), problem
 
@@ -103,8 +106,8 @@ def _payment_lives_s(exchange: Exchange) -> int:
     return math.ceil(timeouts.connect_s + timeouts.first_byte_s + timeouts.settle_s) + SKEW_S
 
 
-def _unsettled(exchange: Exchange) -> Headers:
-    """Return what an x402 buyer is told whose payment is refused: nothing of it moved.
+def _unsettled(exchange: Exchange, problem: Problem) -> Headers:
+    """Return what an x402 buyer is told whose payment is refused: nothing of it moved, and why.
 
     Of one that was used before it would be a lie, on which a buyer's books would be wrong.
     """
@@ -113,8 +116,9 @@ def _unsettled(exchange: Exchange) -> Headers:
         return ()
     if presented.offer.x402 is None or exchange.state is not State.RELEASED:
         return ()
-    payer = presented.account.rpartition("/")[2]
-    return x402.response(presented.offer.x402.chain_id, payer, error="payment_refused")
+    payer = checksum(parse_address(presented.account.rpartition("/")[2]))
+    reason = str(problem.extra.get("reason", "payment_refused"))
+    return x402.response(presented.offer.x402.chain_id, payer, error=reason)
 
 
 def _code(problem: Problem) -> str:

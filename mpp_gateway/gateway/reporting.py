@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 from mpp_gateway import events
 from mpp_gateway.events import Event
-from mpp_gateway.ledger.book import State
+from mpp_gateway.ledger.states import State
 
 log = logging.getLogger(__name__)
 

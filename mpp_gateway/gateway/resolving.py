@@ -5,9 +5,10 @@ import logging
 from collections.abc import Callable, Mapping
 
 from mpp_gateway.gateway.reporting import Reporter, late_events
-from mpp_gateway.ledger.book import Question, State
+from mpp_gateway.ledger.book import Question
 from mpp_gateway.ledger.exchanges import Exchanges
 from mpp_gateway.ledger.sql import StoreUnavailable
+from mpp_gateway.ledger.states import State
 from mpp_gateway.protocol.problems import Problem
 from mpp_gateway.rails.base import Outcome, Rail, Settlement
 

@@ -18,6 +18,7 @@ from mpp_gateway.gateway.snapshot import Snapshot, compile_offers
 from mpp_gateway.ledger.answers import ANSWERS_SCHEMA, Answers
 from mpp_gateway.ledger.database import Database
 from mpp_gateway.ledger.exchanges import Exchanges, TakenUp
+from mpp_gateway.ledger.free_calls import FREE_CALLS_SCHEMA, FreeCalls
 from mpp_gateway.ledger.schema import EXCHANGES_SCHEMA, QUESTIONS_SCHEMA
 from mpp_gateway.ledger.sql import Lease, StoreUnavailable
 from mpp_gateway.ledger.stores import driver_of
@@ -41,9 +42,14 @@ MIGRATIONS = (
     ANSWERS_SCHEMA,
     QUESTIONS_SCHEMA,
     ONCE_SCHEMA,
+    FREE_CALLS_SCHEMA,
     RELAYS_SCHEMA,
 )
 """The schema of the store, one entry a version, forward only: never edit one that was released."""
+
+
+type Purges = tuple[Callable[[int], Awaitable[int]], ...]
+"""Each forgets a batch of what is past its time, and returns how much."""
 
 
 class OpenBooks:
@@ -158,14 +164,15 @@ async def open_serving(
             prefixed=table is None,
         )
         opened.pop_all()  # it is all open: from here on `Serving.close` sees to it
-    buckets = TokenBuckets(config.limits.unpaid_per_minute)
-    answers = Answers(database, config.idempotency.total_bytes)
     resolver = Resolver(exchanges, rails, reporter, clock)
-    executor = Executor(
-        exchanges, answers, rails, reporter, clock, buckets=buckets, ask_soon=resolver.wanted.set
-    )
+    answers, free_calls = Answers(database, config.idempotency.total_bytes), FreeCalls(database)
+    buckets = TokenBuckets(config.limits.unpaid_per_minute)
+    told = resolver.wanted.set
+    executor = Executor(exchanges, answers, rails, reporter, clock, buckets=buckets, ask_soon=told)
+    executor.free_calls = free_calls
+    purges = (exchanges.purge, answers.purge, free_calls.purge)
     upkeep = (
-        asyncio.ensure_future(_keep(exchanges, answers, lease, rails, problems, reporter, clock)),
+        asyncio.ensure_future(_keep(exchanges, purges, lease, rails, problems, reporter, clock)),
         asyncio.ensure_future(_ask(resolver)),
     )
     return Serving(
@@ -184,7 +191,7 @@ async def open_serving(
 
 async def _keep(
     exchanges: Exchanges,
-    answers: Answers,
+    purges: Purges,
     lease: Lease,
     rails: dict[str, Rail],
     problems: dict[str, str],
@@ -194,7 +201,7 @@ async def _keep(
     """Look after the books and every rail now and then, for as long as the gateway serves."""
     while True:
         await asyncio.sleep(MAINTENANCE_S)
-        await _sweep(exchanges, answers, lease, reporter, clock())
+        await _sweep(exchanges, purges, lease, reporter, clock())
         for rail in rails.values():
             looking = _look_after(rail, problems, clock(), first=False)
             (error,) = await asyncio.gather(looking, return_exceptions=True)
@@ -239,7 +246,7 @@ async def _tell_of_orphans(exchanges: Exchanges, rails: dict[str, Rail]) -> None
 
 
 async def _sweep(
-    exchanges: Exchanges, answers: Answers, lease: Lease, reporter: Reporter, now_s: int
+    exchanges: Exchanges, purges: Purges, lease: Lease, reporter: Reporter, now_s: int
 ) -> None:
     async def sweep(now_s: int) -> int:
         return _tell_of_taken_up(await exchanges.sweep(now_s), reporter, now_s)
@@ -248,8 +255,8 @@ async def _sweep(
         await _recover(exchanges, lease, reporter, now_s)
         if found := await _until_done(sweep, now_s):
             log.warning("%d exchanges were left open by a process that is gone", found)
-        await _until_done(exchanges.purge, now_s)
-        await _until_done(answers.purge, now_s)
+        for purge in purges:
+            await _until_done(purge, now_s)
     except StoreUnavailable as error:
         log.warning("the books could not be swept: %s", error)
 

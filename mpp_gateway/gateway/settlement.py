@@ -13,6 +13,7 @@ from mpp_gateway.errors import (
 )
 from mpp_gateway.gateway.answers import problem_answer
 from mpp_gateway.gateway.exchange import Exchange, event
+from mpp_gateway.gateway.free_calls import free_fields
 from mpp_gateway.gateway.machine import Clock, Machine, emit, give_up, move, perform
 from mpp_gateway.gateway.refusals import refusal
 from mpp_gateway.gateway.steps import (
@@ -23,7 +24,7 @@ from mpp_gateway.gateway.steps import (
     RenewTurn,
     Settle,
 )
-from mpp_gateway.ledger.book import State
+from mpp_gateway.ledger.states import State
 from mpp_gateway.protocol.messages import Answer, Headers
 from mpp_gateway.protocol.problems import PaymentRequired, Problem, VerificationFailed
 from mpp_gateway.protocol.timestamps import format_rfc3339
@@ -230,7 +231,11 @@ def _deliver(
         return (yield from _fail(exchange, problem, clock))
     rewritten = _rewritten(exchange, status, headers)
     if exchange.turn is None:
-        return rewritten
+        # A shared cache that kept what one client had for nothing would serve it to all.
+        told = free_fields(exchange)
+        return (
+            Deliver(rewritten.status, (*_private(rewritten.headers), *told)) if told else rewritten
+        )
     if not exchange.route.is_delivered(status):
         if exchange.state is State.SETTLED and status >= SERVER_ERROR:
             # Nobody learns from its body what became of the money.

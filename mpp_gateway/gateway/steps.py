@@ -5,7 +5,9 @@ from typing import Any
 
 from mpp_gateway.events import Event
 from mpp_gateway.ledger.answers import KeptAnswer
-from mpp_gateway.ledger.book import ClaimRequest, PaymentRecord, State, Turn
+from mpp_gateway.ledger.book import ClaimRequest, PaymentRecord, Turn
+from mpp_gateway.ledger.free_calls import FreeCall
+from mpp_gateway.ledger.states import State
 from mpp_gateway.protocol.messages import Answer, Headers
 from mpp_gateway.rails.base import Presented
 
@@ -203,6 +205,13 @@ class TakeToken:
 
 
 @dataclass(frozen=True, slots=True)
+class TakeFreeCall:
+    """Count a call that is not paid. Result: how many its client has left, None if it had none."""
+
+    call: FreeCall
+
+
+@dataclass(frozen=True, slots=True)
 class GiveBackTokens:
     """Stop counting requests of a client, as many as there are tokens."""
 
@@ -226,6 +235,7 @@ type Effect = (
     | FindAnswer
     | KeepAnswer
     | TakeToken
+    | TakeFreeCall
     | GiveBackTokens
     | NeedBody
 )

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
-from mpp_gateway.ledger.book import LEFT_OPEN, POSTING, TRANSITIONS, State
 from mpp_gateway.ledger.inquiry import Balance, Purse, place_of
 from mpp_gateway.ledger.reading import Reading, StoreDamaged
+from mpp_gateway.ledger.states import LEFT_OPEN, POSTING, TRANSITIONS, State
 
 FAULTS_MAX = 1_000
 """How many faults are told one by one; the others are counted."""

@@ -8,70 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-
-class State(enum.StrEnum):
-    """Where one exchange stands (architecture 4.3, ADR 0007)."""
-
-    CLAIMED = "claimed"
-    VERIFIED = "verified"
-    SETTLING = "settling"
-    SETTLED = "settled"
-    RELEASED = "released"
-    REFUNDING = "refunding"
-    """Owed back to the buyer: the rail is asked until it says that it was paid back."""
-    REFUNDED = "refunded"
-    CREDITED = "credited"
-    UNKNOWN = "unknown"
-
-
-TRANSITIONS: dict[State, frozenset[State]] = {
-    State.CLAIMED: frozenset({State.VERIFIED, State.RELEASED}),
-    State.VERIFIED: frozenset({State.SETTLING, State.RELEASED}),
-    State.SETTLING: frozenset({State.SETTLED, State.RELEASED, State.UNKNOWN}),
-    State.UNKNOWN: frozenset({State.CREDITED, State.RELEASED}),
-    State.SETTLED: frozenset({State.CREDITED, State.REFUNDING}),
-    # Only a released or a credited exchange may be opened again, by the same credential for the
-    # same route: a released one starts over, a credited one is already paid.
-    State.RELEASED: frozenset({State.CLAIMED}),
-    State.CREDITED: frozenset({State.SETTLED}),
-    State.REFUNDING: frozenset({State.REFUNDED}),
-    State.REFUNDED: frozenset(),
-}
-
-LEFT_OPEN = {
-    State.CLAIMED: State.RELEASED,
-    State.VERIFIED: State.RELEASED,
-    State.SETTLING: State.UNKNOWN,
-    State.SETTLED: State.CREDITED,
-}
-"""What becomes of an exchange whose process is gone: only the rail knows about a settlement."""
-
-
-WAYS_OUT: dict[State, dict[State, tuple[State, ...]]] = {
-    State.RELEASED: {
-        State.CLAIMED: (State.RELEASED,),
-        State.VERIFIED: (State.RELEASED,),
-        State.SETTLING: (State.RELEASED,),
-        State.UNKNOWN: (State.RELEASED,),
-    },
-    State.UNKNOWN: {State.SETTLING: (State.UNKNOWN,)},
-    State.REFUNDING: {State.SETTLED: (State.REFUNDING,)},
-    State.CREDITED: {
-        State.SETTLING: (State.UNKNOWN, State.CREDITED),
-        State.UNKNOWN: (State.CREDITED,),
-        State.SETTLED: (State.CREDITED,),
-    },
-}
-"""Where a request that ends knows its money to be, and how an attempt gets there from wherever the
-store has it: the last moves may be written or not, for the store did not answer."""
-
-
-POSTING = frozenset({(State.SETTLING, State.SETTLED), (State.UNKNOWN, State.CREDITED)})
-"""The moves that may be about less than was held; all others are about what they found."""
-
-
-PAID = frozenset({State.SETTLED, State.CREDITED, State.REFUNDING})
-"""Where the money is with the seller: what went there after a balance was read is not in it."""
+from mpp_gateway.ledger.states import LEFT_OPEN, PAID, POSTING, TRANSITIONS, WAYS_OUT, State
 
 
 class Claim(enum.Enum):
@@ -107,6 +44,8 @@ class Claimed:
     """The last end of validity that any signature under this proof was shown with."""
     seq: int = 0
     """The journal's last entry at the time of the claim."""
+    was_held: bool = False
+    """An earlier attempt has found it good: its money moved after it was shown here, not before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +142,11 @@ class Line:
     amount_minor: int | None
 
 
+NEVER_HELD_KEPT_S = 2 * 3600
+HELD_KEPT_S = 30 * 24 * 3600
+"""How long a release is remembered at most: of a payment that was never found good, or once was."""
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One exchange as the books have it."""
@@ -219,6 +163,7 @@ class Entry:
     """The journal's line that last brought its money to the seller."""
     amount_minor: int = 0
     updated_s: int = 0
+    forget_s: int = 0
 
 
 def standing(lines: Iterable[Line]) -> dict[str, State]:
@@ -251,7 +196,8 @@ class Book:
 
     def claim(self, request: ClaimRequest, now_s: int) -> Claimed:
         """Bind the proof to one exchange, or say what became of it."""
-        found = next((e for e in self.entries.values() if _same_proof(e, request)), None)
+        entries, proof_id = self.entries.values(), request.proof_id
+        found = next((e for e in entries if e.request.proof_id == proof_id), None)
         if found is None:
             if request.only_earlier:
                 return Claimed(Claim.EXPIRED, "")
@@ -273,20 +219,20 @@ class Book:
             case State.RELEASED if self._is_taken(request, key):
                 return Claimed(Claim.SPENT, key)
             case State.RELEASED if request.only_earlier:
-                return Claimed(Claim.EXPIRED, key)
+                return Claimed(Claim.EXPIRED, key, was_held=self._was_held(key))
             case State.RELEASED:
                 again = replace(request, exchange_id=key)
                 entry = replace(entry, request=again, amount_minor=request.amount_minor)
                 self._reopen(entry, State.CLAIMED, request.due_s, now_s)
                 self.entries[key] = replace(self.entries[key], valid_until_s=last_s)
-                return Claimed(Claim.FRESH, key, entry.attempt + 1, seq=self._seq)
+                held = self._was_held(key)
+                return Claimed(Claim.FRESH, key, entry.attempt + 1, seq=self._seq, was_held=held)
             case State.CREDITED if entry.updated_s + request.credit_s <= now_s:
                 return Claimed(Claim.LAPSED, key)
             case State.CREDITED:
                 self._reopen(entry, State.SETTLED, request.due_s, now_s)
-                return Claimed(
-                    Claim.CREDITED, key, entry.attempt + 1, entry.reference, entry.receipt
-                )
+                spent = entry.attempt + 1
+                return Claimed(Claim.CREDITED, key, spent, entry.reference, entry.receipt)
             case State.UNKNOWN if is_about(
                 request,
                 entry.request.asset,
@@ -361,6 +307,7 @@ class Book:
             receipt=entry.receipt if receipt is None else receipt,
             amount_minor=entry.amount_minor if amount_minor is None else amount_minor,
             updated_s=now_s,
+            forget_s=self._forget_s(entry),
         )
         self._write(turn.exchange_id, before, after, amount_minor)
         return True
@@ -406,7 +353,7 @@ class Book:
         dead = {
             key
             for key, entry in self.entries.items()
-            if entry.state is State.RELEASED and entry.valid_until_s < now_s
+            if entry.state is State.RELEASED and entry.forget_s < now_s
         }
         self.entries = {key: e for key, e in self.entries.items() if key not in dead}
         self.lines = [line for line in self.lines if line.exchange_id not in dead]
@@ -435,6 +382,14 @@ class Book:
             updated_s=now_s,
         )
         self._write(key, entry.state, after, entry.amount_minor)
+
+    def _forget_s(self, entry: Entry) -> int:
+        was_held = self._was_held(entry.request.exchange_id)
+        kept_s = HELD_KEPT_S if was_held else NEVER_HELD_KEPT_S
+        return min(entry.valid_until_s, entry.updated_s + kept_s)
+
+    def _was_held(self, key: str) -> bool:
+        return any(line.exchange_id == key and line.after is State.VERIFIED for line in self.lines)
 
     def _set_due(self, turn: Turn, due_s: int | None) -> bool:
         entry = self.entries.get(turn.exchange_id)
@@ -469,15 +424,6 @@ class Book:
             self.entries[key] = replace(entry, paid_seq=self._seq)
 
 
-def _is_for(entry: Entry, again: ClaimRequest) -> bool:
-    """Tell whether a proof is shown for what it was first shown for."""
-    first = entry.request
-    is_bound = again.is_tied and entry.state is not State.RELEASED
-    return first.scope == again.scope and not (
-        is_bound and first.challenge_id not in {None, again.challenge_id}
-    )
-
-
 def is_about(
     request: ClaimRequest, asset: str, account: str, payee: str, amount_minor: int
 ) -> bool:
@@ -486,8 +432,13 @@ def is_about(
     return asked == (asset, account, payee, amount_minor)
 
 
-def _same_proof(entry: Entry, request: ClaimRequest) -> bool:
-    return entry.request.proof_id == request.proof_id
+def _is_for(entry: Entry, again: ClaimRequest) -> bool:
+    """Tell whether a proof is shown for what it was first shown for."""
+    first = entry.request
+    is_bound = again.is_tied and entry.state is not State.RELEASED
+    return first.scope == again.scope and not (
+        is_bound and first.challenge_id not in {None, again.challenge_id}
+    )
 
 
 def _counts_as_unpaid(entry: Entry, seen_seq: int, now_s: int) -> bool:

@@ -8,19 +8,18 @@ from typing import Any
 
 from mpp_gateway.failpoints import FailPoint
 from mpp_gateway.ledger.book import (
-    LEFT_OPEN,
     Claim,
     Claimed,
     ClaimRequest,
     PaymentRecord,
     Question,
-    State,
     Turn,
     is_about,
 )
 from mpp_gateway.ledger.database import Database
 from mpp_gateway.ledger.moves import Change, first_line, give_up, move, take_up
 from mpp_gateway.ledger.sql import Connection
+from mpp_gateway.ledger.states import LEFT_OPEN, State
 
 BATCH_ROWS = 500
 """How much of the books one turn of the writer may take up or forget: payments wait meanwhile."""
@@ -33,7 +32,7 @@ type IsGone = Callable[[Connection, str], bool]
 
 @dataclass(frozen=True, slots=True)
 class TakenUp:
-    """An exchange that nobody was at any more, and what became of it; see `book.LEFT_OPEN`."""
+    """An exchange that nobody was at any more, and what became of it; see `states.LEFT_OPEN`."""
 
     exchange_id: str
     asset: str
@@ -123,7 +122,7 @@ class Exchanges:
     ) -> bool:
         """Bring `turn` to `after`, where its money is known to be, from wherever the store has it.
 
-        False if it is not `turn`'s any more, or there is no way (`book.WAYS_OUT`): then somebody
+        False if it is not `turn`'s any more, or there is no way (`states.WAYS_OUT`): then somebody
         else has seen to it.
         """
         change = Change(after, after, reference, receipt, detail, amount_minor=amount_minor)
@@ -207,7 +206,7 @@ def _claim(db: Connection, request: ClaimRequest, owner: str, now_s: int) -> Cla
         return Claimed(Claim.FRESH, request.exchange_id, seq=seq)
     row = db.execute(
         "SELECT id, state, scope, attempt, reference, receipt, valid_until_s, due_s, updated_s,"
-        " asset, account, payee, amount_minor, challenge_id FROM exchanges WHERE proof_id = ?",
+        " challenge_id, asset, account, payee, amount_minor FROM exchanges WHERE proof_id = ?",
         (request.proof_id,),
     ).fetchone()
     if row is None:
@@ -218,9 +217,9 @@ def _claim(db: Connection, request: ClaimRequest, owner: str, now_s: int) -> Cla
 def _claim_again(
     db: Connection, request: ClaimRequest, row: tuple[Any, ...], owner: str, now_s: int
 ) -> Claimed:
-    (exchange_id, state, scope, attempt, reference, receipt, *times) = row[:9]
-    money, challenge_id = row[9:13], row[13]
+    (exchange_id, state, scope, attempt, reference, receipt, *times), money = row[:9], row[10:]
     valid_until_s, due_s, updated_s = times
+    challenge_id = row[9]
     turn = Turn(exchange_id, attempt)
     last_s = max(valid_until_s, request.valid_until_s)
     headers = tuple((name, value) for name, value in json.loads(receipt))
@@ -239,11 +238,13 @@ def _claim_again(
     if state == State.RELEASED:
         if _is_taken(db, request, exchange_id):
             return Claimed(Claim.SPENT, exchange_id)
+        was_held = _was_held(db, exchange_id)
         if request.only_earlier:
-            return Claimed(Claim.EXPIRED, exchange_id)
+            return Claimed(Claim.EXPIRED, exchange_id, was_held=was_held)
         _take_terms(db, request, exchange_id, last_s)
         _reopen(db, turn, State.RELEASED, State.CLAIMED, request, owner, now_s)
-        return Claimed(Claim.FRESH, exchange_id, attempt + 1, seq=_last_seq(db))
+        seq = _last_seq(db)
+        return Claimed(Claim.FRESH, exchange_id, attempt + 1, seq=seq, was_held=was_held)
     if state == State.CREDITED and updated_s + request.credit_s <= now_s:
         return Claimed(Claim.LAPSED, exchange_id)
     if state == State.CREDITED:
@@ -339,6 +340,14 @@ def _unclaim(db: Connection, request: ClaimRequest, now_s: int) -> bool:
     if not is_first and not opened.endswith(f" by {request.exchange_id}"):
         return False  # somebody else's by now
     return take_up(db, [row], now_s, "claimed, and nobody heard of it") == 1
+
+
+def _was_held(db: Connection, exchange_id: str) -> bool:
+    found = db.execute(
+        "SELECT 1 FROM journal WHERE exchange_id = ? AND to_state = ?",
+        (exchange_id, State.VERIFIED.value),
+    ).fetchone()
+    return found is not None
 
 
 def _is_taken(db: Connection, request: ClaimRequest, exchange_id: str) -> bool:

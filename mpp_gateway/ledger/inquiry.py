@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from mpp_gateway.ledger.book import State
 from mpp_gateway.ledger.reading import Reading, StoreDamaged
+from mpp_gateway.ledger.states import State
 
 PREFIX_MIN = 6
 """How much of an id has to be given: with less, any typing error would name some exchange."""

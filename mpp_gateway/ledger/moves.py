@@ -10,17 +10,15 @@ from typing import NamedTuple
 
 from mpp_gateway.failpoints import FailPoint, reach
 from mpp_gateway.ledger.book import (
-    LEFT_OPEN,
-    POSTING,
-    TRANSITIONS,
-    WAYS_OUT,
+    HELD_KEPT_S,
+    NEVER_HELD_KEPT_S,
     ClaimRequest,
     IllegalTransition,
     OverPosted,
-    State,
     Turn,
 )
 from mpp_gateway.ledger.sql import Connection
+from mpp_gateway.ledger.states import LEFT_OPEN, POSTING, TRANSITIONS, WAYS_OUT, State
 
 
 class Change(NamedTuple):
@@ -38,6 +36,16 @@ class Change(NamedTuple):
 
 # The number of this very move's line, or one that is left out: one transaction writes at a time.
 _NEXT_LINE = "(SELECT coalesce(max(seq), 0) + 1 FROM journal)"
+_WAS_HELD = (
+    "EXISTS (SELECT 1 FROM journal WHERE exchange_id = exchanges.id AND to_state = 'verified')"
+)
+# A signature costs nothing, and may be good for ever: remembered for as long, what came to nothing
+# would fill the store.
+_KEPT_S = f"CASE WHEN {_WAS_HELD} THEN {HELD_KEPT_S} ELSE {NEVER_HELD_KEPT_S} END"
+_FORGET = (
+    f", forget_s = CASE WHEN valid_until_s < updated_s + {NEVER_HELD_KEPT_S} THEN valid_until_s"
+    f" WHEN valid_until_s < updated_s + {_KEPT_S} THEN valid_until_s ELSE updated_s + {_KEPT_S} END"
+)
 # The lists that a move puts the row on, and those that it takes it from.
 _LISTS = {
     State.CLAIMED: ", forget_s = NULL",
@@ -49,9 +57,7 @@ _LISTS = {
     State.REFUNDING: "",
     State.REFUNDED: ", asked_s = NULL, paid_seq = NULL",
     # It gives up its challenge: another payment may take it.
-    State.RELEASED: (
-        ", held_until_s = NULL, asked_s = NULL, challenge_id = NULL, forget_s = valid_until_s"
-    ),
+    State.RELEASED: f", held_until_s = NULL, asked_s = NULL, challenge_id = NULL{_FORGET}",
 }
 _ASKED = frozenset({State.UNKNOWN, State.REFUNDING})
 _REOPENED = frozenset({State.RELEASED, State.CREDITED})
@@ -162,7 +168,7 @@ def _columns(
 
 
 def give_up(db: Connection, turn: Turn, change: Change, now_s: int) -> bool:
-    """Bring `turn` to where its money is, by the moves that lead there; see `book.WAYS_OUT`."""
+    """Bring `turn` to where its money is, by the moves that lead there; see `states.WAYS_OUT`."""
     row = db.execute("SELECT state FROM exchanges WHERE id = ?", (turn.exchange_id,)).fetchone()
     if row is None:
         return False
@@ -184,7 +190,7 @@ def first_line(db: Connection, request: ClaimRequest, now_s: int) -> int:
 
 
 def take_up(db: Connection, rows: list[tuple[str, int, str]], now_s: int, detail: str) -> int:
-    """End what nobody is at any more: rows of id, attempt and state; see `book.LEFT_OPEN`."""
+    """End what nobody is at any more: rows of id, attempt and state; see `states.LEFT_OPEN`."""
     for exchange_id, attempt, state in rows:
         after = LEFT_OPEN[State(state)]
         move(db, Turn(exchange_id, attempt), Change(State(state), after, detail=detail), now_s)

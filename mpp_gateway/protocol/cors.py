@@ -14,7 +14,8 @@ ALLOWED = (
 )
 EXPOSED = (
     "WWW-Authenticate, Payment-Receipt, Payment-Outcome, Payment-Session, Payment-Session-Snapshot,"
-    " PAYMENT-REQUIRED, PAYMENT-RESPONSE, X-PAYMENT-RESPONSE, Retry-After, *"
+    " PAYMENT-REQUIRED, PAYMENT-RESPONSE, X-PAYMENT-RESPONSE, Retry-After, X-Free-Remaining,"
+    " X-Free-Reset, *"
 )
 """Without these names a page sees that it got a 402, and not what to pay. Old browsers do not know
 the star, which is for the upstream's own fields."""

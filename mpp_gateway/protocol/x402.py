@@ -20,6 +20,8 @@ METHOD = "x402"
 EXACT = "exact"
 V1, V2 = 1, 2
 PAYMENT_CHARS_MAX = 16 * 1024
+OFFER_CHARS_MAX = 8_000
+"""What a field of ours has at most: some clients and proxies take 8 KiB, and fail on more."""
 CARRIERS = ("payment-signature", "x-payment")
 """Fields that carry a payment. Either may hold either version: Obol's buyer says version 2 in
 `X-PAYMENT`."""
@@ -169,20 +171,42 @@ def required(
 
     `error` is a short code. The members are none where version 1 has no words for any offer.
     """
-    document: dict[str, Any] = {
-        "x402Version": V2,
-        "error": error,
-        "resource": {"url": resource.url, "description": resource.description},
-        "accepts": [offer.entry(timeout_s) for offer in offers],
-    }
-    if extensions:
-        document["extensions"] = dict(extensions)
-    headers = (("PAYMENT-REQUIRED", _encoded(document)),)
+    asked = [offer.entry(timeout_s) for offer in offers]
+    headers = (("PAYMENT-REQUIRED", _fitting(resource, asked, error, extensions)),)
     entries = [offer.v1_entry(timeout_s, resource) for offer in offers]
     accepts = [entry for entry in entries if entry is not None]
     if not accepts:
         return headers, {}
     return headers, {"x402Version": V1, "error": error, "accepts": accepts}
+
+
+def _fitting(
+    resource: Resource, entries: Sequence[Mapping[str, Any]], error: str, extras: Mapping[str, Any]
+) -> str:
+    """Return the first form that is short enough: what is least missed goes first.
+
+    A path of some kilobytes would otherwise come back three times as long, in a field that its own
+    sender cannot read. The offers that a buyer likes least go last.
+    """
+    path = resource.url.partition("?")[0]
+    origin = "/".join(path.split("/")[:3]) + "/"
+    forms = [(resource, extras), (resource, {}), (Resource(path), {}), (Resource(origin), {})]
+    text = ""
+    for count in range(len(entries), 0, -1):
+        for named, extensions in forms:
+            document: dict[str, Any] = {
+                "x402Version": V2,
+                "error": error,
+                "resource": {"url": named.url, "description": named.description},
+                "accepts": entries[:count],
+            }
+            if extensions:
+                document["extensions"] = dict(extensions)
+            text = _encoded(document)
+            if len(text) <= OFFER_CHARS_MAX:
+                return text
+        forms = forms[-1:]
+    return text
 
 
 def response(chain_id: int, payer: str, transaction: str = "", error: str = "") -> Headers:

@@ -82,12 +82,12 @@ class Presented:
     """What else is used up with it: the challenge that it answers, or the buyer's own id for an
     x402 payment, which answers none."""
     evidence: Any = field(default=None, repr=False)
-    is_tied: bool = False
-    """Whether it counts for the challenge alone that it was first shown with: for a proof that
-    anybody can see, and that does not say itself for which challenge it is."""
     settles_first: bool = False
     """Whether nobody can tell, without moving its money, that it will pay: then the upstream is not
     asked before."""
+    is_tied: bool = False
+    """Whether it counts for the challenge alone that it was first shown with: for a proof that
+    anybody can see, and that does not say itself for which challenge it is."""
 
     @property
     def record(self) -> PaymentRecord:
@@ -110,6 +110,8 @@ class Verified:
     paid: "Outcome | None" = None
     """Set where the rail shows that this very proof has moved the money already, by whoever's hand:
     a settlement that needs no more doing."""
+    was_unused: bool = False
+    """Set with `paid` where it moved after the rail had seen that it had not."""
 
 
 class Settlement(enum.Enum):

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from mpp_gateway.config.model import GatewayConfig, Route, Service
-from mpp_gateway.config.patterns import METHOD, NEVER_ROUTED, parse_pattern
-from mpp_gateway.errors import BadTarget, MethodNotAllowed, NotFound
+from mpp_gateway.config.patterns import METHOD, NEVER_ROUTED, Pattern, parse_pattern
+from mpp_gateway.errors import BadTarget, MethodNotAllowed, NotFound, Unpriced
 from mpp_gateway.routing.pattern import compile_exact, compile_lenient, lenient_form
 from mpp_gateway.routing.target import ASTERISK, parse_target
 
@@ -47,6 +47,7 @@ class _Entry:
     """One route, compiled."""
 
     route: Route
+    pattern: Pattern
     exact: re.Pattern[str]
     lenient: re.Pattern[str]
     is_literal: bool
@@ -54,7 +55,8 @@ class _Entry:
     @classmethod
     def of(cls, route: Route) -> "_Entry":
         pattern = parse_pattern(route.pattern)
-        return cls(route, compile_exact(pattern), compile_lenient(pattern), pattern.is_literal)
+        exact, lenient = compile_exact(pattern), compile_lenient(pattern)
+        return cls(route, pattern, exact, lenient, pattern.is_literal)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +93,14 @@ class RouteTable:
     """An immutable index of routes: build it once per configuration, match it once per request."""
 
     def __init__(
-        self, mounts: Mapping[str, _Mounted], base_path: str, single: _Mounted | None
+        self,
+        mounts: Mapping[str, _Mounted],
+        base_path: str,
+        single: _Mounted | None,
+        *,
+        is_strict: bool = False,
     ) -> None:
+        self._is_strict = is_strict
         self._mounts = mounts
         self._base_path = base_path
         self._single = single
@@ -101,7 +109,7 @@ class RouteTable:
     def build(cls, config: GatewayConfig) -> "RouteTable":
         """Mount each service of the configuration at `{base_path}/{id}`."""
         mounts = {name: _mounted(service) for name, service in config.services.items()}
-        return cls(mounts, config.base_path, None)
+        return cls(mounts, config.base_path, None, is_strict=config.strict_pricing)
 
     @classmethod
     def single(cls, service: Service) -> "RouteTable":
@@ -111,7 +119,7 @@ class RouteTable:
     def match(self, method: str, raw_target: str) -> Match | Preflight:
         """Find the route of a request; the method is case-sensitive (RFC 9110 section 9.1).
 
-        Errors: BadTarget, NotFound, MethodNotAllowed.
+        Errors: BadTarget, NotFound, MethodNotAllowed, Unpriced.
         """
         if METHOD.fullmatch(method) is None:
             # Upstreams that fold its case would serve `post` of a paid route as the free `/*`.
@@ -129,6 +137,8 @@ class RouteTable:
             if method == "OPTIONS":
                 return Preflight(allow, mounted.service.id)
             raise MethodNotAllowed(allow, "This path does not take this method.")
+        if self._is_strict:
+            _refuse_unpriced(method, path, entry, mounted)
         _refuse_second_reading(method, path, entry, mounted)
         found = entry.exact.match(path)
         return Match(
@@ -184,6 +194,36 @@ def _choose_options(first: _Entry | None, candidates: tuple[_Entry, ...]) -> _En
         return first
     named = (e for e in candidates if e.route.method == "OPTIONS" and e.route.free)
     return next(named, None)
+
+
+def _refuse_unpriced(method: str, path: str, entry: _Entry, mounted: _Mounted) -> None:
+    """Refuse what is free by a rule that is wider than a name, or beside a price.
+
+    A free route within a priced one is an exception that somebody has written down. One that takes
+    what a route of its own has a price for is an accident, however its path is spelled.
+    """
+    if not entry.route.free:
+        return
+    if is_broad(entry.route):
+        raise Unpriced("No price is set for this call, and no free route names it.")
+    if entry.is_literal or method == "OPTIONS":
+        return
+    taken, form = {None, "GET" if method == "HEAD" else method}, lenient_form(path)
+    if not entry.lenient.match(form):
+        raise Unpriced("The path can be read as one that no route names: write it plainly.")
+    for other in mounted.entries:
+        if (
+            not other.route.free
+            and other.route.method in taken
+            and other.lenient.match(form)
+            and not other.pattern.covers(entry.pattern)
+        ):
+            raise Unpriced("A free route takes this call, for which another one has a price.")
+
+
+def is_broad(route: Route) -> bool:
+    """Tell whether a route takes more than one method, or any path below its own."""
+    return route.method is None or route.pattern.endswith("/*")
 
 
 def _allowed(candidates: Iterable[_Entry]) -> tuple[str, ...]:

@@ -33,6 +33,8 @@ PAYMENT_FIELDS = frozenset(
         "payment-signature",
         "sign-in-with-x",
         "x-cashu",
+        "x-free-remaining",
+        "x-free-reset",
         "x-payment",
         "x-payment-response",
         "x-max-price",

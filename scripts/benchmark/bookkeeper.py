@@ -16,9 +16,10 @@ from pydantic import SecretStr
 
 from mpp_gateway.config.model import PostgresStore, SqliteStore, Store
 from mpp_gateway.gateway.serving import MIGRATIONS
-from mpp_gateway.ledger.book import Claim, Claimed, ClaimRequest, State, Turn
+from mpp_gateway.ledger.book import Claim, Claimed, ClaimRequest, Turn
 from mpp_gateway.ledger.database import Database
 from mpp_gateway.ledger.exchanges import Exchanges
+from mpp_gateway.ledger.states import State
 from mpp_gateway.ledger.stores import driver_of
 
 NOW_S = 1_800_000_000

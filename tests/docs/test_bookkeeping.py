@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from mpp_gateway.ledger.book import State
+from mpp_gateway.ledger.states import State
 from tests.docs.pages import ROOT, commands, output_of
 from tests.support.command import run, run_on_terminal
 from tests.support.ledger import Keeper

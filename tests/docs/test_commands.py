@@ -35,6 +35,7 @@ CHAOS = (
 BOOKS = "tests/docs/test_bookkeeping.py::test_every_command_of_the_page_runs_as_it_stands"
 BENCH = "tests/peers/test_bench.py::test_every_cell_is_measured_in_every_round"
 LEDGER_BENCH = "tests/process/test_bench_ledger.py::test_every_cell_is_measured"
+FOOTPRINT = "tests/process/test_footprint.py::test_every_configuration_is_measured"
 
 RUN_BY = {
     r"mpp-gateway serve --config gateway.yaml": CLI
@@ -78,6 +79,7 @@ RUN_BY = {
     r"\./scripts/(test( tests/unit -k replay)?|check|lock)": READ,
     r"\./scripts/bench( .*)?": BENCH,
     r"\./scripts/bench-ledger( .*)?": LEDGER_BENCH,
+    r"\./scripts/footprint( .*)?": FOOTPRINT,
     r"\./scripts/chaos( .*)?": CHAOS,
     r"\.venv/bin/python scripts/vectors": (
         "tests/vectors/test_own_vectors.py::"
@@ -96,6 +98,7 @@ RUN_BY = {
 
 FOREIGN = {
     "cp /tmp/mpp-gateway-demo-.../gateway.yaml gateway.yaml": "copies a file",
+    "./scripts/pay-with-legacy-x402": "installs 590 MB; it pays as tests/peers/test_x402.py does",
     "openssl rand -base64 32": "any 32 random bytes will do",
     ".venv/bin/python -m pip install 'psycopg[binary]>=3.2,<4'": "installs a package of the lock",
     "py-spy record --pid PID --duration 20 --output profile.svg": "not a package of ours",

@@ -12,6 +12,7 @@ ENVIRON = {
     "MPP_SECRET_KEY": "k" * 44,
     "RECIPIENT": "0x" + "ab" * 20,
     "WEATHER_TOKEN": "marked-token",
+    "FEE_KEY": "0x" + "12" * 32,
     "STRIPE_SECRET_KEY": "sk_test_marked",
     "ANTHROPIC_API_KEY": "marked-anthropic",
     "OPENAI_API_KEY": "marked-openai",

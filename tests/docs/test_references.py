@@ -12,7 +12,7 @@ from mpp_gateway.cli import reference
 from mpp_gateway.cli.main import parser
 from mpp_gateway.config.methods import KINDS
 from mpp_gateway.config.settings import RootSettings, RouteSettings, ServiceSettings
-from mpp_gateway.ledger.book import State
+from mpp_gateway.ledger.states import State
 from tests.docs.pages import ROOT, blocks
 
 REFERENCE = ROOT / "docs" / "reference"

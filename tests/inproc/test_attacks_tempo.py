@@ -7,13 +7,14 @@ import pytest
 
 from mpp_gateway.crypto.secp256k1 import address_of
 from mpp_gateway.rails.jsonrpc import MESSAGE_MAX, RpcRefused
-from tests.support.anvil import new_key
-from tests.support.paid import refused
-from tests.support.tempo import PRICE, PURSE, TempoShop, tempo_shop
+from tests.support.anvil import anvil, new_key
+from tests.support.evm import now
+from tests.support.paid import Response, refused
+from tests.support.tempo import PRICE, PURSE, TempoShop, pull, tempo_shop
 
 QUICK = "connect_s: 1, first_byte_s: 5, settle_s: 4"
 """Settled on success: the upstream works before any money has moved."""
-SEND = "eth_sendRawTransaction"
+SEND, RECEIPT = "eth_sendRawTransaction", "eth_getTransactionReceipt"
 
 
 @pytest.fixture
@@ -81,3 +82,55 @@ def test_what_a_node_repeats_of_a_signed_transaction_is_told_to_nobody(shop: Tem
 
     assert said.startswith("cannot take 0x... now at all")
     assert len(said) == MESSAGE_MAX
+
+
+def test_a_receipt_that_is_none_does_not_release_what_was_paid(shop: TempoShop):
+    """Taken for "in no block", it would have the buyer told that nothing was charged."""
+    credential = shop.buy()
+
+    def no_receipts() -> None:
+        shop.node.faults[RECEIPT] = "shape"
+
+    shop.node.then[SEND] = no_receipts
+    refused(shop.send(credential), "settlement-unknown", 503)
+    late = hex(now() + 1_000)
+    shop.node.lies["eth_getBlockByNumber"] = lambda block: block | {"timestamp": late}
+
+    refused(shop.send(credential), "settlement-unknown", 503)
+    assert (shop.balance(), shop.states()) == (PRICE, {"unknown": 1})
+    assert "released" not in [after for _, after in shop.journal()]
+
+    shop.node.faults.clear()
+    assert shop.send(credential)[0] == 200
+    assert (shop.balance(), shop.states()) == (PRICE, {"settled": 1})
+
+
+def test_who_has_a_sponsored_transaction_fail_spends_one_fee_of_the_sellers(tmp_path: Path):
+    """It keeps its money each time, and the seller would pay for gas all day long."""
+    sponsor, partner = new_key(), address_of(new_key())
+    anvil().fund(address_of(sponsor), PURSE)
+    method = (
+        f', sponsor: {{private_key: "0x{sponsor.hex()}"}},'
+        f' splits: [{{recipient: "0x{partner.hex()}", percent: "2.5"}}]'
+    )
+    with tempo_shop(tmp_path, timeouts=QUICK, method=method) as shop:
+
+        def left(gas: int) -> Response:
+            changes = {"fee_token": None, "is_sponsored": True, "gas_limit": gas}
+            return shop.send(pull(shop.challenge(), shop.key, **changes))
+
+        refused(left(400_000), "verification-failed")  # enough for each transfer, not for both
+        spent = PURSE - shop.anvil.balance(address_of(sponsor))
+        assert 0 < spent < PRICE
+
+        for _ in range(3):
+            document = refused(left(400_000), "verification-failed")
+            assert "fee" in document["detail"]
+        refused(left(1_000_000), "verification-failed")
+        assert PURSE - shop.anvil.balance(address_of(sponsor)) == spent
+        assert (shop.hits, shop.balance()) == (0, 0)
+
+        assert shop.send(shop.buy())[0] == 200  # it pays its fee itself
+        shop.key = new_key()
+        shop.anvil.fund(address_of(shop.key), PRICE)
+        assert left(1_000_000)[0] == 200  # and others are sponsored as before

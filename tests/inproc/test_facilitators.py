@@ -4,6 +4,7 @@ Asking another one to verify is free. Asking another one to settle what the firs
 how a payment gets lost between the two.
 """
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,9 +13,11 @@ from typing import Any
 
 import pytest
 
+from mpp_gateway.errors import RailUnavailable
 from mpp_gateway.rails.evm import facilitator_client
 from mpp_gateway.rails.evm.breaker import FAILURES_MAX
 from tests.support import auth_hooks
+from tests.support.evm import now
 from tests.support.facilitator import NO_TRANSACTION, StandInFacilitator
 from tests.support.faults import NOWHERE, shown
 from tests.support.paid import (
@@ -28,9 +31,11 @@ from tests.support.paid import (
     refused,
     serve,
 )
+from tests.support.x402 import settled, x402_gateway
 
 VERIFY, SETTLE = "/verify", "/settle"
 SHORT = "settle_s: 4"
+PATIENCE_S = 10
 SERVED = (200, "", False, False, True)
 UNKNOWN = (503, "settlement-unknown", True, False, False)
 UNAVAILABLE = (503, "rail-unavailable", True, False, False)
@@ -64,9 +69,11 @@ class Pair:
 
 
 @contextmanager
-def pair(tmp_path: Path, *, with_rpc: bool = False, first: str = "") -> Iterator[Pair]:
+def pair(
+    tmp_path: Path, *, with_rpc: bool = False, first: str = "", timeouts: str = SHORT
+) -> Iterator[Pair]:
     """Run a gateway with two; `first` is what else the entry of the first has."""
-    with paid_parts(tmp_path, facilitator=True, with_rpc=with_rpc, timeouts=SHORT) as paid:
+    with paid_parts(tmp_path, facilitator=True, with_rpc=with_rpc, timeouts=timeouts) as paid:
         second = StandInFacilitator(paid.chain.demo)
         other = serve(paid.stack, paid.chain, second.serve)
         before, _, rest = paid.config.partition('facilitator: "')
@@ -126,6 +133,7 @@ def test_no_other_facilitator_is_asked_about_what_the_first_refuses(tmp_path):
 
         document = refused(answer, "verification-failed")
         assert "invalid_exact_evm_payload_signature" in document["detail"]
+        assert document["reason"] == "invalid_exact_evm_payload_signature"
         assert both.asked() == [(1, VERIFY)]
         both.paid.untouched(released=1)
 
@@ -172,13 +180,21 @@ def test_a_facilitator_that_turns_the_settlement_away_leaves_the_credential_good
         assert both.spent() == PRICE
 
 
-def test_a_refused_settlement_is_refused_and_asked_of_nobody_else(tmp_path):
+@pytest.mark.parametrize(
+    ("reason", "slug"),
+    [
+        ("insufficient_funds", "payment-insufficient"),
+        ("invalid_exact_evm_payload_signature", "verification-failed"),
+        ("transaction_failed", "verification-failed"),
+    ],
+)
+def test_a_refused_settlement_is_refused_and_asked_of_nobody_else(tmp_path, reason, slug):
     with pair(tmp_path) as both:
-        strike(both, SETTLE, "error:insufficient_funds")
+        strike(both, SETTLE, f"error:{reason}")
 
         _, answer = both.buy()
 
-        assert answer[0] == 402
+        assert refused(answer, slug)["reason"] == reason
         assert both.asked() == [(1, VERIFY), (1, SETTLE)]
         assert both.spent() == 0
 
@@ -321,9 +337,10 @@ def test_a_hook_that_fails_costs_its_facilitator_the_question_and_shows_nothing(
         assert shown(answer) == SERVED
         assert both.asked() == [(2, VERIFY), (2, SETTLE)]
         both.second.fault = "500"
-        _, refusal = both.buy()
-        assert shown(refusal) == UNAVAILABLE
-        told = "\n".join([*both.paid.proxy.log, str(answer), str(refusal)])
+        refusals = [both.buy()[1] for _ in range(FAILURES_MAX)]
+        assert [shown(refusal) for refusal in refusals] == [UNAVAILABLE] * FAILURES_MAX
+        told = "\n".join([*both.paid.proxy.log, str(answer), str(refusals)])
+        assert "auth_hook: " in told
         assert auth_hooks.MARK not in told
 
 
@@ -343,9 +360,9 @@ def test_a_slow_hook_holds_up_no_other_call_and_not_its_own_for_long(
 ):
     monkeypatch.setattr(facilitator_client, "HOOK_S", 1)
     auth_hooks.reset()
-    with pair(tmp_path, first=HOOK.format(function)) as both:
+    with pair(tmp_path, first=HOOK.format(function), timeouts="settle_s: 30") as both:
         auth_hooks.held.clear()
-        credential = both.paid.buy().format()
+        credential, began_s = both.paid.buy().format(), time.monotonic()
 
         paid, free = at_once(
             [
@@ -356,6 +373,7 @@ def test_a_slow_hook_holds_up_no_other_call_and_not_its_own_for_long(
 
         assert set(free) == {200}
         assert shown(paid) == SERVED
+        assert time.monotonic() - began_s < PATIENCE_S
         assert both.asked() == [(2, VERIFY), (2, SETTLE)]
 
 
@@ -414,3 +432,36 @@ def test_a_gateway_does_not_start_where_no_facilitator_settles_its_payments(tmp_
             " eip155:31337, by what it says at /supported"
         )
         paid.stack.close()
+
+
+def test_a_facilitator_that_gives_up_our_network_later_is_a_problem_that_passes(tmp_path):
+    with paid_parts(tmp_path, facilitator=True) as paid:
+        paid.start()
+        rail = paid.proxy.runtime.serving.rails["evm"]
+        paid.facilitator.supports = {
+            "kinds": [{"x402Version": 2, "scheme": "exact", "network": "eip155:1"}]
+        }
+        with pytest.raises(RailUnavailable, match="no longer settles"):
+            paid.proxy.call(lambda: rail.maintain(now()))
+
+        paid.facilitator.supports = None
+        assert paid.proxy.call(lambda: rail.maintain(now())) == 0
+        assert shown(paid.send(paid.buy())) == SERVED
+        paid.stack.close()
+
+
+@pytest.mark.parametrize("path", [VERIFY, SETTLE])
+@pytest.mark.parametrize("fault", ["error:insufficient_funds", "error:My key is 0x12"])
+def test_an_x402_buyer_is_told_the_facilitators_own_code_and_no_other_word(tmp_path, path, fault):
+    with x402_gateway(tmp_path, facilitator=True) as buyer:
+        buyer.paid.facilitator.faults[path] = fault
+        answers = [buyer.send(buyer.v2()), buyer.send_v1(buyer.v1())]
+
+        if path == SETTLE and "key" in fault:
+            assert [shown(answer) for answer in answers] == [UNKNOWN] * 2
+            return
+        told = [settled(answers[0]), settled(answers[1], "x-payment-response")]
+        reason = "payment_refused" if "key" in fault else "insufficient_funds"
+        assert [(one["success"], one["errorReason"]) for one in told] == [(False, reason)] * 2
+        assert buyer.paid.purse() == PURSE_MINOR
+        assert "My key" not in str(answers)

@@ -23,6 +23,7 @@ from tests.support.faults import (
     BLIND,
     KEY,
     ON_SUCCESS,
+    X402,
     Expected,
     Lane,
     Row,
@@ -148,7 +149,8 @@ LINES: list[tuple[str, tuple[str, ...], str, tuple[str, ...], tuple[str, ...], E
     (ASKED, BOTH, "early", (RECEIPT,), NEVER, EARLY),
     (ASKED, BOTH, "early", (USED,), NODE, UNTRIED_MOVED),
     (ASKED, BOTH, "settle", (SETTLE,), (*DEAD, *NO_ENTRY), UNTRIED),
-    (ASKED, BOTH, "settle", (SETTLE,), (*DEFINITE, *NO_FUNDS), DECLINED),
+    (ASKED, BOTH, "settle", (SETTLE,), DEFINITE, DECLINED),
+    (ASKED, BOTH, "settle", (SETTLE,), NO_FUNDS, POOR),
     (ASKED, BOTH, "settle", (SETTLE,), (*SETTLED, *RUN), SERVED),
     (ASKED, BOTH, "settle", (SETTLE,), (*HANG, *MUTE, *VAGUE, *LIE), UNMOVED_OPEN),
     (ASKED, BOTH, "settle", (RECEIPT,), (*NODE, *NEVER), MOVED),
@@ -160,7 +162,8 @@ LINES: list[tuple[str, tuple[str, ...], str, tuple[str, ...], tuple[str, ...], E
     (BLIND, BOTH, "check", (VERIFY,), NO_FUNDS, POOR),
     (BLIND, BOTH, "check", (VERIFY,), (*TAKES, *RUN), MOVED_OPEN),
     (BLIND, BOTH, "settle", (SETTLE,), (*DEAD, *NO_ENTRY), UNTRIED),
-    (BLIND, BOTH, "settle", (SETTLE,), (*DEFINITE, *NO_FUNDS), DECLINED),
+    (BLIND, BOTH, "settle", (SETTLE,), DEFINITE, DECLINED),
+    (BLIND, BOTH, "settle", (SETTLE,), NO_FUNDS, POOR),
     (BLIND, BOTH, "settle", (SETTLE,), (*HANG, *MUTE, *VAGUE), UNMOVED_OPEN),
     (BLIND, BOTH, "settle", (SETTLE,), (*SETTLED, *RUN), MOVED_OPEN),
     (BLIND, BOTH, "settle", (SETTLE,), LIE, LIED_TO),
@@ -212,6 +215,34 @@ ROWS = [
     for target, name, kind in product(targets, names, kinds)
     if target == ON_SUCCESS or at == "settle" or kind not in SHOWN_ONCE
 ]
+COPIED = "402 verification-failed"
+
+
+def _of_x402(row: Row) -> Expected:
+    """Return what comes of the fault where the payment names neither seller nor call.
+
+    What moved before the gateway had seen it may have moved for somebody else: it buys nothing.
+    """
+    is_seen_late = row.at == "early" or (row.at == "check" and row.kind == "front-run")
+    if row.setup == BLIND or not is_seen_late:
+        return row.expected
+    if row.expected is SERVED:
+        return replace(DECLINED, moved=1, again=COPIED)
+    return replace(row.expected, again=COPIED)
+
+
+def _one_of_each(rows: list[Row]) -> Iterator[Row]:
+    """Yield a row for each outcome of each question, and for each way to be paid unasked."""
+    seen = set()
+    for row in rows:
+        own = row.kind if row.kind in (*RUN, *TAKES, *LIE, *SETTLED) else ""
+        what = row.setup, row.at, row.name, row.expected, own
+        if row.target == ON_SUCCESS and what not in seen and (not row.is_slow or own):
+            seen.add(what)
+            yield replace(row, wire=X402, expected=_of_x402(row))
+
+
+X402_ROWS = list(_one_of_each(ROWS))
 LANES_EACH = 12
 """Slow rows wait side by side."""
 
@@ -282,7 +313,7 @@ def players(request: pytest.FixtureRequest) -> Iterator[Players]:
             yield playing
 
 
-@pytest.mark.parametrize("row", ROWS, ids=str)
+@pytest.mark.parametrize("row", [*ROWS, *X402_ROWS], ids=str)
 def test_a_fault_moves_at_most_one_price_and_who_paid_it_is_served(players, row):
     seen = players.played[str(row)].result()
 
@@ -296,6 +327,10 @@ def test_a_fault_moves_at_most_one_price_and_who_paid_it_is_served(players, row)
     if row.expected.again == OPEN:
         assert (seen.served, seen.moved) == (0, row.expected.moved)
         refused(seen.spent, "settlement-unknown", 503)
+        return
+    if row.expected.again == COPIED:
+        assert (seen.served, seen.moved) == (0, 1)
+        refused(seen.spent, "verification-failed")
         return
     assert seen.served == 1
     assert seen.moved == (0 if row.expected is LIED_TO else 1)
@@ -328,6 +363,14 @@ def test_the_matrix_has_a_row_or_a_reason_for_every_fault_of_every_question(setu
     }
     assert not rows & (reasons | shown)
     assert _cells(setup, at) - rows - reasons - shown == set()
+
+
+def test_every_question_that_is_asked_about_an_x402_payment_has_a_row():
+    asked = {(row.setup, row.at, row.name) for row in X402_ROWS}
+    waited_out = {(KEY, "settle", RECEIPT), (ASKED, "settle", RECEIPT)}
+    assert asked | waited_out == {
+        (setup, at, name) for (setup, at), names in PATHS.items() for name in names
+    }
 
 
 def test_no_row_says_what_another_one_says_otherwise():

@@ -43,6 +43,7 @@ def test_who_asks_for_html_gets_the_page(accept):
         "text/html;q=0.5, */*",
         "text/html;q=0, */*",
         "text/htmlx",
+        "text/*, application/x-text/html",
         "text/html;q=two",
         "image/avif,image/webp,*/*;q=0.8",
     ],

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 
 import pytest
 
+from mpp_gateway.gateway.page import contents
+from mpp_gateway.gateway.page.chains import Chain
 from tests.inproc.test_payment_page import EVIL
 from tests.support.browser import Browser, Page, Wallet, chromium
 from tests.support.paid import PRICE, PURSE_MINOR, paid_gateway, wait_until
@@ -129,19 +131,27 @@ def test_a_wallet_that_does_not_know_the_chain_signs_nothing(tmp_path, browser):
         v.expect_unpaid()
 
 
-def test_a_wallet_is_told_of_a_well_known_chain(tmp_path, browser):
-    with visit(tmp_path, browser, with_rpc=False, facilitator=True) as v:
-        v.paid.stop()
+def test_a_wallet_is_told_of_a_well_known_chain(tmp_path, browser, monkeypatch):
+    with visit(tmp_path, browser) as v:
         demo = v.paid.chain.demo
-        v.paid.start(v.paid.config.replace(f"chain_id: {demo.chain_id}", "chain_id: 84532"))
+        known = Chain("Demo", "ETH", "https://rpc.example", "https://explorer.example")
+        monkeypatch.setattr(contents, "CHAINS", {demo.chain_id: known})
+        v.wallet.chain_id, v.wallet.known = 1, {1}
         page = v.page = v.tab()
-        v.wallet.known = {demo.chain_id}
         page.click("#pay")
-        page.sees("#state", "was not accepted")
-        assert [chain["chainName"] for chain in v.wallet.added] == ["Base Sepolia"]
-        assert v.wallet.added[0]["rpcUrls"] == ["https://sepolia.base.org"]
-        assert v.wallet.chain_id == 84532
-        assert (v.paid.balance(), v.paid.hits) == (0, 1)
+        page.sees("#state", PAID)
+        assert v.wallet.added == [
+            {
+                "chainId": hex(demo.chain_id),
+                "chainName": "Demo",
+                "nativeCurrency": {"name": "ETH", "symbol": "ETH", "decimals": 18},
+                "rpcUrls": ["https://rpc.example"],
+                "blockExplorerUrls": ["https://explorer.example"],
+            }
+        ]
+        link = page.run("document.querySelector('#receipt-rows a').href")
+        assert link == f"https://explorer.example/tx/{v.paid.rows()[0]['reference']}"
+        v.expect_paid()
 
 
 def test_who_has_too_little_is_told_before_signing(tmp_path, browser):
@@ -437,3 +447,26 @@ def test_of_several_offers_the_chosen_one_is_paid(tmp_path, browser):
         page.click("#pay")
         page.sees("#state", PAID)
         assert paid.balance() == PRICE
+
+
+def test_a_script_that_finds_its_way_in_does_not_run_and_is_reported(tmp_path, browser):
+    """Shows too that the tests which see no violation would see one."""
+    with visit(tmp_path, browser) as v:
+        page = v.tab()
+        page.run(
+            "document.body.append(Object.assign(document.createElement('script'),"
+            " {text: 'window.hacked = 1'}))"
+        )
+        wait_until(lambda: page.violations, "the violation is reported")
+        page.run("fetch('http://127.0.0.1:9/').catch(() => { window.isBlocked = 1; })")
+        wait_until(lambda: page.run("window.isBlocked"), "the other address is not asked")
+        assert page.run("window.hacked") is None
+        assert any(line.startswith("connect-src") for line in page.run("window.violations"))
+
+
+def test_where_callers_have_own_accounts_the_payment_goes_beside(tmp_path, browser):
+    with visit(tmp_path, browser, auth="requires_auth: true") as v:
+        v.page.click("#pay")
+        v.page.sees("#state", PAID)
+        v.expect_paid()
+        assert v.paid.upstream.seen[0].get("payment-authorization") is None

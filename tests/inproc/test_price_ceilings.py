@@ -93,3 +93,19 @@ def test_offers_above_the_limit_are_left_out_and_the_others_stay(tmp_path):
         "0.01": (402, ["evm"]),
         "0.009": (412, []),
     }
+
+
+def test_a_payment_above_the_limit_is_refused_though_another_offer_is_below_it(tmp_path):
+    routes = '\n      "GET /paid": {charge: "0.01"}'
+    offers = OFFERS.replace("0.01", "0.05").replace('"0.04"', '"0.01"')
+    with paid_gateway(tmp_path, routes=routes) as paid:
+        paid.stop()
+        with_tempo = paid.config.replace("methods:\n", f"methods:\n{TEMPO}", 1)
+        paid.start(with_tempo.replace(routes, offers))
+        _, fields, _ = paid.ask("/api/paid")
+        dear, _ = Challenge.parse_all(fields["www-authenticate"].split("\n"))
+        credential = paid.sign(dear)
+        answer = paid.send(credential, "/api/paid", "X-Max-Price: 0.02 usd")
+        refused(answer, "price-above-maximum", 412)
+        paid.untouched()
+        assert paid.send(credential, "/api/paid", "X-Max-Price: 0.05 usd")[0] == 200

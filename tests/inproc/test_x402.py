@@ -10,10 +10,7 @@ import pytest
 from mpp_gateway.crypto.addresses import checksum
 from mpp_gateway.demo.chain import TOKEN_NAME, TOKEN_VERSION
 from mpp_gateway.protocol.challenge import Challenge
-from mpp_gateway.protocol.eip3009 import Authorization
-from mpp_gateway.rails.evm import abi
 from tests.support.evm import address, now, settings_of
-from tests.support.facilitator import submit
 from tests.support.paid import (
     DEAR,
     PRICE,
@@ -399,20 +396,6 @@ def test_two_payments_in_one_request_are_refused_whatever_they_are(buyer: X402Bu
 
 
 # What became of it elsewhere
-
-
-def test_a_payment_that_somebody_else_submitted_is_not_asked_for_again(buyer: X402Buyer):
-    payment = buyer.v2()
-    made = decoded(payment)["payload"]
-    seen = Authorization.from_payload(made["authorization"] | {"signature": made["signature"]})
-    chain, key = buyer.paid.chain, fresh_key("front-runner")
-    chain.run(chain.demo.fund_gas(address(key)))
-    tx_hash = chain.run(submit(chain.demo, abi.transfer_with_authorization(seen), key))
-
-    response = buyer.send(payment)
-
-    assert (response[0], settled(response)["transaction"]) == (200, tx_hash)
-    assert (buyer.paid.balance(), buyer.paid.hits) == (PRICE, 1)
 
 
 def test_a_reply_that_is_lost_leaves_one_payment_and_one_call(tmp_path: Path):

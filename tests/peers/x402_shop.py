@@ -13,7 +13,7 @@ from typing import Any
 
 from tests.peers.shop import ANSWER_S, Chain, new_key
 from tests.support import usdc
-from tests.support.components import X402, X402_PYTHON, need
+from tests.support.components import PEERS, X402, X402_PYTHON, need
 from tests.support.evm import address
 from tests.support.process import Process, free_port
 from tests.support.proxy import Proxy, config_text, running
@@ -25,6 +25,7 @@ PURSE = 1_000_000
 COMMANDS = {
     "x402": (str(X402_PYTHON), str(X402 / "client.py")),
     "@x402/fetch": ("node", str(X402 / "client.mjs")),
+    "mppx": ("node", str(PEERS / "mppx" / "x402.mjs")),
     "v1": (str(X402_PYTHON), str(X402 / "client_v1.py")),
 }
 ROUTES = """\
@@ -43,7 +44,7 @@ METHOD = """\
   base:
     kind: evm
     chain_id: {chain_id}
-    rpc_url: "{rpc_url}"
+    {rpc}
     token: {{address: "{token}", name: {name}, version: "{version}", decimals: 6}}
     recipient: "{payee}"
     submit: {submit}
@@ -62,9 +63,21 @@ def usdc_chain() -> Iterator[Chain]:
         chain.close()
 
 
+@dataclass
+class Official:
+    """The official Python facilitator, in a process of its own."""
+
+    url: str
+    process: Process
+
+    def asked(self, path: str) -> int:
+        """Return how often it was asked that."""
+        return self.process.output().split().count(path)
+
+
 @contextmanager
-def official_facilitator(chain: Chain, folder: Path) -> Iterator[str]:
-    """Run the official Python facilitator in a process of its own; yield its URL."""
+def official_facilitator(chain: Chain, folder: Path, *, confirm_s: int = 30) -> Iterator[Official]:
+    """Run one; what is in no block after `confirm_s` it calls pending."""
     need("x402")
     key, port = new_key(), free_port()
     chain.run(lambda: chain.demo.fund_gas(address(key)))
@@ -73,13 +86,14 @@ def official_facilitator(chain: Chain, folder: Path) -> Iterator[str]:
         "rpc_url": chain.demo.rpc_url,
         "network": f"eip155:{usdc.CHAIN_ID}",
         "port": port,
+        "confirm_s": confirm_s,
     }
     environ = {**os.environ, "FACILITATOR_SITE": json.dumps(site)}
     command = [str(X402_PYTHON), str(X402 / "facilitator.py")]
     started = Process(command, environ, folder / "facilitator.log")
     try:
         started.wait_for_port(port)
-        yield f"http://127.0.0.1:{port}"
+        yield Official(f"http://127.0.0.1:{port}", started)
     finally:
         started.stop()
 
@@ -148,7 +162,15 @@ class Buyer:
         return self.shop.chain.balance(address(self.key))
 
     def start(self, verb: str, *paths: str, method: str = "GET", body: str = "") -> Any:
-        wallet = {"private_key": f"0x{self.key.hex()}"}
+        wallet = {
+            "private_key": f"0x{self.key.hex()}",
+            "chain_id": usdc.CHAIN_ID,
+            "token": usdc.ADDRESS,
+            "name": usdc.NAME,
+            "version": usdc.VERSION,
+            "decimals": 6,
+            "max_amount": "0.05",
+        }
         return subprocess.Popen(
             [*COMMANDS[self.client], verb, method, body, *[self.shop.url + p for p in paths]],
             env={**os.environ, "PEER_WALLET": json.dumps(wallet)},
@@ -166,19 +188,27 @@ class Buyer:
 
 
 @contextmanager
-def open_shop(chain: Chain, folder: Path, facilitator: str | None, more: str) -> Iterator[Shop]:
+def open_shop(
+    chain: Chain,
+    folder: Path,
+    facilitator: Official | None,
+    *,
+    more: str = "",
+    with_rpc: bool = True,
+) -> Iterator[Shop]:
     """Run a gateway that settles itself, or through `facilitator`; `more` is of the method."""
     with ExitStack() as stack:
         storyteller, payee = Storyteller(), address(new_key())
         api = stack.enter_context(upstream(storyteller))
-        submit = f'{{facilitator: "{facilitator}"}}'
-        if facilitator is None:
+        if facilitator is not None:
+            submit = f'{{facilitator: "{facilitator.url}"}}'
+        else:
             gas_key = new_key()
             chain.run(lambda: chain.demo.fund_gas(address(gas_key)))
             submit = f'{{private_key: "0x{gas_key.hex()}", max_fee_gwei: "100"}}'
         method = METHOD.format(
             chain_id=usdc.CHAIN_ID,
-            rpc_url=chain.demo.rpc_url,
+            rpc=f'rpc_url: "{chain.demo.rpc_url}"' if with_rpc else "",
             token=usdc.ADDRESS,
             name=usdc.NAME,
             version=usdc.VERSION,

@@ -615,7 +615,7 @@ def test_a_paid_post_carries_its_body_and_fields(market, tmp_path):
         ((), {"MPP_PRIVATE_KEY": "f" * 64}, True, 2, "set MPP_PRIVATE_KEY"),
         ((), {"MPP_CREDENTIAL": "Payment nonsense"}, True, 2, "MPP_CREDENTIAL is no credential"),
         ((), {"MPP_CREDENTIAL": "Bearer x"}, True, 2, "MPP_CREDENTIAL is no credential"),
-        ((), {}, False, 5, "this token is not known here"),
+        ((), {}, False, 5, "none of the dollars that are known here"),
     ],
 )
 def test_what_is_not_paid_says_why(more, environ_, node, code, said, market):

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 import pytest
 
 from mpp_gateway.failpoints import FailPoint
-from mpp_gateway.ledger.book import TRANSITIONS, State
+from mpp_gateway.ledger.states import TRANSITIONS, State
 from tests.support.deaths import BODY, Buyer, House, Seen, house
 from tests.support.evm import address, asking
 from tests.support.launcher import Trap
 from tests.support.paid import PRICE, receipt_of, wait_until
 from tests.support.stores import Place, PostgresPlace, SqlitePlace
+from tests.support.x402 import settled
 
 P = FailPoint
 STORES = ("sqlite", "postgres")
@@ -115,6 +116,12 @@ ROWS = (
     row("pays first", P.AFTER_SETTLED, journey=OWED),
     row("pays first", P.UPSTREAM_ANSWERED, journey=OWED, runs=2),
     row("pays first", P.HEAD_DUE, journey=OWED, runs=2),
+    # By x402, where no challenge names the call: the claim alone keeps its payment to one.
+    row("pays by x402", P.AFTER_CLAIMED, journey=GIVEN_UP),
+    row("pays by x402", P.AFTER_VERIFIED, journey=HELD),
+    row("pays by x402", P.AFTER_SETTLING, journey=NEVER_SENT, runs=2),
+    row("pays by x402", P.SENT, journey=FOUND, runs=2),
+    row("pays by x402", P.AFTER_SETTLED, journey=OWED, runs=2),
     # The upstream fails.
     row("upstream fails", P.BEFORE_RELEASED, journey=HELD, runs=2),
     row("upstream fails", P.AFTER_RELEASED, journey=HELD, runs=2),
@@ -232,6 +239,7 @@ def leaves(buyer: Buyer, arm: Arm) -> Seen:
 
 WAYS: dict[str, tuple[str, Callable[[Buyer, Arm], Seen]]] = {
     "pays": ("paid", pays),
+    "pays by x402": ("paid", pays),
     "pays slowly": ("paid", pays_slowly),
     "pays in halves": ("paid", pays_in_halves),
     "pays beside another": ("paid", beside_another),
@@ -281,7 +289,7 @@ def test_killed_anywhere_it_charges_once_and_owes_nobody(houses, kind, row: Row)
     home.serve()
     path, way = WAYS[row.way]
     keyed = ("Idempotency-Key: one-call",) if row.way.startswith("keeps") else ()
-    buyer = Buyer(home, path, keyed)
+    buyer = Buyer(home, path, keyed, by_x402=row.way == "pays by x402")
     payee = address(home.gas_key) if path == "refunded" else home.paid.payee
     earned = home.chain.balance(payee)
 
@@ -304,7 +312,10 @@ def test_killed_anywhere_it_charges_once_and_owes_nobody(houses, kind, row: Row)
     assert (buyer.spent, buyer.journey(), buyer.runs) == (price, row.journey, row.runs)
     assert home.chain.balance(payee) == earned + sum(one.spent for one in everyone)
     if row.last == "answer":
-        mined = home.chain.transaction(receipt_of((200, last.fields, b"")).reference)
+        answered = 200, last.fields, b""
+        x402 = "payment-response" in last.fields
+        tx_hash = settled(answered)["transaction"] if x402 else receipt_of(answered).reference
+        mined = home.chain.transaction(tx_hash)
         assert mined is not None
         assert mined["status"] == "0x1"
         assert last.body == BODY
@@ -333,7 +344,8 @@ def die_again(row: Row, buyer: Buyer) -> None:
 
 def assert_told_nothing_else_than_paid(seen: Seen) -> None:
     """A receipt is on a 2xx alone, and a 2xx has one."""
-    assert ("payment-receipt" in seen.fields) == (seen.status == 200)
+    receipt = "payment-receipt" in seen.fields or "payment-response" in seen.fields
+    assert receipt == (seen.status == 200)
 
 
 def assert_it_buys_no_more(buyer: Buyer) -> None:

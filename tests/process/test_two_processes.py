@@ -5,6 +5,8 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
+from itertools import product
 
 from tests.support.client import RawClient
 from tests.support.deaths import Buyer, House, Seen, house
@@ -72,12 +74,15 @@ def test_of_a_thousand_copies_over_two_processes_one_is_accepted(tmp_path, place
     with house(tmp_path, place) as home, two_of_them(home) as processes:
         home.port = home.paid._port = processes[0].port
         buyer = Buyer(home, "paid")
+        by_x402 = copy(buyer)
+        by_x402.by_x402 = True  # the same signature in its other form
 
-        def send(port: int) -> list[tuple[int, str]]:
-            return [told(seen) for seen in copies(buyer, port, COPIES // CLIENTS)]
+        def send(one: Buyer, port: int) -> list[tuple[int, str]]:
+            return [told(seen) for seen in copies(one, port, COPIES // CLIENTS)]
 
-        ports = [process.port for process in processes] * (CLIENTS // 2)
-        answers = at_once([lambda port=port: send(port) for port in ports])
+        ports = [process.port for process in processes] * (CLIENTS // 4)
+        forms = product((buyer, by_x402), ports)
+        answers = at_once([lambda one=one, port=port: send(one, port) for one, port in forms])
         counted = Counter(answer for some in answers for answer in some)
 
         assert counted.total() == COPIES

@@ -25,18 +25,12 @@ from hypothesis.stateful import (
 from mpp_gateway.ledger import exchanges as store_module
 from mpp_gateway.ledger import moves as moves_module
 from mpp_gateway.ledger.book import (
-    LEFT_OPEN,
-    PAID,
-    POSTING,
-    TRANSITIONS,
-    WAYS_OUT,
     Book,
     Claim,
     Claimed,
     ClaimRequest,
     IllegalTransition,
     OverPosted,
-    State,
     Turn,
     balances,
     standing,
@@ -46,6 +40,7 @@ from mpp_gateway.ledger.database import Database
 from mpp_gateway.ledger.exchanges import Exchanges
 from mpp_gateway.ledger.schema import EXCHANGES_SCHEMA, QUESTIONS_SCHEMA
 from mpp_gateway.ledger.sqlite import SqliteDriver
+from mpp_gateway.ledger.states import LEFT_OPEN, PAID, POSTING, TRANSITIONS, WAYS_OUT, State
 from tests.support.ledger import swept, taken_up
 from tests.support.stores import in_memory
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mpp_gateway.ledger.book import Line, State, balances, standing
+from mpp_gateway.ledger.book import Line, balances, standing
+from mpp_gateway.ledger.states import State
 from mpp_gateway.protocol.credential import Credential
 from tests.support.client import RawClient
 from tests.support.evm import address, now
@@ -18,6 +19,7 @@ from tests.support.launcher import Launcher, Mortal, Trap, launching
 from tests.support.paid import PURSE_MINOR, ChainThread, Paid, fresh_key, paid_parts
 from tests.support.process import free_port
 from tests.support.stores import Place
+from tests.support.x402 import as_x402
 
 ROUTES = """
       "GET /paid": {charge: "0.01"}
@@ -98,6 +100,7 @@ class Buyer:
     key: bytes = b""
     """Of a payer who has bought before; else it is a new one with a full purse."""
     credential: Credential | None = None
+    by_x402: bool = False
     companions: list["Buyer"] = field(default_factory=list)
     """Others who buy in the same test."""
 
@@ -131,10 +134,13 @@ class Buyer:
 
     def ask(self, client: RawClient) -> None:
         assert self.credential is not None
+        payment = f"Authorization: {self.credential.format()}"
+        if self.by_x402:
+            payment = f"PAYMENT-SIGNATURE: {as_x402(self.credential)}"
         lines = [
             f"GET {self.target} HTTP/1.1",
             "Host: x",
-            f"Authorization: {self.credential.format()}",
+            payment,
             *self.fields,
             "",
             "",
@@ -297,7 +303,14 @@ def house(folder: Path, place: Place, timeouts: str = "connect_s: 5") -> Iterato
     """Build everything but the gateway."""
     with ExitStack() as stack:
         more = "limits: {unpaid_per_minute: 0}"
-        parts = paid_parts(folder, routes=ROUTES, place=place, timeouts=timeouts, more=more)
+        parts = paid_parts(
+            folder,
+            routes=ROUTES,
+            place=place,
+            timeouts=timeouts,
+            more=more,
+            method_more=", x402: true",
+        )
         paid = stack.enter_context(parts)
         upstream = Upstream()
         paid.upstream._respond = upstream

@@ -26,7 +26,9 @@ from tests.support.paid import (
 from tests.support.proxy import Proxy, config_text, running
 from tests.support.stores import SqlitePlace
 from tests.support.upstream import upstream
+from tests.support.x402 import as_x402, decoded
 
+MPP, X402 = "mpp", "x402"
 KEY, ASKED, BLIND = "own key", "facilitator and node", "facilitator alone"
 ON_SUCCESS, BEFORE = "paid", "first"
 NOWHERE = "http://127.0.0.1:1"
@@ -69,9 +71,12 @@ class Row:
     expected: Expected
     is_slow: bool = False
     """It ends when a deadline does."""
+    wire: str = MPP
+    """In which form the payment comes."""
 
     def __str__(self) -> str:
-        return f"{self.setup}: {self.target} {self.at} {self.name} {self.kind}"
+        form = "" if self.wire == MPP else f"{self.wire}, "
+        return f"{form}{self.setup}: {self.target} {self.at} {self.name} {self.kind}"
 
 
 @dataclass(frozen=True)
@@ -136,6 +141,13 @@ class Lane:
         """Let what gas costs be asked again: it is once a second."""
         if self.setup == KEY:
             self._rail._settler._submitter.gas._seen = None
+
+    def send(self, credential: Credential, row: Row) -> Response:
+        """Present the payment in the row's form."""
+        path = self.path(row)
+        if row.wire == MPP:
+            return self.paid.send(credential, path)
+        return self.paid.ask(path, f"PAYMENT-SIGNATURE: {as_x402(credential)}")
 
     def moved(self) -> int:
         """Return how many prices the payer has paid."""
@@ -225,7 +237,7 @@ class Lane:
         credential = self.buy(path)
         hits = paid.hits
         self.begin_fault(row, credential)
-        answer = paid.send(credential, path)
+        answer = self.send(credential, row)
         self._reaches(credential, row.expected.state)
         state, moved = self.row_of(credential)["state"], self.moved()
         hits = paid.hits - hits
@@ -240,7 +252,7 @@ class Lane:
             word = "served as credit" if self.was_credited(credential) else "served"
         first = Expected(state, *shown(answer), moved, word)
         leaked = answer[0] != 200 and (b"marked" in answer[2] or "x-upstream" in answer[1])
-        spent = paid.send(credential, path)
+        spent = self.send(credential, row)
         return Seen(first, hits, leaked, served, self.moved(), spent)
 
     def listen(self) -> dict[str, set[str]]:
@@ -295,7 +307,7 @@ class Lane:
         for tries in range(TRIES_MAX):
             if tries:  # what is done every 15 seconds is told to hurry
                 self.paid.proxy.call(lambda: self._rail.maintain(now()))
-            answer = self.paid.send(credential, self.path(row))
+            answer = self.send(credential, row)
             if answer[0] not in (409, 503):
                 break
             if row.expected.again.startswith("503") and tries + 1 >= OPEN_TRIES:
@@ -325,8 +337,9 @@ def shown(answer: Response) -> tuple[int, str, bool, bool, bool]:
     """Return status, problem, and whether Retry-After, a challenge and a receipt are there."""
     status, headers, _ = answer
     slug = "" if status == 200 else slug_of(answer)
-    fields = ("retry-after", "www-authenticate", "payment-receipt")
-    retry_after, challenge, receipt = (name in headers for name in fields)
+    retry_after, challenge = "retry-after" in headers, "www-authenticate" in headers
+    told = headers.get("payment-response")
+    receipt = decoded(told)["success"] if told else "payment-receipt" in headers
     return status, slug, retry_after, challenge, receipt
 
 
@@ -348,7 +361,7 @@ def lanes(folder: Path, setups: Sequence[str], settle_s: int) -> Iterator[list[L
                 thread.run(thread.demo.fund_gas(address(STAND_IN_KEY)))
                 facilitator = StandInFacilitator(thread.demo)
                 submit = f'facilitator: "{serve(stack, thread, facilitator.serve)}"'
-            text = method_text(thread, node, payee, submit, setup != BLIND)
+            text = method_text(thread, node, payee, submit, setup != BLIND, ", x402: true")
             methods += text.replace("  evm: {", f"  m{number}: {{kind: evm, ")
             more = f"base_url: {up.url}\n    methods: [m{number}]\n    routes:{ROUTES}"
             services.append(f"  lane{number}:\n    {more}")

@@ -7,9 +7,10 @@ from pydantic import SecretStr
 
 from mpp_gateway.config.model import PostgresStore, SqliteStore, Store
 from mpp_gateway.gateway.serving import MIGRATIONS
-from mpp_gateway.ledger.book import Claim, ClaimRequest, State, Turn
+from mpp_gateway.ledger.book import Claim, ClaimRequest, Turn
 from mpp_gateway.ledger.database import Database
 from mpp_gateway.ledger.exchanges import Exchanges, IsGone
+from mpp_gateway.ledger.states import State
 from tests.support.stores import Place, SqlitePlace
 
 SCHEMA = len(MIGRATIONS)

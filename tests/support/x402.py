@@ -12,6 +12,7 @@ from mpp_gateway.crypto.addresses import checksum, parse_address
 from mpp_gateway.crypto.eip712 import Eip712Domain
 from mpp_gateway.crypto.secp256k1 import address_of, sign
 from mpp_gateway.protocol import eip3009
+from mpp_gateway.protocol.credential import Credential
 from mpp_gateway.protocol.eip3009 import Authorization
 from mpp_gateway.protocol.x402 import V1_CHAINS
 from tests.support.evm import now
@@ -57,6 +58,21 @@ def proof(authorization: Authorization) -> dict[str, Any]:
     members["from"] = checksum(authorization.sender)
     members["to"] = checksum(authorization.recipient)
     return {"signature": signature, "authorization": members}
+
+
+def as_x402(credential: Credential) -> str:
+    """Return what an MPP credential is to x402: the same signature is good in each form."""
+    members = dict(credential.payload)
+    made = {"signature": members.pop("signature"), "authorization": members}
+    request = credential.challenge.request_object
+    accepted = {
+        "scheme": "exact",
+        "network": f"eip155:{request['methodDetails']['chainId']}",
+        "asset": request["currency"],
+        "amount": request["amount"],
+        "payTo": request["recipient"],
+    }
+    return encoded({"x402Version": 2, "payload": made, "accepted": accepted})
 
 
 @dataclass

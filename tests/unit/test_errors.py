@@ -27,6 +27,7 @@ STATUSES = {
     "request-timeout": 408,
     "settlement-unknown": 503,
     "too-many-requests": 429,
+    "unpriced": 403,
     "upstream-cut": 502,
     "upstream-malformed": 502,
     "upstream-refused": 502,

@@ -144,7 +144,7 @@ def _offer(way: Way, place: int) -> str:
 
 def _command(exchange: Exchange, ways: Sequence[Way]) -> tuple[str, str]:
     """Return the line for a terminal, and what has to be known of it."""
-    way = next((way for way in ways if way.offer.method == EvmMethod.kind), None)
+    way = next((way for way in ways if way.method is not None), None)
     if way is None:
         return "", ""
     head = exchange.head

@@ -6,6 +6,7 @@ Wire form: x402 version 2, scheme `exact`, transfer method `eip3009`.
 from dataclasses import replace
 
 from mpp_gateway.crypto.addresses import checksum
+from mpp_gateway.errors import RailUnavailable
 from mpp_gateway.rails.base import RailMisconfigured, Settlement
 from mpp_gateway.rails.evm.facilitator_client import X402_VERSION, Question
 from mpp_gateway.rails.evm.facilitators import Facilitators, Look
@@ -33,6 +34,7 @@ class FacilitatorSettler:
         self._settings = settings
         self._inspector = inspector
         self._setting = setting
+        self._has_served = False
 
     async def check(self, payment: Payment, now_s: int) -> None:
         """Ask `/verify`; raises a Problem when the payment does not hold."""
@@ -74,16 +76,18 @@ class FacilitatorSettler:
     async def maintain(self, now_s: int) -> int:  # noqa: ARG002
         """Return 0: facilitators look after their own transactions; see that they are there.
 
-        Errors: `RailUnavailable` if none is; `RailMisconfigured` if all say what they settle, and
-        payments like ours are not among it.
+        Errors: `RailUnavailable` if none is; `RailMisconfigured` at the start, if all say what they
+        settle, and payments like ours are not among it. Later that is theirs to mend.
         """
         await self.facilitators.poll()
-        if self.facilitators.offers(X402_VERSION, SCHEME, self._network, EIP3009) is False:
-            raise RailMisconfigured(
-                f"{self._setting}: it does not settle payments of the scheme `{SCHEME}` on"
-                f" {self._network}, by what it says at /supported"
-            )
-        return 0
+        if self.facilitators.offers(X402_VERSION, SCHEME, self._network, EIP3009) is not False:
+            self._has_served = True
+            return 0
+        payments = f"payments of the scheme `{SCHEME}` on {self._network}"
+        problem = f"{payments}, by what it says at /supported"
+        if self._has_served:
+            raise RailUnavailable(f"The facilitator no longer settles {problem}.")
+        raise RailMisconfigured(f"{self._setting}: it does not settle {problem}")
 
     @property
     def refunds_from(self) -> bytes | None:

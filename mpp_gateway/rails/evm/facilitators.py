@@ -32,6 +32,7 @@ REDIRECTED, SERVER_ERROR = 300, 500
 LOOK_S = 5
 REMEMBERED_MAX = 10_000
 PENDING = "settlement_pending"
+NO_REASON = "no_reason"
 PENDING_WAITS_MS = (250, 500, 1_000, 2_000)
 """Before each repeat of a `/settle` whose transaction is in no block yet."""
 
@@ -274,7 +275,8 @@ def _read_settled(answer: Answer) -> Attempt:
     definite = reason.startswith(_DEFINITE) and not any(word in reason for word in _OPEN)
     state = Settlement.REFUSED if definite else Settlement.UNKNOWN
     about = f" of {tx_hash}" if tx_hash else ""
-    return Attempt(state, tx_hash, f"the facilitator says {reason}{about}")
+    refusal = _refusal(reason) if definite else None
+    return Attempt(state, tx_hash, f"the facilitator says {reason}{about}", refusal=refusal)
 
 
 def _transaction(answer: Answer) -> str:
@@ -296,12 +298,17 @@ def _has_failed(answer: Answer, attempt: Attempt, tx_hash: str) -> bool:
 def _reason(answer: Answer, member: str) -> str:
     reason = answer.members.get(member)
     # Only a short code is repeated: a free text might hold the credential or another secret.
-    return reason if isinstance(reason, str) and _CODE.fullmatch(reason) else "no_reason"
+    return reason if isinstance(reason, str) and _CODE.fullmatch(reason) else NO_REASON
 
 
 def _refusal(reason: str) -> Problem:
+    """Return what the buyer is told; a program reads the facilitator's own code in `reason`."""
+    said = {} if reason == NO_REASON else {"reason": reason}
     if "insufficient" in reason:
-        return PaymentInsufficient("The payer's balance does not cover the price.", private=reason)
+        detail = "The payer's balance does not cover the price."
+        return PaymentInsufficient(detail, private=reason, extra=said)
     if "nonce" in reason or "used" in reason:
-        return VerificationFailed("This authorization was used already.", private=reason)
-    return VerificationFailed(f"The facilitator does not accept the payment: {reason}.")
+        detail = "This authorization was used already."
+        return VerificationFailed(detail, private=reason, extra=said)
+    detail = f"The facilitator does not accept the payment: {reason}."
+    return VerificationFailed(detail, extra=said)

@@ -84,7 +84,9 @@ class OwnKeySettler:
             str(payment.key),
             payment.key.token,
             payment.call,
-            signed.valid_before,
+            # x402 buyers sign for as long as 2**256-1, which no store has a number for: the lease
+            # of the nonce would fail, and a payment that was never sent be unknown for ever.
+            min(signed.valid_before, FOREVER_S),
             payment.gas_max,
         )
         done = await self._submitter.submit(call, now_s)

@@ -11,6 +11,7 @@ from mpp_gateway.protocol import jcs, permit2
 from mpp_gateway.protocol.eip3009 import Authorization
 from mpp_gateway.protocol.evm_transaction import SignedTransaction
 from mpp_gateway.protocol.money import Amount
+from mpp_gateway.protocol.problems import Problem
 from mpp_gateway.rails.base import Offer, Settlement
 from mpp_gateway.rails.evm import abi
 from mpp_gateway.rails.evm.abi import Transfer
@@ -242,6 +243,8 @@ class Attempt:
     """True if the chain was asked and the authorization is open: unused and unexpired."""
     is_untried: bool = False
     """REFUSED, for nothing was sent: the authorization is as good as before."""
+    refusal: Problem | None = None
+    """REFUSED: what to tell the buyer, where somebody has said why."""
 
 
 class Settler(Protocol):

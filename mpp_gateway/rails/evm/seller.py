@@ -139,10 +139,15 @@ class EvmRail:
         if self._chain is None:
             await self._settler.check(payment, now_s)
             return Verified(None)
+        key, was_unused = payment.key, False
         try:
             await self._check_contract(payment)
+            if is_unchallenged(presented.challenge_id):
+                # Before anybody is shown it: who asks later cannot tell a facilitator that takes
+                # the money at once from a stranger who copies an old payment from the chain.
+                was_unused = not await self._chain.authorization_used(key.sender, key.nonce)
             used, balance, _ = await gathered(
-                self._chain.authorization_used(payment.key.sender, payment.key.nonce),
+                self._chain.authorization_used(key.sender, key.nonce),
                 self._balance(payment),
                 self._settler.check(payment, now_s),
             )
@@ -156,11 +161,11 @@ class EvmRail:
             # Somebody may have submitted the signature before it was shown to us. Then the payee
             # has the money, and refusing would make an honest buyer pay a second time.
             if paid := await self._found_paid(presented, now_s):
-                return Verified(None, paid)
+                return Verified(None, paid, was_unused)
             raise
         if used:
             if paid := await self._found_paid(presented, now_s):
-                return Verified(None, paid)
+                return Verified(None, paid, was_unused)
             raise VerificationFailed("This authorization was used already.")
         return Verified(balance)
 
@@ -343,6 +348,7 @@ class EvmRail:
                 detail=attempt.detail,
                 may_be_paid=unclear,
                 is_untried=attempt.is_untried,
+                refusal=attempt.refusal,
             )
         chain_id = self._settings.chain_id
         if is_unchallenged(record.challenge_id):

@@ -97,7 +97,12 @@ class TempoNode:
     async def receipt(self, tx_hash: str) -> TxReceipt | None:
         """Return what became of a transaction; None while it is in no block."""
         found = await self._rpc.ask("eth_getTransactionReceipt", tx_hash)
-        if not isinstance(found, Mapping) or found.get("blockNumber") is None:
+        if found is None:
+            return None
+        # Read as "in no block", an answer that is none would release what may be paid.
+        if not isinstance(found, Mapping):
+            raise RpcFailed("eth_getTransactionReceipt: no receipt")
+        if found.get("blockNumber") is None:
             return None
         logs = tuple(_log(log) for log in sequence(found.get("logs")))
         return TxReceipt(quantity(found.get("status")) == 1, logs)

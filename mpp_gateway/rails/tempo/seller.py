@@ -239,7 +239,7 @@ class TempoRail:
             raise VerificationFailed("The transaction offers less for gas than the network asks.")
         fee = fee_minor(unsigned)
         if unsigned.is_sponsored:
-            self._check_sponsor(fee, fee_balance_minor, now_s)
+            self._check_sponsor(transaction.sender, fee, fee_balance_minor, now_s)
             fee = 0
         spendable_minor = balance_minor - (fee if fee_token == token else 0)
         costs_minor = sum(int.from_bytes(call.data[36:68]) for call in unsigned.calls)
@@ -257,9 +257,14 @@ class TempoRail:
             raise
         return spendable_minor
 
-    def _check_sponsor(self, fee: int, balance_minor: int, now_s: int) -> None:
+    def _check_sponsor(self, sender: bytes, fee: int, balance_minor: int, now_s: int) -> None:
         sponsoring = self._sponsoring
         assert sponsoring is not None
+        if sponsoring.has_failed(sender, now_s):
+            raise VerificationFailed(
+                "An earlier transaction of this account failed, and its fee was lost.",
+                hint="Pay the fee yourself; nothing was charged for this call.",
+            )
         sponsoring.look(balance_minor)
         if not sponsoring.has_room(fee, now_s) or (
             balance_minor < sponsoring.in_flight_minor(now_s) + fee
@@ -282,6 +287,8 @@ class TempoRail:
         outcome = await self._sent(transaction, presented, now_s)
         if outcome.state is not Settlement.UNKNOWN:
             sponsoring.mined(transaction.tx_hash)
+        if outcome.state is Settlement.REFUSED and not outcome.is_untried:
+            sponsoring.failed(transaction.sender, now_s)
         return outcome
 
     async def _sent(

@@ -14,6 +14,9 @@ GWEI = 10**9
 MAX_FEE_MAX = 100 * GWEI
 TIP_MAX = 50 * GWEI
 WINDOW_MAX_S = 900
+SHUNNED_S = 86_400
+FAILED_MAX = 10_000
+"""How many senders are remembered; each has had a purse with a price in it."""
 FEE_UNIT = 10**12
 """Fees are counted in 10^-18 of a dollar, fee tokens in 10^-6."""
 
@@ -47,6 +50,7 @@ class Sponsoring:
     def __init__(self, sponsor: Sponsor) -> None:
         self.sponsor = sponsor
         self._sent: dict[str, tuple[int, int]] = {}
+        self._failed: dict[bytes, int] = {}
         self._is_low = False
 
     def in_flight_minor(self, now_s: int) -> int:
@@ -68,6 +72,20 @@ class Sponsoring:
     def mined(self, tx_hash: str) -> None:
         """Set nothing aside for a transaction any more: its fee is paid, or will never be."""
         self._sent.pop(tx_hash, None)
+
+    def failed(self, sender: bytes, now_s: int) -> None:
+        """Note that a sender's transaction is in a block, has cost its fee, and has not paid.
+
+        What makes it fail is in the sender's hands: its gas, or money that it moves elsewhere.
+        """
+        self._failed.pop(sender, None)
+        self._failed[sender] = now_s
+        if len(self._failed) > FAILED_MAX:
+            del self._failed[next(iter(self._failed))]
+
+    def has_failed(self, sender: bytes, now_s: int) -> bool:
+        """Tell whether a sender has cost a fee for nothing in the last day."""
+        return now_s < self._failed.get(sender, -SHUNNED_S) + SHUNNED_S
 
     def look(self, balance_minor: int) -> None:
         """Note what the account has for fees."""

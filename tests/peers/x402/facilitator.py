@@ -13,7 +13,7 @@ from x402.mechanisms.evm.exact.register import register_exact_evm_facilitator
 from x402.schemas.helpers import parse_payment_payload, parse_payment_requirements
 
 SITE = json.loads(os.environ["FACILITATOR_SITE"])
-SIGNER = FacilitatorWeb3Signer(SITE["private_key"], SITE["rpc_url"])
+SIGNER = FacilitatorWeb3Signer(SITE["private_key"], SITE["rpc_url"], SITE["confirm_s"])
 FACILITATOR = x402FacilitatorSync()
 register_exact_evm_facilitator(FACILITATOR, SIGNER, networks=SITE["network"])
 
@@ -27,6 +27,7 @@ class Handler(BaseHTTPRequestHandler):
         self._answer(FACILITATOR.get_supported())
 
     def do_POST(self) -> None:
+        print(self.path, flush=True)
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         payload = parse_payment_payload(asked["paymentPayload"])
         requirements = parse_payment_requirements(
@@ -44,7 +45,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
-        """Print nothing for each request."""
+        """Print nothing but what `do_POST` does."""
 
 
 ThreadingHTTPServer(("127.0.0.1", SITE["port"]), Handler).serve_forever()

@@ -91,7 +91,8 @@ def test_a_payment_without_a_challenge_is_shown_as_x402():
 
 
 def test_the_fields_of_x402_are_shown_decoded():
-    headers, _ = x402.required(x402.Resource("http://a/b"), [], 60, "payment_required", {})
+    terms = x402.Terms("exact", 84532, "0xasset", 5, "0xpayee")
+    headers, _ = x402.required(x402.Resource("http://a/b"), [terms], 60, "payment_required", {})
     settled = x402.response(84532, "0xpayer", "0xhash")
     answer = http.Response.make(402, b"", http.Headers([encoded(f) for f in (*headers, *settled)]))
 

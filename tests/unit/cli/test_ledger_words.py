@@ -13,8 +13,8 @@ from mpp_gateway.cli.ledger_verbs import since_s
 from mpp_gateway.cli.ledger_words import next_step
 from mpp_gateway.cli.progress import EVERY_S, PATIENCE_S, Line, keep_showing, progress
 from mpp_gateway.config import load_text
-from mpp_gateway.ledger.book import State
 from mpp_gateway.ledger.inquiry import LAPSED, Balance, JournalLine, Purse
+from mpp_gateway.ledger.states import State
 from tests.support.ledger import ASSET
 from tests.support.proxy import config_text
 from tests.support.toy_rail import TOY_METHOD

@@ -7,6 +7,7 @@ import pytest
 from mpp_gateway.config.methods import KINDS, Facilitator
 from mpp_gateway.config.report import SECRET_KEYS, holds_secret
 from mpp_gateway.config.settings import RootSettings, RouteSettings, ServiceSettings
+from mpp_gateway.config.tempo import TempoSponsor
 from mpp_gateway.errors import ConfigError
 
 MARK = "marked-secret-marked-secret-marked"
@@ -145,10 +146,16 @@ def test_every_key_that_holds_a_secret_is_masked(model):
     secret = {
         name
         for name, field in model.model_fields.items()
-        if holds_secret(field.annotation) and name != "submit"
+        if holds_secret(field.annotation) and name not in {"submit", "sponsor"}
     }
 
     assert secret <= SECRET_KEYS
+
+
+def test_a_secret_below_sponsor_is_masked_by_its_own_key():
+    secret = {n for n, field in TempoSponsor.model_fields.items() if holds_secret(field.annotation)}
+
+    assert secret == {"private_key"} <= SECRET_KEYS
 
 
 def test_a_secret_below_submit_is_masked_by_its_own_key():

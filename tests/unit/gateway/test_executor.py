@@ -16,8 +16,8 @@ from mpp_gateway.events import (
 from mpp_gateway.gateway import executor
 from mpp_gateway.gateway.exchange import event
 from mpp_gateway.gateway.steps import Deliver, GiveUp, Settle
-from mpp_gateway.ledger.book import State
 from mpp_gateway.ledger.sql import StoreUnavailable
+from mpp_gateway.ledger.states import State
 from mpp_gateway.protocol.messages import Answer, RequestHead
 from mpp_gateway.protocol.problems import VerificationFailed
 from mpp_gateway.rails.base import Settlement

@@ -12,9 +12,9 @@ from mpp_gateway.gateway.reconciliation import (
     Reconciliation,
     not_compared,
 )
-from mpp_gateway.ledger.book import State
 from mpp_gateway.ledger.extract import Extract
 from mpp_gateway.ledger.inquiry import Record
+from mpp_gateway.ledger.states import State
 from mpp_gateway.rails.statement import Booked, Entry, Shown, Transferred
 
 NOW_S = 1_000

@@ -9,10 +9,11 @@ import pytest
 from mpp_gateway.errors import RailUnavailable
 from mpp_gateway.gateway.reporting import Reporter
 from mpp_gateway.gateway.resolving import QUESTIONS_MAX, Resolver
-from mpp_gateway.ledger.book import PaymentRecord, State, Turn
+from mpp_gateway.ledger.book import PaymentRecord, Turn
 from mpp_gateway.ledger.database import Database
 from mpp_gateway.ledger.exchanges import Exchanges
 from mpp_gateway.ledger.schema import EXCHANGES_SCHEMA, QUESTIONS_SCHEMA
+from mpp_gateway.ledger.states import State
 from mpp_gateway.rails.base import Capabilities, Outcome, Settlement
 from tests.support.ledger import PATHS
 from tests.unit.ledger.test_exchanges import LOCK, NOW_S, claim_of

@@ -18,8 +18,8 @@ from mpp_gateway.gateway.exchange import GRACE_S
 from mpp_gateway.gateway.reporting import Reporter
 from mpp_gateway.gateway.serving import Serving, open_serving
 from mpp_gateway.gateway.steps import Deliver
-from mpp_gateway.ledger.book import State
 from mpp_gateway.ledger.sql import StoreTooNew, StoreUnavailable
+from mpp_gateway.ledger.states import State
 from mpp_gateway.rails.base import RailMisconfigured
 from tests.support.evm import until
 from tests.support.machine import METHOD, NOW_S, OWNER, ROUTES, Stage, head_with

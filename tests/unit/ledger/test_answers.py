@@ -8,9 +8,10 @@ import pytest
 
 from mpp_gateway.gateway.serving import MIGRATIONS
 from mpp_gateway.ledger.answers import BATCH_ROWS, Answers, KeptAnswer
-from mpp_gateway.ledger.book import Claim, State, Turn
+from mpp_gateway.ledger.book import Claim, Turn
 from mpp_gateway.ledger.database import Database
 from mpp_gateway.ledger.exchanges import Exchanges
+from mpp_gateway.ledger.states import State
 from tests.unit.ledger.test_exchanges import NOW_S, claim_of
 
 ANSWER = KeptAnswer("x1", "key", "request", 200, (("A", "b"), ("A", "c")), b"\x00\xff body", 2_000)

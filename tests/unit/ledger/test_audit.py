@@ -7,9 +7,9 @@ from contextlib import closing
 import pytest
 
 from mpp_gateway.ledger.audit import FAULTS_MAX, REOPENING, Audit, FoundLine, Row, audit, faults_of
-from mpp_gateway.ledger.book import TRANSITIONS, State
 from mpp_gateway.ledger.inquiry import Purse
 from mpp_gateway.ledger.reading import reading
+from mpp_gateway.ledger.states import TRANSITIONS, State
 from tests.support.ledger import NOW_S, PATHS, PRICE, SCHEMA, VALID_S, Keeper, store_of
 from tests.support.stores import Place, SqlitePlace
 

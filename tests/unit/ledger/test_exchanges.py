@@ -10,15 +10,14 @@ from dataclasses import replace
 import pytest
 
 from mpp_gateway.ledger.book import (
-    LEFT_OPEN,
-    TRANSITIONS,
+    HELD_KEPT_S,
+    NEVER_HELD_KEPT_S,
     Claim,
     Claimed,
     ClaimRequest,
     IllegalTransition,
     OverPosted,
     PaymentRecord,
-    State,
     Turn,
 )
 from mpp_gateway.ledger.database import Database
@@ -31,6 +30,7 @@ from mpp_gateway.ledger.exchanges import (
 )
 from mpp_gateway.ledger.schema import EXCHANGES_SCHEMA, QUESTIONS_SCHEMA
 from mpp_gateway.ledger.sql import Connection, StoreUnavailable
+from mpp_gateway.ledger.states import LEFT_OPEN, TRANSITIONS, State
 from tests.support.ledger import PATHS, swept, taken_up
 from tests.support.stores import Place, SqlitePlace
 
@@ -783,3 +783,34 @@ def test_a_store_that_cannot_write_says_so_and_nothing_happened(file_books, tmp_
     blocker.close()
     assert file_books.state() is None
     assert file_books.claim("p").claim is Claim.FRESH
+
+
+FOR_EVER_S = 2**33
+
+
+def forgotten_at(books: Books) -> int:
+    ((forget_s,),) = books.ask(
+        books.database.read(lambda db: db.execute("SELECT forget_s FROM exchanges").fetchall())
+    )
+    return forget_s
+
+
+def test_a_signature_for_ever_that_was_never_good_does_not_stay_for_ever(books):
+    """Fresh keys without money sign as many as they like: each would keep its row until 2242."""
+    for number in (1, 2):
+        claimed = books.claim("p", number, valid_until_s=FOR_EVER_S)
+        turn = Turn(claimed.exchange_id, claimed.attempt)
+        assert books.move(turn, State.CLAIMED, State.RELEASED)
+        assert forgotten_at(books) == NOW_S + NEVER_HELD_KEPT_S
+    assert books.purge(NOW_S + NEVER_HELD_KEPT_S + 1) == 1
+
+
+def test_a_signature_for_ever_that_was_good_is_remembered_for_a_month(books):
+    claimed = books.claim("p", 1, valid_until_s=FOR_EVER_S)
+    turn = Turn(claimed.exchange_id, claimed.attempt)
+    assert not claimed.was_held
+    assert books.hold(turn, 100)
+    assert books.move(turn, State.VERIFIED, State.RELEASED)
+
+    assert forgotten_at(books) == NOW_S + HELD_KEPT_S
+    assert books.claim("p", 2, valid_until_s=FOR_EVER_S).was_held

@@ -3,9 +3,10 @@
 import pytest
 
 from mpp_gateway.ledger import inquiry
-from mpp_gateway.ledger.book import Claim, State
+from mpp_gateway.ledger.book import Claim
 from mpp_gateway.ledger.inquiry import Purse
 from mpp_gateway.ledger.reading import StoreDamaged, reading
+from mpp_gateway.ledger.states import State
 from tests.support.ledger import ASSET, NOW_S, PAYER, PRICE, SCHEMA, Keeper, request, store_of
 
 

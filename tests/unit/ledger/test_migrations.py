@@ -8,11 +8,12 @@ import pytest
 
 from mpp_gateway.gateway.serving import MIGRATIONS
 from mpp_gateway.ledger.answers import Answers
-from mpp_gateway.ledger.book import Claim, State, Turn
+from mpp_gateway.ledger.book import Claim, Turn
 from mpp_gateway.ledger.database import Database
 from mpp_gateway.ledger.exchanges import Exchanges
 from mpp_gateway.ledger.schema import QUESTIONS_SCHEMA
 from mpp_gateway.ledger.sql import StoreTooNew
+from mpp_gateway.ledger.states import State
 from mpp_gateway.rails.evm.submissions import Fees, Signed, Submissions
 from tests.support.components import ROOT
 from tests.support.stores import SqlitePlace

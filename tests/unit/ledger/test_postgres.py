@@ -8,12 +8,13 @@ import psycopg
 import pytest
 
 from mpp_gateway.ledger import postgres as postgres_store
-from mpp_gateway.ledger.book import Claim, State, Turn
+from mpp_gateway.ledger.book import Claim, Turn
 from mpp_gateway.ledger.database import Database
 from mpp_gateway.ledger.exchanges import Exchanges
 from mpp_gateway.ledger.postgres import WRITER_LOCK, PostgresDriver, place_of
 from mpp_gateway.ledger.schema import EXCHANGES_SCHEMA, QUESTIONS_SCHEMA
 from mpp_gateway.ledger.sql import StoreTooNew, StoreUnavailable
+from mpp_gateway.ledger.states import State
 from tests.support.ledger import taken_up
 from tests.support.postgres import serving
 from tests.unit.ledger.test_exchanges import NOW_S, claim_of

@@ -12,13 +12,14 @@ import pytest
 from mpp_gateway.ledger import database as databases
 from mpp_gateway.ledger import postgres as postgres_store
 from mpp_gateway.ledger import sqlite as sqlite_store
-from mpp_gateway.ledger.book import Claim, State, Turn
+from mpp_gateway.ledger.book import Claim, Turn
 from mpp_gateway.ledger.database import BEGINNINGS_MAX, WAITING_MAX, Database
 from mpp_gateway.ledger.exchanges import Exchanges
 from mpp_gateway.ledger.postgres import PostgresDriver
 from mpp_gateway.ledger.schema import EXCHANGES_SCHEMA, QUESTIONS_SCHEMA
 from mpp_gateway.ledger.sql import StoreUnavailable
 from mpp_gateway.ledger.sqlite import SqliteDriver
+from mpp_gateway.ledger.states import State
 from tests.support.ledger import taken_up
 from tests.support.line import line_to
 from tests.unit.ledger.test_exchanges import NOW_S, claim_of
