@@ -10,6 +10,7 @@ import pytest
 from mpp_gateway.crypto.addresses import checksum, parse_address
 from mpp_gateway.crypto.secp256k1 import address_of
 from mpp_gateway.protocol.x402_upto import PROXY
+from tests.support.command import run
 from tests.support.evm import address, now
 from tests.support.evm_permits import GIVE_UP
 from tests.support.facilitator import STAND_IN_KEY, upto_settle
@@ -118,7 +119,8 @@ def test_what_was_used_is_moved_told_and_booked(buyer: UptoBuyer):
 @pytest.mark.parametrize(
     "said",
     ["", "{", "[]", '{"amount":4200}', '{"amount":"-1"}', '{"amount":"0.5"}', '{"amount":"x"}',
-     '{"amount":"10001"}', '{"amount":"9' + "9" * 76 + '"}', SAID + "\r\nSettlement-Overrides: " + SAID],
+     '{"amount":"10001"}', '{"amount":"9' + "9" * 76 + '"}',
+     SAID + "\r\nSettlement-Overrides: " + SAID],
 )  # fmt: skip
 def test_what_is_not_said_plainly_costs_the_most_and_never_more(buyer: UptoBuyer, said: str):
     if said:
@@ -177,6 +179,26 @@ def test_without_a_node_the_facilitators_word_is_taken_and_booked(tmp_path: Path
         assert answer[0] == 200
         assert settled(answer)["amount"] == str(USED)
         assert (buyer.paid.balance(), booked(buyer)) == (USED, [("settled", USED)])
+
+
+def test_the_books_of_sales_by_use_are_sound_and_agree_with_the_chain(buyer, tmp_path: Path):
+    for minor in (USED, 0, PRICE):
+        buyer.uses(json.dumps({"amount": str(minor)}))
+        assert buyer.send(buyer.buy())[0] == 200
+    config = tmp_path / "gateway.yaml"
+    config.write_text(buyer.paid.config)
+
+    def asked_of(word: str) -> dict:
+        done = run("ledger", word, "--config", config, home=tmp_path)
+        assert (done.code, done.err) == (0, ""), done
+        return json.loads(done.out)
+
+    checked, compared = asked_of("verify"), asked_of("reconcile")
+
+    assert (checked["sound"], checked["exchanges"], checked["faults"]) == (True, 3, [])
+    (rail,) = compared["compared"]
+    assert (compared["agrees"], rail["found"], rail["differences"]) == (True, 3, [])
+    assert sum(minor for _, minor in booked(buyer)) == buyer.paid.balance() == USED + PRICE
 
 
 # What buys nothing

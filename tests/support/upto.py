@@ -1,4 +1,4 @@
-"""A gateway that sells by use, on a chain with stand-ins for Permit2 and for the proxy of `upto`."""
+"""A gateway that sells by use, on a chain with stand-ins for Permit2 and the proxy of `upto`."""
 
 import asyncio
 import functools
