@@ -100,6 +100,8 @@ def _slug(response: http.Response) -> str:
 def _state(exchange: Exchange, status: int) -> str:
     if exchange.state is not None:
         return str(exchange.state)
+    if exchange.is_given:
+        return "free call"
     return "payment required" if status == 402 else "refused"
 
 

@@ -220,8 +220,7 @@ class EvmMethod(MethodSettings):
             " moves the money. `permit2`: they sign for Permit2, which may move their tokens, and"
             " `submit.private_key` has it done. `transaction`: they sign a transfer, whose gas they"
             " pay, and the gateway sends it. `hash`: they have sent the transfer, and anybody who"
-            " sees it may claim to be its sender. The last two need `rpc_url`. mppx takes no"
-            " offer that lists more than `authorization`: give the others a method of their own."
+            " sees it may claim to be its sender. The last two need `rpc_url`."
         ),
     )
     splits: tuple[TempoSplit, ...] = Field(

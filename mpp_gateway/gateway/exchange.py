@@ -57,6 +57,8 @@ class Exchange:
     """A token of the client was taken for this request, and not given back."""
     free_left: int | None = None
     """How many free calls the client has left; None where nobody was asked for one."""
+    is_given: bool = False
+    """One of them was taken for this request."""
     free_reset_s: int = 0
     """In how many seconds it has all of them again."""
     key_digest: str | None = None

@@ -33,6 +33,7 @@ def take_or_refuse(exchange: Exchange, clock: Clock, refusal: Problem) -> Machin
     exchange.free_left = 0 if left is None else left
     if left is None:
         raise refusal
+    exchange.is_given = True
     exchange.key_digest = None  # an answer that nobody has paid for is kept for nobody
 
 

@@ -142,8 +142,7 @@ class Line:
     amount_minor: int | None
 
 
-NEVER_HELD_KEPT_S = 2 * 3600
-HELD_KEPT_S = 30 * 24 * 3600
+NEVER_HELD_KEPT_S, HELD_KEPT_S = 2 * 3600, 30 * 24 * 3600
 """How long a release is remembered at most: of a payment that was never found good, or once was."""
 
 
@@ -196,8 +195,8 @@ class Book:
 
     def claim(self, request: ClaimRequest, now_s: int) -> Claimed:
         """Bind the proof to one exchange, or say what became of it."""
-        entries, proof_id = self.entries.values(), request.proof_id
-        found = next((e for e in entries if e.request.proof_id == proof_id), None)
+        proof = request.proof_id
+        found = next((e for e in self.entries.values() if e.request.proof_id == proof), None)
         if found is None:
             if request.only_earlier:
                 return Claimed(Claim.EXPIRED, "")
@@ -231,8 +230,8 @@ class Book:
                 return Claimed(Claim.LAPSED, key)
             case State.CREDITED:
                 self._reopen(entry, State.SETTLED, request.due_s, now_s)
-                spent = entry.attempt + 1
-                return Claimed(Claim.CREDITED, key, spent, entry.reference, entry.receipt)
+                number = entry.attempt + 1
+                return Claimed(Claim.CREDITED, key, number, entry.reference, entry.receipt)
             case State.UNKNOWN if is_about(
                 request,
                 entry.request.asset,
@@ -384,8 +383,8 @@ class Book:
         self._write(key, entry.state, after, entry.amount_minor)
 
     def _forget_s(self, entry: Entry) -> int:
-        was_held = self._was_held(entry.request.exchange_id)
-        kept_s = HELD_KEPT_S if was_held else NEVER_HELD_KEPT_S
+        held = self._was_held(entry.request.exchange_id)
+        kept_s = HELD_KEPT_S if held else NEVER_HELD_KEPT_S
         return min(entry.valid_until_s, entry.updated_s + kept_s)
 
     def _was_held(self, key: str) -> bool:

@@ -169,3 +169,17 @@ def test_a_free_call_with_an_idempotency_key_is_answered_and_not_kept(tmp_path, 
         assert [answer[0] for answer in got] == [200, 200, 200, 402]
         assert (paid.hits, paid.states(), paid.crashes()) == (3, {}, [])
         assert paid.place.rows("SELECT * FROM answers") == []
+
+
+def test_whoever_looks_inside_sees_a_free_call_and_no_refusal(tmp_path):
+    seen = []
+
+    class Watch:
+        def response(self, flow):
+            seen.append(flow)
+
+    with paid_gateway(tmp_path, more="free_calls: {count: 1}") as paid:
+        paid.proxy.call(lambda: paid.proxy.master.addons.add(Watch()))
+        assert statuses(paid, 2) == [200, 402]
+        wait_until(lambda: len(seen) == 2 and seen[1].comment, "both are commented")
+    assert [flow.comment.split(" · ")[-1] for flow in seen] == ["free call", "payment required"]

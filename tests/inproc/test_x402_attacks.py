@@ -5,6 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
 from mpp_gateway.crypto.addresses import checksum
 from mpp_gateway.protocol.eip3009 import Authorization
@@ -22,7 +23,16 @@ from tests.support.paid import (
     wait_until,
 )
 from tests.support.stores import SqlitePlace
-from tests.support.x402 import X402Buyer, decoded, encoded, settled, x402_gateway
+from tests.support.x402 import (
+    X402Buyer,
+    as_x402,
+    decoded,
+    encoded,
+    proof,
+    settled,
+    signed,
+    x402_gateway,
+)
 
 
 @pytest.fixture
@@ -52,7 +62,7 @@ def identified(payment: str, name: str) -> str:
 @pytest.mark.parametrize("facilitator", [False, True], ids=["own key", "facilitator"])
 @pytest.mark.parametrize("lives_s", [300, 40, 0], ids=["for long", "briefly", "no more"])
 def test_a_payment_made_elsewhere_buys_nothing_here(tmp_path: Path, facilitator, lives_s: int):
-    """Its signature stands on the chain: who sells to one account at two places gives it away."""
+    """Its signature stands on the chain, for every place that sells to the same account."""
     with x402_gateway(tmp_path, facilitator=facilitator) as buyer:
         payment = buyer.v2(valid_before=now() + (lives_s or 3))
         submitted(buyer, payment)
@@ -97,6 +107,14 @@ def test_a_payment_that_was_found_good_and_then_submitted_by_a_stranger_is_serve
     assert (buyer.paid.balance(), buyer.paid.hits) == (PRICE, 2)
 
 
+def test_a_payment_that_a_stranger_submits_while_it_is_looked_at_is_served(buyer: X402Buyer):
+    credential = buyer.paid.buy()
+    buyer.paid.node.then["eth_call authorizationState"] = lambda: buyer.paid.submit(credential)
+
+    assert buyer.send(as_x402(credential))[0] == 200
+    assert (buyer.paid.balance(), buyer.paid.states()) == (PRICE, {"settled": 1})
+
+
 @pytest.mark.parametrize("step", ["/verify", "/settle"])
 def test_a_facilitator_that_takes_the_money_unasked_leaves_the_call_to_its_buyer(
     tmp_path: Path, step: str
@@ -111,6 +129,26 @@ def test_a_facilitator_that_takes_the_money_unasked_leaves_the_call_to_its_buyer
 
         assert answers[-1][0] == 200
         assert (buyer.paid.balance(), buyer.paid.hits >= 1) == (PRICE, True)
+
+
+@pytest.mark.parametrize("with_rpc", [True, False], ids=["node", "no node"])
+@pytest.mark.parametrize("lie", ["the transaction of another payment", "another chain"])
+def test_a_facilitator_that_names_what_did_not_pay_leaves_it_open(
+    tmp_path: Path, monkeypatch, with_rpc: bool, lie: str
+):
+    with x402_gateway(tmp_path, facilitator=True, with_rpc=with_rpc) as buyer:
+        first = settled(buyer.send(buyer.v2()))
+        said = first if with_rpc or lie == "another chain" else {"transaction": ""}
+        network = "eip155:1" if lie == "another chain" else first["network"]
+        told = {"success": True, "payer": "", "transaction": said["transaction"]}
+        stand_in = buyer.paid.facilitator
+        stand_in.fault = "lie"
+        monkeypatch.setattr(
+            stand_in, "_success", lambda _: web.json_response(told | {"network": network})
+        )
+
+        refused(buyer.send(buyer.v2()), "settlement-unknown", 503)
+        assert buyer.paid.balance() == PRICE
 
 
 # Signed for ever
@@ -175,6 +213,38 @@ def test_a_payment_spent_under_an_id_is_not_bought_again_under_another_or_none(b
     assert buyer.send(payment)[0] == 402
     refused(buyer.send(identified(payment, "pay_fedcba9876543210")), "answer-not-kept", 409)
     assert (buyer.paid.hits, buyer.paid.balance()) == (1, PRICE)
+
+
+OTHER_TOKEN = "0x" + "cd" * 20
+
+
+def test_a_payment_in_one_token_never_pays_in_another_of_the_same_chain(tmp_path: Path):
+    """Version 1 names no token; the signature does, and only that of the right one holds."""
+    with x402_gateway(tmp_path, facilitator=True, with_rpc=False) as buyer:
+        paid = buyer.paid
+        paid.stop()
+        (line,) = (text for text in paid.config.split("\n") if text.startswith("  evm: "))
+        token = paid.chain.demo.token_address
+        other = line.replace("  evm: {", "  other: {kind: evm, ").replace(token, OTHER_TOKEN)
+        paid.start(paid.config.replace(line, f"{other}\n{line}"))
+        first, second = buyer.required()["accepts"]
+        assert (first["asset"], second["asset"]) == (checksum_of(OTHER_TOKEN), checksum_of(token))
+        v1 = {"x402Version": 1, "scheme": "exact", "network": "base-sepolia"}
+        in_second = proof(signed(second, paid.key))
+
+        swapped = encoded({"x402Version": 2, "payload": in_second, "accepted": first})
+        refused(buyer.send(swapped), "verification-failed")
+        stranger = proof(signed(second | {"asset": "0x" + "ef" * 20}, paid.key))
+        refused(buyer.send_v1(encoded(v1 | {"payload": stranger})), "verification-failed")
+        paid.untouched()
+        assert buyer.send_v1(encoded(v1 | {"payload": in_second}))[0] == 200
+        assert [row["asset"].rpartition(":")[2] for row in paid.rows()] == [token.lower()]
+        assert buyer.send(swapped)[0] == 402
+        assert (paid.balance(), paid.hits) == (PRICE, 1)
+
+
+def checksum_of(text: str) -> str:
+    return checksum(bytes.fromhex(text[2:]))
 
 
 # What a 402 may weigh
@@ -244,7 +314,7 @@ def test_a_member_that_is_there_twice_is_a_400(buyer: X402Buyer):
 
 
 def test_base64_of_either_alphabet_with_and_without_padding_is_one_payment(buyer: X402Buyer):
-    first = buyer.v2() + "=" * 0
+    first = buyer.v2()
     assert buyer.send(first.rstrip("=").replace("+", "-").replace("/", "_"))[0] == 200
     assert buyer.send(first)[0] == 402
     assert (buyer.paid.hits, buyer.paid.balance()) == (1, PRICE)

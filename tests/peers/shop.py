@@ -163,7 +163,9 @@ class Shop:
 
 
 @contextmanager
-def open_shop(chain: Chain, folder: Path, host: str, settlement: str) -> Iterator[Shop]:
+def open_shop(
+    chain: Chain, folder: Path, host: str, settlement: str, methods: str = METHOD
+) -> Iterator[Shop]:
     """Run a gateway: `host` is addons or serve, `settlement` is own-key or facilitator."""
     with ExitStack() as stack:
         api = stack.enter_context(upstream())
@@ -175,7 +177,7 @@ def open_shop(chain: Chain, folder: Path, host: str, settlement: str) -> Iterato
             gas_key = new_key()
             chain.run(lambda: chain.demo.fund_gas(address(gas_key)))
             submit = f'{{private_key: "0x{gas_key.hex()}"}}'
-        method = METHOD.format(
+        method = methods.format(
             chain_id=chain.demo.chain_id,
             rpc_url=chain.demo.rpc_url,
             token=chain.demo.token_address,

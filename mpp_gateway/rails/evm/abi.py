@@ -77,19 +77,6 @@ def uint_word(value: int) -> bytes:
     return value.to_bytes(WORD)
 
 
-def read_string(answer: bytes, place: int) -> str | None:
-    """Return the string at one place of a function's answer; None if there is none."""
-    offset = int.from_bytes(answer[place * WORD : (place + 1) * WORD])
-    length = int.from_bytes(answer[offset : offset + WORD])
-    text = answer[offset + WORD : offset + WORD + length]
-    if len(answer) < (place + 1) * WORD or offset > len(answer) - WORD or len(text) != length:
-        return None
-    try:
-        return text.decode()
-    except UnicodeDecodeError:
-        return None
-
-
 def balance_of(owner: bytes) -> bytes:
     """Return the call data of `balanceOf(owner)`."""
     return BALANCE_OF + address_word(owner)

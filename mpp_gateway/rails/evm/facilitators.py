@@ -128,7 +128,7 @@ class Facilitators:
                 place.worked()
             else:
                 place.failed(Unanswered(f"{SETTLE}: HTTP {answer.status}"), now_s)
-            attempt = _read_settled(answer)
+            attempt = _read_settled(answer, question)
             if not _is_pending(answer, attempt):
                 return attempt
             return await self._until_mined(place, question, attempt, deadline_ms, look)
@@ -227,7 +227,7 @@ class Facilitators:
                 answer = await place.client.ask(SETTLE, question, _left_ms(deadline_ms))
             except Unanswered:
                 continue
-            attempt = _read_settled(answer)
+            attempt = _read_settled(answer, question)
             if attempt.state is Settlement.SETTLED:
                 return attempt
             if _has_failed(answer, attempt, pending.reference):
@@ -274,14 +274,14 @@ def _verdict(name: str, answer: Answer) -> bool:
     raise Unanswered(f"{name} {VERIFY}: HTTP {answer.status} without a verdict")
 
 
-def _read_settled(answer: Answer) -> Attempt:
+def _read_settled(answer: Answer, question: Question) -> Attempt:
     """Return what an answer of `/settle` means. HTTP 200 with `success: false` is a failure.
 
     A facilitator that does not know us says nothing about the payment, whatever its words.
     """
     members, status = answer.members, answer.status
     success, tx_hash = members.get("success"), _transaction(answer)
-    if success is True and status < REDIRECTED and tx_hash:
+    if success is True and status < REDIRECTED and tx_hash and _is_here(answer, question):
         return Attempt(Settlement.SETTLED, tx_hash)
     if success is not False or status in _UNUSABLE:
         processed = success is True or status not in NOT_PROCESSED
@@ -294,6 +294,16 @@ def _read_settled(answer: Answer) -> Attempt:
     about = f" of {tx_hash}" if tx_hash else ""
     refusal = _refusal(reason) if definite else None
     return Attempt(state, tx_hash, f"the facilitator says {reason}{about}", refusal=refusal)
+
+
+def _is_here(answer: Answer, question: Question) -> bool:
+    """Tell whether the answer names no other chain: play money there would buy the call here.
+
+    A name that is no CAIP-2 one is an older spelling, or none.
+    """
+    named = answer.members.get("network")
+    is_chain = isinstance(named, str) and named.startswith("eip155:")
+    return not is_chain or named == question.requirements["network"]
 
 
 def _transaction(answer: Answer) -> str:

@@ -1,7 +1,9 @@
 """Whether a token signs under the name and version of the configuration, and else under which."""
 
+import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from mpp_gateway.crypto.eip712 import Eip712Domain
 from mpp_gateway.protocol.networks import known_token
@@ -17,6 +19,9 @@ USUAL_VERSIONS = ("1", "2")
 NAME_AND_VERSION = 0b11
 """What EIP-5267 must say is in the domain, beside chain and contract, for it to be of our form."""
 
+DOMAIN_TYPES = ("bytes1", "string", "string", "uint256", "address", "bytes32", "uint256[]")
+"""What `eip712Domain()` answers: fields, name, version, chain, contract, salt, extensions."""
+
 type Named = tuple[str, str]
 
 
@@ -27,6 +32,8 @@ async def check_signing_name(rail: str, settings: EvmSettings, chain: ChainClien
     `RailMisconfigured` with the right values, where the token tells them; `RpcFailed`.
     """
     separator = await _separator(chain)
+    if separator == settings.domain.separator:
+        return
     told = await _told(chain)
     if separator is None and told is None:
         log.warning(
@@ -40,8 +47,6 @@ async def check_signing_name(rail: str, settings: EvmSettings, chain: ChainClien
     if separator is None:
         if told != (settings.name, settings.version):
             raise _misnamed(rail, settings, told)
-        return
-    if separator == settings.domain.separator:
         return
     named = [*_likely(settings, await _text(chain, abi.NAME), await _text(chain, abi.VERSION))]
     for name, version in [*([told] if told else []), *named]:
@@ -96,13 +101,31 @@ async def _told(chain: ChainClient) -> Named | None:
         return None
     if answer[0] & NAME_AND_VERSION != NAME_AND_VERSION:
         return None
-    name, version = abi.read_string(answer, 1), abi.read_string(answer, 2)
-    return None if name is None or version is None else (name, version)
+    found = await _decoded(DOMAIN_TYPES, answer)
+    return None if found is None else (str(found[1]), str(found[2]))
 
 
 async def _text(chain: ChainClient, payload: bytes) -> str | None:
     answer = await _view(chain, payload)
-    return None if answer is None else abi.read_string(answer, 0)
+    found = None if answer is None else await _decoded(("string",), answer)
+    return None if found is None else str(found[0])
+
+
+async def _decoded(types: Sequence[str], answer: bytes) -> tuple[Any, ...] | None:
+    """Return the values of a function's answer; None where it is none of that form."""
+    # In a thread: loading web3 takes a second, and other methods sell meanwhile.
+    return await asyncio.to_thread(_decode, types, answer)
+
+
+def _decode(types: Sequence[str], answer: bytes) -> tuple[Any, ...] | None:
+    # Loaded here: of all tokens only one that signs under another name needs it.
+    from eth_abi.exceptions import DecodingError  # noqa: PLC0415
+    from web3 import Web3  # noqa: PLC0415
+
+    try:
+        return tuple(Web3().codec.decode(types, answer))
+    except (DecodingError, OverflowError, ValueError):
+        return None
 
 
 async def _view(chain: ChainClient, payload: bytes) -> bytes | None:

@@ -73,6 +73,8 @@ def read(
 
     Errors: `MalformedPayment` (400), `VerificationFailed`, `PaymentInsufficient`, `PaymentExpired`.
     """
+    if all(offer.upto is None for offer in offers):
+        return None
     try:
         permit = UptoPermit.from_payload(payment.proof)
     except InvalidPayload as error:

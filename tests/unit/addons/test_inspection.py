@@ -56,6 +56,7 @@ def asked(*offers, presented=None, challenge_id="c"):
         offers=offers,
         presented=presented and SimpleNamespace(offer=presented, challenge_id=challenge_id),
         state=None,
+        is_given=False,
     )
 
 
