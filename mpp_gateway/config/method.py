@@ -45,6 +45,11 @@ class MethodSettings(Strict):
         """Whether the money moves before the upstream is asked, whatever the route says."""
         return False
 
+    @property
+    def sells_by_use(self) -> bool:
+        """Whether less can be charged than was asked for, by what the upstream says was used."""
+        return False
+
     def withheld(self, minor: int) -> str:  # noqa: ARG002
         """Return why a price cannot be offered; nothing where any amount can be paid."""
         return ""

@@ -322,6 +322,11 @@ class EvmMethod(MethodSettings):
         return self.kind, f"chain {self.chain_id}", self.token.address.lower(), paid_with
 
     @property
+    def sells_by_use(self) -> bool:
+        """Whether x402 buyers with the scheme `upto` may be able to pay."""
+        return self.x402 and bool(self.submit.facilitators)
+
+    @property
     def known_token(self) -> KnownToken | None:
         """What the table of networks has of the token."""
         return known_token(self.chain_id, parse_address(self.token.address))

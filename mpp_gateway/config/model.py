@@ -150,6 +150,8 @@ class Route:
     pattern: str
     free: bool
     prices: tuple[Price, ...] = ()
+    upto: bool = False
+    """The price is the most: the upstream says what was used, for buyers who can pay so."""
     settle: Literal["on_success", "before"] = "on_success"
     on_failure: Literal["credit", "refund"] | None = None
     """What a call becomes that was paid for and not delivered; None: what its rail does."""

@@ -20,6 +20,7 @@ PAID_KEYS = (
     *PRICE_KEYS,
     "methods",
     "recipient",
+    "upto",
     "settle",
     "on_failure",
     "digest",
@@ -62,6 +63,7 @@ def resolve_route(
         bare,
         free=is_free,
         prices=prices,
+        upto=bool(settings.upto),
         settle=settings.settle or "on_success",
         on_failure=settings.on_failure,
         digest=bool(settings.digest),
@@ -78,6 +80,7 @@ def resolve_route(
     _check_deadlines(context, route, path)
     _check_told_apart(context, settings, prices, path)
     _check_refund(context, route, path)
+    _check_upto(context, route, path)
     return route
 
 
@@ -187,6 +190,19 @@ def _check_refund(context: Context, route: Route, path: Path) -> None:
                 f" with `{price.method_name}` leave it at `credit`"
             )
             context.document.add((*path, "on_failure"), message)
+
+
+def _check_upto(context: Context, route: Route, path: Path) -> None:
+    """Refuse a sale by use that no method could make, or that is paid before it is known."""
+    if not route.upto or not route.prices:
+        return
+    methods = [context.methods[price.method_name] for price in route.prices]
+    if all(method is not None and not method.sells_by_use for method in methods):
+        message = "`upto` needs a method with `x402: true` and `submit.facilitator`"
+        context.document.add((*path, "upto"), message)
+    if route.settle == "before":
+        message = "`upto` cannot be settled before the upstream has said what was used"
+        context.document.add((*path, "upto"), message)
 
 
 def _known_title(preset: Preset | None, route: Route) -> str | None:

@@ -233,6 +233,12 @@ class RouteSettings(Strict):
         default=None,
         description='Or price in base units (`"50000"`), when one method is in force.',
     )
+    upto: Flag | None = Field(
+        default=None,
+        description="`true` makes the price the most that a call costs: the upstream says in its"
+        " field `Settlement-Overrides` what was used, and x402 buyers with the scheme `upto` pay"
+        " that. All others pay the price.",
+    )
     offers: tuple[OfferSettings, ...] | None = Field(
         default=None, min_length=1, description="Or a list of ways to pay, each with its price."
     )

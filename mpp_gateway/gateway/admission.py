@@ -352,6 +352,9 @@ def _resolve(
             admission.clock,
             reference=outcome.reference,
             receipt=outcome.headers,
+            amount_minor=(
+                payment.amount_minor - outcome.change_minor if outcome.change_minor else None
+            ),
         )
     elif outcome.state is Settlement.REFUSED:
         moved = yield from move(turn, State.UNKNOWN, State.RELEASED, admission.clock)

@@ -47,7 +47,7 @@ class Exchange:
     paid: bool = False
     """The money moved in an earlier attempt that was not delivered: settle nothing now."""
     used_minor: int | None = None
-    """What a stream module counted, for a rail that settles at the end; None: the whole price."""
+    """What a stream module counted, or the upstream has said; None: the whole price."""
     was_paid_ahead: bool = False
     """The money had moved before the upstream was asked: a client who leaves then has had it."""
     is_brief: bool = False
@@ -129,7 +129,8 @@ class Exchange:
         assert self.rail is not None
         assert self.presented is not None
         most_minor = self.presented.amount_minor
-        if self.used_minor is None or not self.rail.capabilities.gives_change:
+        gives_change = self.rail.capabilities.gives_change or self.presented.gives_change
+        if self.used_minor is None or not gives_change:
             return most_minor
         return min(self.used_minor, most_minor)
 

@@ -137,6 +137,9 @@ class Reconciliation:
 
     def _check_payment(self, exchange: BookedExchange, entry: Entry) -> None:
         booked = _booked(exchange)
+        if not exchange.amount_minor and not exchange.reference:
+            self._done.found += 1  # sold by use, and nothing was used: there is nothing to show
+            return
         if any(self._statement.shows(shown, booked) for shown in entry.payments):
             self._done.found += 1
             return

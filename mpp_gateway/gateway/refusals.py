@@ -16,7 +16,7 @@ from mpp_gateway.protocol.messages import Answer, Headers
 from mpp_gateway.protocol.money import format_short
 from mpp_gateway.protocol.negotiation import rank
 from mpp_gateway.protocol.problems import PaymentRequired, Problem
-from mpp_gateway.protocol.x402_extensions import is_unchallenged, offered
+from mpp_gateway.protocol.x402_extensions import is_unchallenged, offered, sponsored
 from mpp_gateway.rails.base import Binding, Offer
 
 RAIL_RETRY_S = 30
@@ -64,6 +64,8 @@ def _fresh_offers(
     """
     offers = _made_now(exchange)
     forms: list[tuple[Offer, x402.Terms | None]] = [(offer, None) for offer in offers]
+    # By use first: who can pay either way should pay for what it has.
+    forms += [(o, terms) for o in offers if o.upto is not None and (terms := o.upto()) is not None]
     forms += [(offer, offer.x402) for offer in offers if offer.x402 is not None]
     pairs = [(x402.METHOD, t.scheme) if t else (o.method, o.intent) for o, t in forms]
     fields: list[tuple[str, str]] = []
@@ -82,7 +84,8 @@ def _fresh_offers(
             sold,
             _payment_lives_s(exchange),
             _code(problem),
-            offered(exchange.head.method, _template(exchange), exchange.match.params),
+            offered(exchange.head.method, _template(exchange), exchange.match.params)
+            | sponsored({name for terms in sold for name in terms.sponsored}),
         )
         fields.extend(headers)
         problem.extra = {**problem.extra, **members}

@@ -97,7 +97,7 @@ class Resolver:
             after,
             self._clock(),
             question.asset,
-            question.payment.amount_minor,
+            question.payment.amount_minor - outcome.change_minor,
             reference=outcome.reference,
             was_paid=question.state is not State.UNKNOWN,
         )
@@ -118,6 +118,11 @@ class Resolver:
             reference=outcome.reference,
             receipt=outcome.headers,
             detail="the rail was asked",
+            amount_minor=(
+                question.payment.amount_minor - outcome.change_minor
+                if outcome.change_minor
+                else None
+            ),
         )
 
 

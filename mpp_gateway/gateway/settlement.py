@@ -1,6 +1,7 @@
 """What happens to the money once the upstream has spoken, or has failed to."""
 
 import re
+from dataclasses import replace
 
 from mpp_gateway import events
 from mpp_gateway.errors import (
@@ -28,6 +29,7 @@ from mpp_gateway.ledger.states import State
 from mpp_gateway.protocol.messages import Answer, Headers
 from mpp_gateway.protocol.problems import PaymentRequired, Problem, VerificationFailed
 from mpp_gateway.protocol.timestamps import format_rfc3339
+from mpp_gateway.protocol.x402_upto import used_minor, without_overrides
 from mpp_gateway.rails.base import Outcome, Presented, Settlement
 from mpp_gateway.upstream.hygiene import response_headers
 from mpp_gateway.upstream.redirects import rewrite_location
@@ -68,6 +70,7 @@ def settle(exchange: Exchange, clock: Clock, found: Outcome | None = None) -> Ma
     match outcome.state:
         case Settlement.SETTLED:
             told = event(events.PaymentSettled, exchange, clock.now_s, reference=outcome.reference)
+            told = replace(told, amount_minor=presented.amount_minor - outcome.change_minor)
             settled = move(
                 turn,
                 State.SETTLING,
@@ -230,6 +233,9 @@ def _deliver(
         problem = UpstreamRefused("The upstream asks the gateway itself for payment.")
         return (yield from _fail(exchange, problem, clock))
     rewritten = _rewritten(exchange, status, headers)
+    if exchange.route.upto:
+        exchange.used_minor = used_minor(rewritten.headers)
+        rewritten = Deliver(rewritten.status, without_overrides(rewritten.headers))
     if exchange.turn is None:
         # A shared cache that kept what one client had for nothing would serve it to all.
         told = free_fields(exchange)

@@ -1,7 +1,7 @@
 """One configuration, complete and compiled: a request takes it once and keeps it to its end."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mpp_gateway.config.model import GatewayConfig, Route, Service
 from mpp_gateway.gateway.slots import NO_MODULES, Slots
@@ -42,12 +42,15 @@ def compile_offers(
     offers: dict[tuple[str, str], tuple[Offer, ...]] = {}
     for service in config.services.values():
         for route in service.routes:
-            offers[service.id, route.key] = tuple(
+            made = (
                 rails[price.method_name].offer(
                     Amount(price.amount_minor, price.asset),
                     price.recipient,
                     route.description,
                 )
                 for price in route.prices
+            )
+            offers[service.id, route.key] = tuple(
+                offer if route.upto else replace(offer, upto=None) for offer in made
             )
     return offers

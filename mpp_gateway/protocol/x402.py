@@ -56,6 +56,8 @@ class Terms:
     amount_minor: int
     pay_to: str
     extra: Mapping[str, Any] = field(default_factory=dict)
+    sponsored: frozenset[str] = frozenset()
+    """Extensions by which a facilitator pays for what a buyer has to allow first."""
 
     def entry(self, timeout_s: int) -> dict[str, Any]:
         """Return the member of a version 2 `accepts`; a payment must live for `timeout_s`."""
@@ -209,11 +211,17 @@ def _fitting(
     return text
 
 
-def response(chain_id: int, payer: str, transaction: str = "", error: str = "") -> Headers:
+def response(
+    chain_id: int,
+    payer: str,
+    transaction: str = "",
+    error: str = "",
+    moved_minor: int | None = None,
+) -> Headers:
     """Return the fields that tell a buyer how its payment settled: well, or not for `error`.
 
     Both versions' stand there, each with its own name of the network: which one a buyer spoke is
-    not remembered after a crash.
+    not remembered after a crash. `moved_minor` is what has moved of a payment by use.
     """
     document: dict[str, Any] = {
         "success": not error,
@@ -221,6 +229,8 @@ def response(chain_id: int, payer: str, transaction: str = "", error: str = "") 
         "network": f"eip155:{chain_id}",
         "payer": payer,
     }
+    if moved_minor is not None:
+        document["amount"] = str(moved_minor)
     if error:
         document["errorReason"] = error
     headers: Headers = (("PAYMENT-RESPONSE", _encoded(document)),)

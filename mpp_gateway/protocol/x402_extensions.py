@@ -6,7 +6,7 @@ facilitators put into their catalogues (x402 "extensions/payment_identifier", "e
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mpp_gateway.protocol.problems import ParseError
@@ -20,6 +20,18 @@ _ID = re.compile(r"[A-Za-z0-9_-]{16,128}")
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
 _QUERIED = frozenset({"GET", "HEAD", "DELETE"})
 _PARAMETER = re.compile(r":[A-Za-z_]\w*")
+
+_ALLOWED = ("from", "asset", "spender", "amount")
+_SPONSORED: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "eip2612GasSponsoring": (
+        "The facilitator takes an EIP-2612 permit for Permit2 and pays its gas.",
+        (*_ALLOWED, "nonce", "deadline", "signature", "version"),
+    ),
+    "erc20ApprovalGasSponsoring": (
+        "The facilitator sends a signed approval of Permit2 and pays its gas.",
+        (*_ALLOWED, "signedTransaction", "version"),
+    ),
+}
 
 IDENTIFIER_OFFER: Mapping[str, Any] = {
     "info": {"required": False},
@@ -49,6 +61,23 @@ def offered(method: str, template: str, parameters: Mapping[str, str]) -> dict[s
     return {
         PAYMENT_IDENTIFIER: IDENTIFIER_OFFER,
         BAZAAR: _listing(method, _named(template), parameters),
+    }
+
+
+def sponsored(names: Iterable[str]) -> dict[str, Any]:
+    """Return the extensions of these names by which a facilitator pays for a buyer's allowance."""
+    return {
+        name: {
+            "info": {"description": _SPONSORED[name][0], "version": "1"},
+            "schema": {
+                "$schema": _DRAFT,
+                "type": "object",
+                "properties": {member: {"type": "string"} for member in _SPONSORED[name][1]},
+                "required": list(_SPONSORED[name][1]),
+            },
+        }
+        for name in sorted(names)
+        if name in _SPONSORED
     }
 
 

@@ -1,7 +1,7 @@
 """What a payment rail promises the gateway; only a rail's own package knows its wire forms."""
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -48,6 +48,9 @@ class Offer:
     description: str | None = None
     x402: Terms | None = None
     """The same price as x402 says it; None where such buyers cannot pay it."""
+    upto: Callable[[], Terms | None] | None = field(default=None, repr=False, compare=False)
+    """Where the price is the most of a sale by use: says what x402 buyers are asked for now, None
+    while nobody would settle it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +91,8 @@ class Presented:
     is_moved: bool = False
     """Whether its buyer says that it has moved the money itself: there is nothing to settle in
     time, and what is not seen so far may be there later."""
+    gives_change: bool = False
+    """Whether less may be moved than was presented, though its rail gives no change otherwise."""
     is_tied: bool = False
     """Whether it counts for the challenge alone that it was first shown with: for a proof that
     anybody can see, and that does not say itself for which challenge it is."""

@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +40,10 @@ ROUTES = """\
       "GET /broken": {{charge: "0.01"}}
       "POST /report": {{charge: "0.01"}}
 """
+BY_USE = """\
+      "GET /used": {{charge: "0.01", upto: true}}
+"""
+USED = 4_200
 METHOD = """\
   base:
     kind: evm
@@ -51,12 +55,13 @@ METHOD = """\
 {more}"""
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 BROKEN = b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n"
+SAID = b'\r\nSettlement-Overrides: {"amount":"%d"}\r\n' % USED
 POLL_S = 0.01
 
 
 @contextmanager
-def usdc_chain() -> Iterator[Chain]:
-    chain = Chain(usdc.UsdcChain())
+def usdc_chain(more: Mapping[bytes, bytes] | None = None) -> Iterator[Chain]:
+    chain = Chain(usdc.UsdcChain(more))
     try:
         yield chain
     finally:
@@ -107,6 +112,8 @@ class Storyteller:
     async def __call__(self, seen: Seen, _: asyncio.StreamReader, writer: Any) -> bool:
         if seen.target == "/broken":
             writer.write(BROKEN)
+        elif seen.target == "/used":
+            writer.write(OK.replace(b"\r\n", SAID, 1))
         elif seen.target != "/stream":
             writer.write(OK)
         else:
@@ -195,6 +202,7 @@ def open_shop(
     *,
     more: str = "",
     with_rpc: bool = True,
+    by_use: bool = False,
 ) -> Iterator[Shop]:
     """Run a gateway that settles itself, or through `facilitator`; `more` is of the method."""
     with ExitStack() as stack:
@@ -216,7 +224,8 @@ def open_shop(
             submit=submit,
             more=more,
         )
-        text = config_text(ROUTES.format(upstream=api.url), method, store=folder / "gateway.db")
+        routes = ROUTES + (BY_USE if by_use else "")
+        text = config_text(routes.format(upstream=api.url), method, store=folder / "gateway.db")
         proxy = stack.enter_context(running(text))
         stack.callback(storyteller.released.set)
         yield Shop(chain, proxy, api, storyteller, payee)

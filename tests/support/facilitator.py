@@ -13,10 +13,13 @@ from typing import Any
 from aiohttp import web
 from eth_account import Account
 
+from mpp_gateway.crypto.addresses import checksum
 from mpp_gateway.crypto.keccak import keccak256
+from mpp_gateway.crypto.secp256k1 import address_of
 from mpp_gateway.demo.chain import DemoChain
 from mpp_gateway.demo.node import RpcError
 from mpp_gateway.protocol.eip3009 import Authorization
+from mpp_gateway.protocol.x402_upto import PROXY, UptoPermit
 from mpp_gateway.rails.evm import abi
 from tests.support.evm import address, served
 
@@ -62,6 +65,8 @@ class StandInFacilitator:
     """What it answers to /supported, if it is not the truth; a number is a status."""
     key: str = ""
     """The only `Authorization` that it takes, if it cares."""
+    settles_minor: int | None = None
+    """What it moves of every payment by use, whatever it is asked to."""
     pending: dict[str, str] = field(default_factory=dict)
     """By nonce: the transaction that was sent for it."""
 
@@ -88,6 +93,13 @@ class StandInFacilitator:
         if request.path == "/verify":
             return await self._verify(body, fault)
         return await self._settle(request, body, fault)
+
+    def sells_by_use(self, *extensions: str) -> None:
+        """List the scheme `upto` too, with its own account as the one that settles."""
+        exact = {"x402Version": 2, "scheme": "exact", "network": self.network}
+        named = {"facilitatorAddress": checksum(address_of(STAND_IN_KEY))}
+        kinds = [exact, {**exact, "scheme": "upto", "extra": named}]
+        self.supports = {"kinds": kinds, "extensions": list(extensions), "signers": {}}
 
     def _supported(self) -> web.Response:
         if isinstance(self.supports, int):
@@ -136,6 +148,12 @@ class StandInFacilitator:
 
     async def _submit(self, body: dict) -> str:
         proof = body["paymentPayload"]["payload"]
+        if "permit2Authorization" in proof:
+            minor = self.settles_minor
+            if minor is None:
+                minor = int(body["paymentRequirements"]["amount"])
+            call = upto_settle(UptoPermit.from_payload(proof), minor)
+            return await submit(self.chain, call, STAND_IN_KEY, to=PROXY)
         members = {**proof["authorization"], "signature": proof["signature"]}
         payload = abi.transfer_with_authorization(Authorization.from_payload(members))
         return await submit(self.chain, payload, STAND_IN_KEY)
@@ -159,8 +177,14 @@ class StandInFacilitator:
         )
 
 
-async def submit(chain: DemoChain, payload: bytes, key: bytes, gas: int | None = None) -> str:
-    """Call the token with `payload` from the owner of `key`; return the transaction.
+async def submit(
+    chain: DemoChain,
+    payload: bytes,
+    key: bytes,
+    gas: int | None = None,
+    to: bytes | None = None,
+) -> str:
+    """Call the token, or `to`, with `payload` from the owner of `key`; return the transaction.
 
     A revert raises `RpcError`; where `gas` is given it is mined.
     """
@@ -173,10 +197,10 @@ async def submit(chain: DemoChain, payload: bytes, key: bytes, gas: int | None =
                 "type": 2,
                 "chainId": chain.chain_id,
                 "nonce": node.nonce(sender, "pending"),
-                "gas": gas or node.estimate_gas(sender, chain.token, payload, 0),
+                "gas": gas or node.estimate_gas(sender, to or chain.token, payload, 0),
                 "maxFeePerGas": 3 * node.gas_price(),
                 "maxPriorityFeePerGas": 10**9,
-                "to": chain.token,
+                "to": to or chain.token,
                 "value": 0,
                 "data": payload,
             }
@@ -201,4 +225,18 @@ def stand_in(keep: list[StandInFacilitator]):
 
 
 def _signed(body: dict) -> dict:
-    return body["paymentPayload"]["payload"]["authorization"]
+    proof = body["paymentPayload"]["payload"]
+    return proof.get("authorization") or proof["permit2Authorization"]
+
+
+def upto_settle(permit: UptoPermit, minor: int) -> bytes:
+    """Return the call of the proxy for `upto` that moves so much with a permit."""
+    words = [
+        abi.address_word(permit.token),
+        *map(abi.uint_word, (permit.amount_minor, permit.nonce, permit.deadline, minor)),
+        abi.address_word(permit.owner),
+        abi.address_word(permit.to),
+        abi.address_word(permit.facilitator),
+        *map(abi.uint_word, (permit.valid_after, 10 * abi.WORD)),
+    ]
+    return abi.UPTO_SETTLE + b"".join(words) + abi.octets(permit.signature)

@@ -3,6 +3,8 @@
 x402 clients know USDC by its address, and pay nothing else before they are told to.
 """
 
+from collections.abc import Mapping
+
 from mpp_gateway.crypto.addresses import parse_address
 from mpp_gateway.crypto.keccak import keccak256
 from mpp_gateway.demo.chain import FUNDED_WEI, TOKEN_NAME, TOKEN_VERSION, DemoChain
@@ -16,8 +18,10 @@ ADDRESS = "0x036CbD53842c5426634e7929541eC2318f3dCF7e"
 class UsdcChain(DemoChain):
     """The demo's chain and token under those names."""
 
-    def __init__(self) -> None:
+    def __init__(self, more: Mapping[bytes, bytes] | None = None) -> None:
+        """`more` is the code of other contracts, by address."""
         super().__init__(chain_id=CHAIN_ID)
+        self._more = dict(more or {})
 
     def _create(self) -> None:
         super()._create()
@@ -25,7 +29,8 @@ class UsdcChain(DemoChain):
         code = renamed(self._node.code(self.token))
         deployer = parse_address(self._deployer.address)
         self.token = parse_address(ADDRESS)
-        self._node = Node(CHAIN_ID, {deployer: FUNDED_WEI}, self._clock, {self.token: code})
+        contracts = {self.token: code, **self._more}
+        self._node = Node(CHAIN_ID, {deployer: FUNDED_WEI}, self._clock, contracts)
 
 
 def renamed(code: bytes) -> bytes:

@@ -43,6 +43,13 @@ TRANSFER_WITH_ANY_SIGNATURE = selector(
     "transferWithAuthorization(address,address,uint256,uint256,uint256,bytes32,bytes)"
 )
 ALLOWANCE = selector("allowance(address,address)")
+UPTO_SETTLE = selector(
+    "settle(((address,uint256),uint256,uint256),uint256,address,(address,address,uint256),bytes)"
+)
+UPTO_SETTLE_WITH_PERMIT = selector(
+    "settleWithPermit((uint256,uint256,bytes32,bytes32,uint8),((address,uint256),uint256,uint256),"
+    "uint256,address,(address,address,uint256),bytes)"
+)
 NONCE_BITMAP = selector("nonceBitmap(address,uint256)")
 PERMIT_ONE = selector(
     "permitWitnessTransferFrom(((address,uint256),uint256,uint256),(address,uint256),address,"
@@ -158,6 +165,37 @@ def permit_transfer(permit: Permit, owner: bytes, witness: Witness) -> bytes:
     starts = [6 * WORD + sum(map(len, tails[:i])) for i in range(len(tails))]
     at = [uint_word(start) for start in starts]
     return b"".join((PERMIT_MANY, at[0], at[1], signed, at[2], at[3], *tails))
+
+
+@dataclass(frozen=True, slots=True)
+class UptoSettle:
+    """What a call of the proxy for x402's scheme `upto` moves, and by which permit."""
+
+    token: bytes
+    nonce: int
+    amount_minor: int
+    owner: bytes
+    to: bytes
+    facilitator: bytes
+
+
+def read_upto_settle(payload: bytes) -> UptoSettle | None:
+    """Return what a call of that proxy does; None if it is no settlement."""
+    skipped = {UPTO_SETTLE: 0, UPTO_SETTLE_WITH_PERMIT: 5}.get(payload[:4])
+    if skipped is None:
+        return None
+    words = [payload[i : i + WORD] for i in range(4 + skipped * WORD, len(payload), WORD)]
+    if len(words) < 10 or any(any(words[at][:12]) for at in (0, 5, 6, 7)):
+        return None
+    token, _, nonce, _, amount, owner, to, facilitator = words[:8]
+    return UptoSettle(
+        token[12:],
+        int.from_bytes(nonce),
+        int.from_bytes(amount),
+        owner[12:],
+        to[12:],
+        facilitator[12:],
+    )
 
 
 def nonce_bitmap(owner: bytes, nonce: int) -> bytes:

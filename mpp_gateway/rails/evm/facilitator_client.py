@@ -51,6 +51,8 @@ class Question:
     payload: Mapping[str, Any]
     requirements: Mapping[str, Any]
     version: int = X402_VERSION
+    settler: bytes | None = None
+    """The only account that can settle it; None: anybody."""
 
     @property
     def body(self) -> bytes:

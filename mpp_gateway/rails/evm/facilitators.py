@@ -41,7 +41,7 @@ _TX_HASH = re.compile(r"0x[0-9a-fA-F]{64}")
 _OPEN = ("pending", "nonce", "already", "used", "timeout", "timed_out", "unexpected", "unknown")
 """Words of reasons after which money may have moved, or may still move."""
 _DEFINITE = ("invalid_", "insufficient", "unsupported_", "missing_", "network_mismatch",
-             "transaction_failed", "asset_not_deployed", "permit2_")  # fmt: skip
+             "transaction_failed", "asset_not_deployed", "permit2_", "upto_")  # fmt: skip
 _UNUSABLE = frozenset({401, 403, 429})
 """Statuses of a facilitator that takes no questions of ours now, whatever its body says."""
 
@@ -96,7 +96,7 @@ class Facilitators:
                 raise _refusal(_reason(answer, "invalidReason"))
             self._remember(proof_id, place)
             return
-        raise self._unavailable("; ".join(reasons))
+        raise self._unavailable("; ".join(reasons) or "none of them can settle it")
 
     async def settle(
         self,
@@ -132,7 +132,8 @@ class Facilitators:
             if not _is_pending(answer, attempt):
                 return attempt
             return await self._until_mined(place, question, attempt, deadline_ms, look)
-        return Attempt(Settlement.REFUSED, detail="; ".join(reasons), is_untried=True)
+        detail = "; ".join(reasons) or "no facilitator can settle it"
+        return Attempt(Settlement.REFUSED, detail=detail, is_untried=True)
 
     async def poll(self) -> None:
         """Ask each for what it supports; a facilitator need not say.
@@ -155,6 +156,18 @@ class Facilitators:
         found = (p.supported.facilitator_address(scheme, network) for p in self.places)
         return next((address for address in found if address is not None), None)
 
+    def settlers(self, scheme: str, network: str) -> frozenset[bytes]:
+        """Return from which accounts they settle `upto` payments."""
+        found = (place.supported.settlers(scheme, network) for place in self.places)
+        return frozenset[bytes]().union(*found)
+
+    def extensions(self, scheme: str, network: str) -> frozenset[str]:
+        """Return the extensions of the one whose address `facilitator_address` gives."""
+        for place in self.places:
+            if place.supported.facilitator_address(scheme, network) is not None:
+                return place.supported.extensions
+        return frozenset()
+
     async def close(self) -> None:
         """Close the connections."""
         for place in self.places:
@@ -166,8 +179,12 @@ class Facilitators:
         """Yield whom to ask. Who rests comes last, but comes: better asked than nobody."""
         kind = (question.version, question.requirements["scheme"], question.requirements["network"])
         able = [place for place in self.places if place.supported.offers(*kind) is not False]
+        if question.settler is not None:
+            # Any other would say that the payment is bad, which it is not.
+            own = question.settler
+            able = [p for p in able if own in p.supported.settlers(*kind[1:])]
         resting = []
-        for place in able or self.places:
+        for place in able if question.settler is not None else able or self.places:
             if place.breaker.admits(now_s):
                 yield place
             else:

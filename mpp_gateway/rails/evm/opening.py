@@ -17,6 +17,7 @@ from mpp_gateway.rails.evm.relays import Relays
 from mpp_gateway.rails.evm.request import RPC_S, EvmSettings, Settler, Share
 from mpp_gateway.rails.evm.seller import EvmRail
 from mpp_gateway.rails.evm.statement import EvmStatement
+from mpp_gateway.rails.evm.upto import Upto
 from mpp_gateway.rails.payment_scheme import PaymentScheme
 from mpp_gateway.rails.statement import NoStatement
 
@@ -64,7 +65,10 @@ def open_rail(
 
         assert isinstance(settler, OwnKeySettler)
         permits = Permits(settings, chain, settler)
-    return EvmRail(name, settings, scheme, settler, chain, relay, permits)
+    upto = None
+    if settings.x402 and isinstance(settler, FacilitatorSettler):
+        upto = Upto(settings, settler.facilitators, chain)
+    return EvmRail(name, settings, scheme, settler, chain, relay, permits, upto)
 
 
 def open_statement(name: str, method: EvmMethod, recipients: frozenset[str]) -> EvmStatement:

@@ -245,6 +245,8 @@ class Attempt:
     """REFUSED, for nothing was sent: the authorization is as good as before."""
     refusal: Problem | None = None
     """REFUSED: what to tell the buyer, where somebody has said why."""
+    moved_minor: int | None = None
+    """SETTLED: what has moved, where that may be less than was presented."""
 
 
 class Settler(Protocol):

@@ -1,6 +1,7 @@
 """The seller's side of the `evm` rail: offers, challenges, credentials, settlement, receipts."""
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from mpp_gateway.crypto.addresses import checksum
@@ -54,6 +55,7 @@ from mpp_gateway.rails.evm.request import (
     purse,
 )
 from mpp_gateway.rails.evm.signing_name import check_signing_name
+from mpp_gateway.rails.evm.upto import Found, Metered, Upto
 from mpp_gateway.rails.jsonrpc import RpcFailed, RpcRefused
 from mpp_gateway.rails.payment_scheme import PaymentScheme
 
@@ -75,6 +77,7 @@ class EvmRail:
         chain: ChainClient | None = None,
         relay: Relay | None = None,
         permits: "Permits | None" = None,
+        upto: Upto | None = None,
     ) -> None:
         self.name = name
         self._settings = settings
@@ -83,6 +86,7 @@ class EvmRail:
         self._chain = chain
         self._relay = relay
         self._permits = permits
+        self._upto = upto
         self._pays_gas = not SENT_BY_BUYERS.issuperset(settings.types)
         self._inspector = None if chain is None else Inspector(chain)
         self.capabilities = Capabilities(
@@ -97,7 +101,8 @@ class EvmRail:
         if not self._settings.x402:
             return offer
         payee = Terms.read(offer.request).recipient
-        return replace(offer, x402=x402.terms(self._settings, price, payee))
+        usage = None if self._upto is None else partial(self._upto.terms, price, payee)
+        return replace(offer, x402=x402.terms(self._settings, price, payee), upto=usage)
 
     def challenge(self, offer: Offer, binding: Binding, now_s: int, entropy: bytes) -> Headers:
         """Return the `WWW-Authenticate` field that carries `offer`."""
@@ -180,6 +185,12 @@ class EvmRail:
                 found = await self._relaying().check(pulled)
             case Permitted() as permitted:
                 found = await self._permitting().check(permitted, presented.record, now_s)
+            case Metered() as metered if self._upto is not None:
+                seen = await self._upto.check(metered, presented.record, now_s)
+                if not isinstance(seen, Found):
+                    return Verified(seen)
+                paid = self._outcome(seen.attempt, presented.record, now_s)
+                return Verified(None, paid, seen.was_unused)
             case _:
                 raise TypeError("not a payment that this rail has read")
         if isinstance(found, Attempt):
@@ -200,6 +211,10 @@ class EvmRail:
 
     async def settle(self, presented: Presented, amount_minor: int, now_s: int) -> Outcome:
         """Move exactly the authorized amount; see `rails.base.Rail.settle`."""
+        if isinstance(presented.evidence, Metered) and self._upto is not None:
+            metered, record = presented.evidence, presented.record
+            attempt = await self._upto.settle(metered, amount_minor, record, now_s)
+            return self._outcome(attempt, record, now_s)
         if amount_minor != presented.amount_minor:
             raise ValueError("an authorization moves the amount that was signed, no other")
         if isinstance(presented.evidence, Pulled):
@@ -226,7 +241,10 @@ class EvmRail:
             attempt = await self._relaying().look_up(tx_key, record)
             return self._outcome(attempt, record, now_s)
         if permit_key := PermitKey.parse(record.proof_id):
-            attempt = await self._permitting().look_up(permit_key, record)
+            if self._upto is not None:
+                attempt = await self._upto.look_up(permit_key, record)
+            else:
+                attempt = await self._permitting().look_up(permit_key, record)
             return self._outcome(attempt, record, now_s)
         key = PaymentKey.parse(record.proof_id)
         transfer = Transfer(key.token, key.sender, holder(record.payee), record.amount_minor)
@@ -350,14 +368,15 @@ class EvmRail:
                 is_untried=attempt.is_untried,
                 refusal=attempt.refusal,
             )
-        chain_id = self._settings.chain_id
+        chain_id, moved = self._settings.chain_id, attempt.moved_minor
+        change_minor = 0 if moved is None else record.amount_minor - moved
         if is_unchallenged(record.challenge_id):
             payer = checksum(holder(record.account))
-            receipt = response(chain_id, payer, attempt.reference)
+            receipt = response(chain_id, payer, attempt.reference, moved_minor=moved)
         else:
             extra = {"chainId": chain_id, "challengeId": record.challenge_id}
             receipt = self._scheme.receipt(METHOD, attempt.reference, now_s, extra)
-        return Outcome(State.SETTLED, attempt.reference, receipt, attempt.detail)
+        return Outcome(State.SETTLED, attempt.reference, receipt, attempt.detail, change_minor)
 
     @staticmethod
     def _payment(presented: Presented) -> Payment:

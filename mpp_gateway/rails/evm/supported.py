@@ -1,5 +1,6 @@
 """What a facilitator says it can do: its answer to `/supported`, as typed values."""
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -74,6 +75,19 @@ class Supported:
             return checksum(parse_address(named)) if isinstance(named, str) else None
         except ValueError:
             return None
+
+    def settlers(self, scheme: str, network: str) -> frozenset[bytes]:
+        """Return from which accounts it settles an `upto` payment: the one it names, and others
+        that it says it sends from, of which it may name another the next time."""
+        named = self.facilitator_address(scheme, network)
+        if named is None:
+            return frozenset()
+        networks = (network, network.partition(":")[0] + ":*")
+        found = {parse_address(named)}
+        for text in (text for key in networks for text in self.signers.get(key, ())):
+            with contextlib.suppress(ValueError):
+                found.add(parse_address(text))
+        return frozenset(found)
 
     def _find(self, version: int, scheme: str, network: str) -> Kind | None:
         networks = (network, network.partition(":")[0] + ":*")

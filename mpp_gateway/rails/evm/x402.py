@@ -22,7 +22,9 @@ from mpp_gateway.protocol.problems import (
     VerificationFailed,
 )
 from mpp_gateway.protocol.x402_extensions import identifier
+from mpp_gateway.protocol.x402_upto import UPTO
 from mpp_gateway.rails.base import Offer, Presented
+from mpp_gateway.rails.evm import upto
 from mpp_gateway.rails.evm.reading import is_of_contract
 from mpp_gateway.rails.evm.request import EvmSettings, Payment, PaymentKey, purse
 
@@ -57,10 +59,12 @@ def read(
         payment = x402.read(texts[0])
     except ParseError as error:
         raise MalformedPayment("The x402 payment cannot be read.", private=str(error)) from error
-    if payment.chain_id != settings.chain_id or payment.scheme != x402.EXACT:
+    if payment.chain_id != settings.chain_id or payment.scheme not in {x402.EXACT, UPTO}:
         return None
     if payment.accepted is not None and not _is_for(payment.accepted, settings.token):
         return None
+    if payment.scheme == UPTO:
+        return upto.read(payment, offers, settings, now_s)
     signed = _authorization(payment.proof)
     offer = _taken(offers, payment, signed)
     if offer is None:

@@ -3,13 +3,15 @@
 //   client.mjs present METHOD BODY URL URL...  signs for the first URL's 402, and presents that one
 //                                              payment at each of the other URLs in turn
 //   client.mjs stream METHOD BODY URL          pays, and prints what arrives as it arrives
-import { ExactEvmScheme } from '@x402/evm'
+import { ExactEvmScheme, UptoEvmScheme } from '@x402/evm'
 import { decodePaymentResponseHeader, wrapFetchWithPayment, x402Client, x402HTTPClient } from '@x402/fetch'
 import { privateKeyToAccount } from 'viem/accounts'
 
 const [verb, method, body, ...urls] = process.argv.slice(2)
 const account = privateKeyToAccount(JSON.parse(process.env.PEER_WALLET).private_key)
-const client = new x402Client().register('eip155:*', new ExactEvmScheme(account))
+const client = new x402Client()
+  .register('eip155:*', new ExactEvmScheme(account))
+  .register('eip155:*', new UptoEvmScheme(account))
 const headers = body ? { 'content-type': 'application/json' } : {}
 const request = { method, headers, ...(body ? { body } : {}) }
 

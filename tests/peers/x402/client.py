@@ -19,6 +19,7 @@ from x402.http.clients.httpx import wrapHttpxWithPayment
 from x402.http.x402_http_client import x402HTTPClient
 from x402.mechanisms.evm import EthAccountSigner
 from x402.mechanisms.evm.exact.register import register_exact_evm_client
+from x402.mechanisms.evm.upto.client import UptoEvmScheme
 
 WAIT_S = 60
 
@@ -63,6 +64,7 @@ def main() -> None:
     wallet = json.loads(os.environ["PEER_WALLET"])
     signer = EthAccountSigner(Account.from_key(wallet["private_key"]))
     client = register_exact_evm_client(x402Client(), signer)
+    client.register("eip155:*", UptoEvmScheme(signer))
     verb, method, body, *urls = sys.argv[1:]
     request = {"method": method, "headers": {}}
     if body:

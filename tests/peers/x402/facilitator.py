@@ -10,12 +10,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from x402 import x402FacilitatorSync
 from x402.mechanisms.evm import FacilitatorWeb3Signer
 from x402.mechanisms.evm.exact.register import register_exact_evm_facilitator
+from x402.mechanisms.evm.upto.facilitator import UptoEvmScheme
 from x402.schemas.helpers import parse_payment_payload, parse_payment_requirements
 
 SITE = json.loads(os.environ["FACILITATOR_SITE"])
 SIGNER = FacilitatorWeb3Signer(SITE["private_key"], SITE["rpc_url"], SITE["confirm_s"])
 FACILITATOR = x402FacilitatorSync()
 register_exact_evm_facilitator(FACILITATOR, SIGNER, networks=SITE["network"])
+FACILITATOR.register([SITE["network"]], UptoEvmScheme(SIGNER))
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -263,6 +263,7 @@ def test_a_route_that_is_neither_free_nor_priced_is_refused(build):
         "offers: [{method: evm, amount: 1}]",
         "methods: [evm]",
         "recipient: '0x1111111111111111111111111111111111111111'",
+        "upto: true",
         "settle: before",
         "on_failure: refund",
         "digest: true",
@@ -287,6 +288,17 @@ def test_a_key_about_money_on_a_free_route_is_refused(build, more):
 )
 def test_keys_without_effect_together_are_refused(build, keys, expected):
     assert expected in build.mistake(build.routes(f'"GET /x": {{{keys}}}'))
+
+
+def test_a_sale_by_use_needs_a_method_that_can_settle_less(build):
+    text = build.routes('"GET /x": {charge: 1, upto: true}')
+
+    assert "`upto` needs a method with `x402: true`" in build.mistake(text)
+    able = text.replace(FACILITATED, f"{FACILITATED}\n    x402: true")
+    assert able != text
+    assert build.load(able).services["api"].routes[0].upto is True
+    ahead = able.replace("upto: true", "upto: true, settle: before")
+    assert "before the upstream has said what was used" in build.mistake(ahead)
 
 
 OWN_KEY = "0x" + "11" * 32
