@@ -52,6 +52,16 @@ def read(
     None where there is no payment, or one for another chain, token or payee. Errors:
     `MalformedPayment` (400), `VerificationFailed`, `PaymentInsufficient`, `PaymentExpired`.
     """
+    payment = _payment(head, settings)
+    if payment is None:
+        return None
+    if payment.scheme == UPTO:
+        return upto.read(payment, offers, settings, now_s)
+    return _exact(payment, offers, settings, now_s)
+
+
+def _payment(head: RequestHead, settings: EvmSettings) -> x402.X402Payment | None:
+    """Return the request's payment if it is on this chain and, as far as it says, in this token."""
     texts = x402.payments(head)
     if not texts:
         return None
@@ -63,8 +73,12 @@ def read(
         return None
     if payment.accepted is not None and not _is_for(payment.accepted, settings.token):
         return None
-    if payment.scheme == UPTO:
-        return upto.read(payment, offers, settings, now_s)
+    return payment
+
+
+def _exact(
+    payment: x402.X402Payment, offers: tuple[Offer, ...], settings: EvmSettings, now_s: int
+) -> Presented | None:
     signed = _authorization(payment.proof)
     offer = _taken(offers, payment, signed)
     if offer is None:
