@@ -52,16 +52,8 @@ def read(
     None where there is no payment, or one for another chain, token or payee. Errors:
     `MalformedPayment` (400), `VerificationFailed`, `PaymentInsufficient`, `PaymentExpired`.
     """
-    texts = x402.payments(head)
-    if not texts:
-        return None
-    try:
-        payment = x402.read(texts[0])
-    except ParseError as error:
-        raise MalformedPayment("The x402 payment cannot be read.", private=str(error)) from error
-    if payment.chain_id != settings.chain_id or payment.scheme not in {x402.EXACT, UPTO}:
-        return None
-    if payment.accepted is not None and not _is_for(payment.accepted, settings.token):
+    payment = _payment(head, settings)
+    if payment is None:
         return None
     if payment.scheme == UPTO:
         return upto.read(payment, offers, settings, now_s)
@@ -95,6 +87,22 @@ def read(
         challenge_id=identified,
         evidence=Payment(key, signed, by_contract),
     )
+
+
+def _payment(head: RequestHead, settings: EvmSettings) -> x402.X402Payment | None:
+    """Return the payment that a request carries, if its scheme, chain and token are ours."""
+    texts = x402.payments(head)
+    if not texts:
+        return None
+    try:
+        payment = x402.read(texts[0])
+    except ParseError as error:
+        raise MalformedPayment("The x402 payment cannot be read.", private=str(error)) from error
+    if payment.chain_id != settings.chain_id or payment.scheme not in {x402.EXACT, UPTO}:
+        return None
+    if payment.accepted is not None and not _is_for(payment.accepted, settings.token):
+        return None
+    return payment
 
 
 def _authorization(proof: Mapping[str, Any]) -> Authorization:
