@@ -57,28 +57,6 @@ def read(
         return None
     if payment.scheme == UPTO:
         return upto.read(payment, offers, settings, now_s)
-    return _exact(payment, offers, settings, now_s)
-
-
-def _payment(head: RequestHead, settings: EvmSettings) -> x402.X402Payment | None:
-    """Return the request's payment if it is on this chain and, as far as it says, in this token."""
-    texts = x402.payments(head)
-    if not texts:
-        return None
-    try:
-        payment = x402.read(texts[0])
-    except ParseError as error:
-        raise MalformedPayment("The x402 payment cannot be read.", private=str(error)) from error
-    if payment.chain_id != settings.chain_id or payment.scheme not in {x402.EXACT, UPTO}:
-        return None
-    if payment.accepted is not None and not _is_for(payment.accepted, settings.token):
-        return None
-    return payment
-
-
-def _exact(
-    payment: x402.X402Payment, offers: tuple[Offer, ...], settings: EvmSettings, now_s: int
-) -> Presented | None:
     signed = _authorization(payment.proof)
     offer = _taken(offers, payment, signed)
     if offer is None:
@@ -109,6 +87,22 @@ def _exact(
         challenge_id=identified,
         evidence=Payment(key, signed, by_contract),
     )
+
+
+def _payment(head: RequestHead, settings: EvmSettings) -> x402.X402Payment | None:
+    """Return the payment that a request carries, if its scheme, chain and token are ours."""
+    texts = x402.payments(head)
+    if not texts:
+        return None
+    try:
+        payment = x402.read(texts[0])
+    except ParseError as error:
+        raise MalformedPayment("The x402 payment cannot be read.", private=str(error)) from error
+    if payment.chain_id != settings.chain_id or payment.scheme not in {x402.EXACT, UPTO}:
+        return None
+    if payment.accepted is not None and not _is_for(payment.accepted, settings.token):
+        return None
+    return payment
 
 
 def _authorization(proof: Mapping[str, Any]) -> Authorization:

@@ -20,7 +20,7 @@ from mpp_gateway.gateway.serving import Serving, open_serving
 from mpp_gateway.gateway.steps import Deliver
 from mpp_gateway.ledger.sql import StoreTooNew, StoreUnavailable
 from mpp_gateway.ledger.states import State
-from mpp_gateway.rails.base import RailMisconfigured
+from mpp_gateway.rails.base import Offer, RailMisconfigured
 from tests.support.evm import until
 from tests.support.machine import METHOD, NOW_S, OWNER, ROUTES, Stage, head_with
 from tests.support.proxy import config_text
@@ -40,8 +40,8 @@ class Rail:
         self.settle_s = more["settle_s"]
         return self
 
-    def offer(self, *_):
-        return None
+    def offer(self, price, *_):
+        return Offer(self.name, "toy", "charge", price, {}, "e30")
 
     async def self_check(self) -> None:
         if self.error:
