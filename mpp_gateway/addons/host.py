@@ -322,5 +322,10 @@ def _announce(config: GatewayConfig, network: str) -> None:
     log.warning(
         "node: %s (gateway_rpc_url); facilitator: %s (gateway_facilitator)",
         node,
-        method.submit.facilitator or "none, own gas key",
+        _who_settles(method),
     )
+
+
+def _who_settles(method: EvmMethod) -> str:
+    """Return the addresses of the facilitators, and nothing of how they know us."""
+    return ", ".join(one.url for one in method.submit.facilitators) or "none, own gas key"

@@ -62,11 +62,24 @@ def _mounted(config: GatewayConfig, service: Service, route: Route) -> str:
 
 
 def _settles(config: GatewayConfig, route: Route) -> str:
+    """Return what holds for every way to pay, and after it by which ways it is otherwise."""
     if route.free:
         return "-"
+    by_method = {price.method_name: _moves(config, route, price) for price in route.prices}
+    moves = dict.fromkeys(by_method.values())
+    if len(moves) == 1:
+        return next(iter(moves))
+    names = {when: [name for name, w in by_method.items() if w == when] for when in moves}
+    others = [f"{when} ({', '.join(names[when])})" for when in moves if when != route.settle]
+    return "; ".join([route.settle, *others] if route.settle in moves else others)
+
+
+def _moves(config: GatewayConfig, route: Route, price: Price) -> str:
+    method = config.methods[price.method_name]
     # A rail that can check nothing without moving money settles first, whatever the route says.
-    first = [config.methods[price.method_name].settles_first for price in route.prices]
-    return "before" if all(first) else route.settle
+    if route.settle == "before" or method.settles_first(price.amount_minor):
+        return "before"
+    return "may be before" if method.sooner(price.amount_minor, route.waits_s) else route.settle
 
 
 def _price(route: Route) -> str:

@@ -7,14 +7,17 @@ from pydantic import Field, model_validator
 
 from mpp_gateway.config.values import Rate, Strict, Unit, wrong
 
+HASH_HAS_MOVED = "a `hash`, whose money has moved already"
+"""Of payments that the buyer has made, and shows."""
+
 
 class MethodSettings(Strict):
     """One way to be paid; what most kinds answer alike is answered here."""
 
     takes_zero: ClassVar[bool] = False
     """Whether a price of zero can be met: by a proof that pays nothing."""
-    is_brief: ClassVar[bool] = False
-    """Whether payments may live for seconds only, too short for a slow upstream."""
+    refunds: ClassVar[bool] = False
+    """Whether a route that says nothing in `on_failure` gives back what it could not deliver."""
 
     rates: Mapping[Unit, Rate] = Field(
         default={},
@@ -40,15 +43,21 @@ class MethodSettings(Strict):
         """
         return ()
 
-    @property
-    def settles_first(self) -> bool:
-        """Whether the money moves before the upstream is asked, whatever the route says."""
+    def settles_first(self, minor: int) -> bool:  # noqa: ARG002
+        """Tell whether money moves before the upstream is asked, whatever the route says."""
         return False
 
     @property
     def sells_by_use(self) -> bool:
         """Whether less can be charged than was asked for, by what the upstream says was used."""
         return False
+
+    def sooner(self, minor: int, waits_s: float) -> str:  # noqa: ARG002
+        """Return which payments may move before that, for people to read; nothing if none do.
+
+        `waits_s` is how long the route may wait for its upstream.
+        """
+        return ""
 
     def withheld(self, minor: int) -> str:  # noqa: ARG002
         """Return why a price cannot be offered; nothing where any amount can be paid."""

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
 
 from mpp_gateway.config.hooks import find_function
-from mpp_gateway.config.method import MethodSettings
+from mpp_gateway.config.method import HASH_HAS_MOVED, MethodSettings
 from mpp_gateway.config.stripe import StripeMethod
 from mpp_gateway.config.tempo import WHOLE_SHARE, TempoMethod, TempoSplit
 from mpp_gateway.config.values import (
@@ -355,6 +355,14 @@ class EvmMethod(MethodSettings):
         """The most that a unit of gas may cost us; None where nothing limits it."""
         gwei = self.submit.max_fee_gwei or USUAL_MAX_FEE_GWEI.get(self.chain_id)
         return None if gwei is None else parse_minor(gwei, GWEI_DECIMALS)
+
+    def settles_first(self, minor: int) -> bool:
+        """Tell whether money moves first: it does where buyers send it themselves."""
+        return minor > 0 and self.credential_types == ("hash",)
+
+    def sooner(self, minor: int, waits_s: float) -> str:  # noqa: ARG002
+        """Return which payments have moved before a route's upstream is asked."""
+        return HASH_HAS_MOVED if minor and "hash" in self.credential_types else ""
 
     def can_refund(self, recipient: str | None) -> bool:
         """Tell whether what `recipient` (None: the method's own) got can be sent back from here."""

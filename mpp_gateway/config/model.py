@@ -167,6 +167,11 @@ class Route:
     injected: tuple[tuple[str, SecretStr], ...] = field(default=(), repr=False)
     """Fields set on the upstream's request; `Service.secret_headers` gives their clear values."""
 
+    @property
+    def waits_s(self) -> float:
+        """How long the head of the upstream's answer may take."""
+        return self.timeouts.connect_s + self.timeouts.first_byte_s
+
     def is_delivered(self, status: int) -> bool:
         """Tell whether an upstream answer with this final status is what the buyer paid for."""
         return 200 <= status < 300 or status in self.charge_on

@@ -118,6 +118,7 @@ class StripeMethod(MethodSettings):
 
     kind: ClassVar[str] = "stripe"
     chain_id: ClassVar[None] = None
+    refunds: ClassVar[bool] = True
 
     secret_key: StripeKey = Field(
         description="Secret key of your account, or a restricted one. Secret."
@@ -189,9 +190,8 @@ class StripeMethod(MethodSettings):
         """Whether it is real money."""
         return "_live_" in self.secret_key.get_secret_value()[:8]
 
-    @property
-    def settles_first(self) -> bool:
-        """Whether the money moves before the upstream is asked, whatever the route says."""
+    def settles_first(self, minor: int) -> bool:  # noqa: ARG002
+        """Tell whether the money moves before the upstream is asked, whatever the route says."""
         return self.capture == "automatic"
 
     def withheld(self, minor: int) -> str:

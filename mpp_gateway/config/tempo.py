@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from mpp_gateway.config.method import MethodSettings
+from mpp_gateway.config.method import HASH_HAS_MOVED, MethodSettings
 from mpp_gateway.config.values import (
     CHAIN_ID_MAX,
     Address,
@@ -25,6 +25,10 @@ from mpp_gateway.protocol.money import Asset, parse_minor
 TIP20_DECIMALS = 6
 """Of every TIP-20 token (TIP-20 specification)."""
 PERCENT_DECIMALS = 2
+USUAL_LIFE_S = 25
+"""So long buyers sign for, as mppx does."""
+SETTLES_WITHIN_S = 8
+"""What is kept free at the end of that to broadcast in."""
 WHOLE_SHARE = 10_000
 """A hundred percent, in hundredths of one."""
 
@@ -96,8 +100,6 @@ class TempoMethod(MethodSettings):
     kind: ClassVar[str] = "tempo"
     takes_zero: ClassVar[bool] = True
     """A price of zero is met by a proof that pays nothing."""
-    is_brief: ClassVar[bool] = True
-    """Buyers sign for less than a minute: the network takes no more."""
 
     chain_id: Annotated[Count, Field(ge=1, le=CHAIN_ID_MAX)] = Field(
         description="EIP-155 id of the chain: 4217 for Tempo, 42431 for its test network Moderato."
@@ -178,6 +180,19 @@ class TempoMethod(MethodSettings):
     def told_apart_by(self) -> tuple[str, ...]:
         """Chain and token."""
         return self.kind, f"chain {self.chain_id}", self.currency.lower()
+
+    def settles_first(self, minor: int) -> bool:
+        """Tell that the money moves first: with shares, and where buyers send it themselves."""
+        shares = (minor * split.of_ten_thousand // WHOLE_SHARE for split in self.splits)
+        return minor > 0 and ("pull" not in self.modes or any(shares))
+
+    def sooner(self, minor: int, waits_s: float) -> str:
+        """Return which payments move before the upstream is asked: it depends on the buyer."""
+        if minor == 0:
+            return ""
+        sent = [HASH_HAS_MOVED] if "push" in self.modes else []
+        brief = ["a transaction that ends before the upstream's time is up"]
+        return ", or ".join(sent + (brief if waits_s + SETTLES_WITHIN_S > USUAL_LIFE_S else []))
 
     def can_refund(self, recipient: str | None) -> bool:  # noqa: ARG002
         """False: the key of the recipient is not here."""

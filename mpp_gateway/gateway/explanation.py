@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from mpp_gateway.config.methods import Method
 from mpp_gateway.config.model import GatewayConfig, Price, Route
 from mpp_gateway.protocol.money import format_minor
 from mpp_gateway.protocol.problems import Problem
@@ -68,13 +69,6 @@ def _explain_match(config: GatewayConfig, request: str, method: str, found: Matc
         else:
             reasons.append("Without a credential: 402 with these offers, before the body is read.")
         reasons.extend(_when_it_settles(config, route))
-        names = {price.method_name for price in route.prices if price.amount_minor}
-        brief = sorted(name for name in names if config.methods[name].is_brief)
-        if brief and route.settle != "before":
-            reasons.append(
-                f"By {', '.join(brief)}: a payment that ends before the upstream's time is up"
-                " settles before the upstream is called, and is a credit if that fails."
-            )
     return Explanation(
         request,
         200 if route.free else 402,
@@ -88,17 +82,36 @@ def _explain_match(config: GatewayConfig, request: str, method: str, found: Matc
 
 
 def _when_it_settles(config: GatewayConfig, route: Route) -> Iterator[str]:
-    names = [price.method_name for price in route.prices]
-    first = [name for name in names if config.methods[name].settles_first]
-    if route.settle == "before" or first == names:
+    prices = {price.method_name: price for price in route.prices}
+    first = {
+        name
+        for name, price in prices.items()
+        if route.settle == "before" or config.methods[name].settles_first(price.amount_minor)
+    }
+    later = [name for name in prices if name not in first]
+    if not later:
         yield "The payment settles before the upstream is called."
-        return
-    charged = ["2xx", *map(str, sorted(route.charge_on))]
-    answered = " or ".join([", ".join(charged[:-1]), charged[-1]] if charged[1:] else charged)
-    when = f"The payment settles when the upstream has answered {answered}"
-    yield f"{when}; else nothing is charged."
-    for name in first:
-        yield f"By {name} it settles before, and is given back if the upstream fails."
+    else:
+        charged = ["2xx", *map(str, sorted(route.charge_on))]
+        answered = " or ".join([", ".join(charged[:-1]), charged[-1]] if charged[1:] else charged)
+        who = f"By {', '.join(later)}: the payment" if first else "The payment"
+        yield f"{who} settles when the upstream has answered {answered}; else nothing is charged."
+    for name, price in prices.items():
+        method = config.methods[name]
+        if name in first:
+            yield f"By {name}: it settles before, and {_owed(route, method)}."
+        elif sooner := method.sooner(price.amount_minor, route.waits_s):
+            yield (
+                f"By {name}, otherwise: {sooner}, settles before the upstream is called, and is a"
+                " credit if that fails."
+            )
+
+
+def _owed(route: Route, method: Method) -> str:
+    is_refund = method.refunds if route.on_failure is None else route.on_failure == "refund"
+    if not is_refund:
+        return "is a credit if the upstream fails"
+    return "is given back if the upstream fails, a credit if it answers 3xx or 4xx"
 
 
 def _offer(price: Price) -> str:

@@ -11,6 +11,7 @@ from tests.support.command import run_on_terminal
 ENVIRON = {
     "MPP_SECRET_KEY": "k" * 44,
     "RECIPIENT": "0x" + "ab" * 20,
+    "FACILITATOR_TOKEN": "marked-facilitator",
     "WEATHER_TOKEN": "marked-token",
     "FEE_KEY": "0x" + "12" * 32,
     "STRIPE_SECRET_KEY": "sk_test_marked",

@@ -14,6 +14,9 @@ from mpp_gateway.gateway.page.showing import wants_page
 from mpp_gateway.protocol.challenge import Challenge
 from tests.support.client import RawClient
 from tests.support.paid import paid_gateway
+from tests.support.stripe_server import stand_in_stripe
+from tests.support.stripe_shop import stripe_shop
+from tests.support.tempo import tempo_shop
 
 FIREFOX = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
 CHROME = (
@@ -187,6 +190,36 @@ def test_a_request_with_a_body_says_that_the_page_cannot_repeat_it(tmp_path):
     assert command_of(page)[4:6] == ["--data", "@body"]
     assert "this page cannot see it" in page
     assert "secret body" not in page
+
+
+def test_a_page_for_tempo_alone_has_the_line_of_a_client_that_can_pay_it(tmp_path):
+    routes = """
+      "GET /item/:id": {charge: "0.01"}
+      "POST /item/:id": {charge: "0.01"}
+"""
+    target = "/api/item/1?a=$(id)&b='x'"
+    with tempo_shop(tmp_path, routes=routes) as shop:
+        page = shop.ask(target, BROWSER)[2].decode()
+        posted = shop.ask(target, BROWSER, method="POST", body=b"secret body")[2].decode()
+    words = command_of(page)
+    assert words[:2] == ["npx", "mppx"]
+    assert len(words) == 3
+    assert words[2].endswith(target)
+    assert '<div class="line">' in page
+    # A substitution of the shell's, which mppx needs: it reads no file itself.
+    assert command_of(posted)[2:6] == ["--method", "POST", "--data", "$(cat body)"]
+    assert "secret body" not in posted
+    for text in (page, posted):
+        assert "mpp-gateway pay" not in text
+        assert "mppx runs on Node" in text
+
+
+def test_a_page_for_cards_alone_says_who_can_pay_and_shows_no_empty_line(tmp_path):
+    with stand_in_stripe() as server, stripe_shop(server, tmp_path) as shop:
+        page = shop.ask("/api/paid", BROWSER)[2].decode()
+    assert '<div class="line" hidden>' in page
+    assert "shared payment token" in page
+    assert "mpp-gateway pay" not in page
 
 
 def test_the_page_stays_small_whatever_the_configuration_says(tmp_path):

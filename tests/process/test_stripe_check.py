@@ -39,6 +39,18 @@ def test_check_and_explain_say_when_a_charge_settles(tmp_path, more, settles):
     assert "marked" not in checked.out + checked.err
 
 
+def test_check_and_explain_tell_the_ways_apart_that_settle_at_other_times(tmp_path):
+    file = written(tmp_path, "1.00", EVM + METHOD % "")
+
+    checked = run("check", "--config", str(file), home=tmp_path)
+    explained = run("explain", "GET", "/api/x", "--config", str(file), home=tmp_path)
+
+    assert json.loads(checked.out)["routes"][0]["settle"] == "on_success; before (stripe)"
+    evm, stripe = json.loads(explained.out)["reasons"][-2:]
+    assert evm.startswith("By evm: the payment settles when the upstream has answered 2xx; else")
+    assert stripe.startswith("By stripe: it settles before, and is given back if the upstream")
+
+
 def test_check_warns_of_a_price_that_stripe_does_not_charge(tmp_path):
     file = written(tmp_path, "0.10", METHOD % "" + EVM)
 

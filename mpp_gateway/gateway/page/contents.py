@@ -10,6 +10,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from mpp_gateway.config.methods import EvmMethod
+from mpp_gateway.config.stripe import StripeMethod
+from mpp_gateway.config.tempo import TempoMethod
 from mpp_gateway.gateway.exchange import Exchange
 from mpp_gateway.gateway.page.chains import CHAINS, chain_name
 from mpp_gateway.gateway.page.parts import SCRIPT, STYLE, TEMPLATE
@@ -29,6 +31,17 @@ TEXT_CHARS_MAX = 2000
 TARGET_CHARS_MAX = 4000
 AUTHORIZATION = "authorization"
 FOREVER = "9999-12-31T23:59:59Z"
+OWN_NOTE = "MPP_PRIVATE_KEY holds the key that pays."
+MPPX_NOTE = (
+    "mppx runs on Node and pays without asking again, from an account that its command"
+    " `account create` makes once."
+)
+CARD_NOTE = (
+    "A card pays through an agent: one that has a shared payment token for this seller, and an MPP"
+    " client that pays with it."
+)
+ANY_NOTE = "An MPP client that knows one of these ways can pay."
+BODY_NOTE = " Put the request body in a file named body: this page cannot see it."
 BODILESS = frozenset({"GET", "HEAD"})
 """What a page can send again: it never sees the body of the request that it answers."""
 _HOST = re.compile(r"(?:[A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?\Z")
@@ -143,19 +156,25 @@ def _offer(way: Way, place: int) -> str:
 
 
 def _command(exchange: Exchange, ways: Sequence[Way]) -> tuple[str, str]:
-    """Return the line for a terminal, and what has to be known of it."""
-    way = next((way for way in ways if way.method is not None), None)
-    if way is None:
-        return "", ""
-    head = exchange.head
-    words = ["mpp-gateway", "pay", "--max", way.price]
-    note = "MPP_PRIVATE_KEY holds the key that pays."
-    if head.method not in {"GET", "POST"}:
-        words += ["--method", head.method]
-    if head.method not in BODILESS:
-        words += ["--data", "@body"]
-        note += " Put the request body in a file named body: this page cannot see it."
-    return shlex.join([*words, url_of(exchange)]), note
+    """Return the line for a terminal, where there is one, and what else to know."""
+    method, url = exchange.head.method, shlex.quote(url_of(exchange))
+    has_body = method not in BODILESS
+    of_wallet = next((way for way in ways if way.method is not None), None)
+    if of_wallet is not None:
+        line, note = f"mpp-gateway pay --max {of_wallet.price}", OWN_NOTE
+        if method not in {"GET", "POST"}:
+            line += f" --method {shlex.quote(method)}"
+        line += " --data @body" if has_body else ""
+    elif any(way.offer.method == TempoMethod.kind for way in ways):
+        line, note = "npx mppx", MPPX_NOTE
+        if method != "GET":
+            line += f" --method {shlex.quote(method)}"
+        line += ' --data "$(cat body)"' if has_body else ""
+    elif any(way.offer.method == StripeMethod.kind for way in ways):
+        return "", CARD_NOTE
+    else:
+        return "", ANY_NOTE
+    return f"{line} {url}", note + (BODY_NOTE if has_body else "")
 
 
 def url_of(exchange: Exchange) -> str:

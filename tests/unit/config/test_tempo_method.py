@@ -5,10 +5,13 @@ import sys
 
 import pytest
 
+from mpp_gateway.cli.catalogue import rows
+from mpp_gateway.config.tempo import SETTLES_WITHIN_S
 from mpp_gateway.gateway.explanation import explain
 from mpp_gateway.protocol.money import Asset
 from mpp_gateway.rails import registry
 from mpp_gateway.rails.statement import NoStatement
+from mpp_gateway.rails.tempo import seller
 
 GOOD = {
     "chain_id": "42431",
@@ -112,11 +115,35 @@ def test_a_refund_cannot_be_promised(build):
     assert "leave it at `credit`" in build.mistake(whole)
 
 
-def test_what_is_too_brief_for_the_upstream_is_told_when_a_route_is_explained(build):
-    reasons = explain(build.load(text()), "GET", "/api/x").reasons
+def test_what_moves_sooner_than_the_route_says_is_told(build):
+    config = build.load(text())
+    reasons = explain(config, "GET", "/api/x").reasons
 
-    assert "By tempo: a payment that ends before the upstream's time is up" in reasons[-1]
-    assert "settles when" in explain(build.load(text('"0"')), "GET", "/api/x").reasons[-1]
+    assert "By tempo, otherwise: a `hash`" in reasons[-1]
+    assert "a transaction that ends before the upstream's time is up" in reasons[-1]
+    assert rows(config)[0].settle == "may be before"
+    nothing = build.load(text('"0"'))
+    assert "settles when" in explain(nothing, "GET", "/api/x").reasons[-1]
+    assert rows(nothing)[0].settle == "on_success"
+
+
+def test_only_on_a_quick_route_does_a_signed_transaction_wait_for_the_upstream(build):
+    quick = "timeouts: {connect_s: 2, first_byte_s: 8}\n" + text(modes="[pull]")
+
+    assert rows(build.load(quick))[0].settle == "on_success"
+    assert rows(build.load(text(modes="[pull]")))[0].settle == "may be before"
+    assert rows(build.load(text(modes="[push]")))[0].settle == "before"
+    assert SETTLES_WITHIN_S == seller.SETTLES_WITHIN_S
+
+
+def test_with_shares_money_is_said_to_move_first(build):
+    shared = f'[{{recipient: "{PARTNER}", percent: "2.5"}}]'
+    config = build.load(text(splits=shared))
+
+    assert rows(config)[0].settle == "before"
+    first, last = explain(config, "GET", "/api/x").reasons[-2:]
+    assert first == "The payment settles before the upstream is called."
+    assert last == "By tempo: it settles before, and is a credit if the upstream fails."
 
 
 def test_the_books_cannot_be_held_against_the_chain_and_that_is_said(build):
