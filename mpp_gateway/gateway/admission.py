@@ -381,7 +381,7 @@ def _find_paid(admission: Admission, presented: Presented) -> Generator[Effect, 
     seen: Outcome = yield from perform(admission.clock, LookUp(presented.rail, presented.record))
     if seen.state is Settlement.SETTLED:
         admission.found = seen
-    elif seen.may_be_paid:
+    elif seen.may_be_paid or (presented.is_moved and seen.state is Settlement.UNKNOWN):
         raise SettlementUnknown(
             "The payment may have been made; do not pay again.",
             retry_after_s=settlement.UNKNOWN_RETRY_S,
@@ -403,6 +403,8 @@ def _outlives_the_call(admission: Admission) -> Generator[Effect, Reply]:
     exchange, presented = admission.exchange, admission.exchange.presented
     if presented is None or exchange.paid or admission.found is not None:
         return
+    if presented.is_moved:
+        return  # a refusal would say "nothing was charged" of money that is gone
     assert exchange.rail is not None
     timeouts, capabilities = exchange.route.timeouts, exchange.rail.capabilities
     lives_s = presented.valid_until_s - admission.clock.now_s

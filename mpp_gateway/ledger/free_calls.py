@@ -75,8 +75,11 @@ def _take(db: Connection, call: FreeCall) -> tuple[int | None, str | None]:
         used = _used(db, call, client) + 1
         db.execute(
             "INSERT INTO free_calls (scope, client, until_s, used) VALUES (?, ?, ?, ?)"
-            " ON CONFLICT (scope, client) DO UPDATE SET until_s = excluded.until_s,"
-            " used = excluded.used",
+            # Never earlier: of two clocks at the turn of a period, the one ahead would find none
+            # used each time that the other one has counted.
+            " ON CONFLICT (scope, client) DO UPDATE SET used = excluded.used, until_s = CASE WHEN"
+            " free_calls.until_s > excluded.until_s THEN free_calls.until_s"
+            " ELSE excluded.until_s END",
             (call.scope, client, call.until_s, used),
         )
     return call.count - used, None

@@ -85,6 +85,9 @@ class Presented:
     settles_first: bool = False
     """Whether nobody can tell, without moving its money, that it will pay: then the upstream is not
     asked before."""
+    is_moved: bool = False
+    """Whether its buyer says that it has moved the money itself: there is nothing to settle in
+    time, and what is not seen so far may be there later."""
     is_tied: bool = False
     """Whether it counts for the challenge alone that it was first shown with: for a proof that
     anybody can see, and that does not say itself for which challenge it is."""

@@ -134,3 +134,28 @@ def test_who_has_a_sponsored_transaction_fail_spends_one_fee_of_the_sellers(tmp_
         shop.key = new_key()
         shop.anvil.fund(address_of(shop.key), PRICE)
         assert left(1_000_000)[0] == 200  # and others are sponsored as before
+
+
+def test_a_sponsored_transaction_that_is_seen_to_have_failed_late_costs_one_fee(tmp_path: Path):
+    """Whose failure hides behind a slow node would cost a fee each time."""
+    sponsor, partner = new_key(), address_of(new_key())
+    anvil().fund(address_of(sponsor), PURSE)
+    method = (
+        f', sponsor: {{private_key: "0x{sponsor.hex()}"}},'
+        f' splits: [{{recipient: "0x{partner.hex()}", percent: "2.5"}}]'
+    )
+    with tempo_shop(
+        tmp_path, timeouts=QUICK.replace("settle_s: 4", "settle_s: 1"), method=method
+    ) as shop:
+        changes = {"fee_token": None, "is_sponsored": True, "gas_limit": 400_000}
+        credential = pull(shop.challenge(), shop.key, **changes)
+        shop.node.faults["eth_getTransactionReceipt"] = "null"
+        refused(shop.send(credential), "settlement-unknown", 503)
+        shop.node.faults.clear()
+        refused(shop.send(credential), "verification-failed")
+        spent = PURSE - shop.anvil.balance(address_of(sponsor))
+
+        again = shop.send(pull(shop.challenge(), shop.key, **changes))
+
+        assert "fee" in refused(again, "verification-failed")["detail"]
+        assert PURSE - shop.anvil.balance(address_of(sponsor)) == spent > 0

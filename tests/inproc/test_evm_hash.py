@@ -234,3 +234,33 @@ def test_a_route_takes_each_type_that_it_lists(tmp_path: Path):
         refused(shop.send(shop.push(shop.challenge(), NOBODY)), "invalid-payload")
 
         assert (shop.balance(), shop.states()) == (2 * PRICE, {"settled": 2})
+
+
+@pytest.mark.parametrize("wait_s", [CHALLENGE_S - 20, CHALLENGE_S + 2, CHALLENGE_S + 3600])
+def test_who_has_paid_and_waits_for_blocks_is_never_asked_to_pay_again(tmp_path: Path, wait_s: int):
+    """Blocks may take longer than a challenge lives: money that is seen is waited for."""
+    with buyers_shop(tmp_path, "transaction, hash", method_more=", confirmations: 5") as shop:
+        challenge = shop.challenge()
+        credential = shop.push(challenge, shop.transfer(challenge))
+        for _ in range(2):
+            later(shop, wait_s)
+            refused(shop.send(credential), "settlement-unknown", 503)
+        for _ in range(5):
+            shop.chain.run(shop.chain.demo.run(lambda node: node.mine_empty()))
+
+        assert shop.send(credential)[0] == 200
+        assert (shop.balance(), shop.hits) == (PRICE, 1)
+
+
+def test_a_hash_that_was_made_up_is_refused_once_its_time_is_over(shop: BuyersShop):
+    challenge = shop.challenge()
+    credential = shop.push(challenge, NOBODY)
+    refused(shop.send(credential), "settlement-unknown", 503)
+    later(shop, CHALLENGE_S + 60)
+    refused(shop.send(credential), "settlement-unknown", 503)  # by the chain's clock it is early
+
+    shop.node.lies["eth_getBlockByNumber"] = lambda block: (
+        block | {"timestamp": hex(now() + CHALLENGE_S + 60)}
+    )
+    refused(shop.send(credential), "payment-expired")
+    assert shop.hits == 0

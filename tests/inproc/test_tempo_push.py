@@ -255,3 +255,18 @@ def test_a_strangers_transfer_is_nobody_elses_after_the_end_either(shop: TempoSh
 
     assert shop.send(push(own, shop.key, tx_hash))[0] == 200
     assert shop.hits == 1
+
+
+@pytest.mark.parametrize("wait_s", [CHALLENGE_S - 2, CHALLENGE_S + 2], ids=["late", "too late"])
+def test_who_has_paid_and_is_not_seen_yet_is_not_asked_to_pay_again(shop: TempoShop, wait_s: int):
+    challenge = shop.challenge()
+    credential = push(challenge, shop.key, shop.transfer(challenge))
+    shop.node.faults["eth_getTransactionReceipt"] = "null"
+    later(shop, wait_s)
+
+    for _ in range(2):
+        refused(shop.send(credential), "settlement-unknown", 503)
+    shop.node.faults.clear()
+
+    assert shop.send(credential)[0] == 200
+    assert (shop.balance(), shop.hits) == (PRICE, 1)

@@ -395,6 +395,16 @@ def test_two_payments_in_one_request_are_refused_whatever_they_are(buyer: X402Bu
     buyer.paid.untouched()
 
 
+def test_a_signature_that_may_be_a_wallets_buys_nothing_by_version_1(tmp_path: Path):
+    """It names no token: of two on one chain the first would keep it from the other."""
+    with x402_gateway(tmp_path, method_more=", contract_wallets: true") as buyer:
+        document = decoded(buyer.v1())
+        made = document["payload"]["signature"]
+        document["payload"]["signature"] = made[:10] + "00" * 4 + made[18:]
+        refused(buyer.send_v1(encoded(document)), "verification-failed")
+        buyer.paid.untouched()
+
+
 # What became of it elsewhere
 
 

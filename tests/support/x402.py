@@ -137,7 +137,8 @@ def x402_gateway(tmp_path: Path, **options: Any):
     """Run a gateway as `paid_gateway` does, whose method takes x402 too."""
     thread = options.pop("thread", None) or chain(BASE_SEPOLIA)
     options = {"submit_more": ', max_fee_gwei: "100"'} | options  # Base Sepolia asks for less
-    with paid_gateway(tmp_path, method_more=", x402: true", thread=thread, **options) as paid:
+    more = ", x402: true" + options.pop("method_more", "")
+    with paid_gateway(tmp_path, method_more=more, thread=thread, **options) as paid:
         yield X402Buyer(paid)
 
 

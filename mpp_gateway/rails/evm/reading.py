@@ -77,6 +77,7 @@ def read_payment(
         valid_until_s=expires_s + TX_LIFE_S,
         challenge_id=credential.challenge.id,
         evidence=evidence,
+        is_moved=isinstance(evidence, Pushed),
         is_tied=True,
     )
 

@@ -75,13 +75,15 @@ class Relay:
         try:
             head = await self._chain.latest_block()
             receipt = await self._chain.receipt(pushed.tx_hash)
-            made_s = None
+            made_s, is_known = None, False
             if receipt is not None:
                 made_s = (await self._chain.block(receipt.block_number)).time_s
+            else:
+                is_known = await self._chain.made_by(pushed.tx_hash) is not None
         except (RpcFailed, RpcRefused) as error:
             raise self._unknown("The payment could not be looked for", str(error)) from error
         if receipt is None or made_s is None:
-            if head.time_s < pushed.issued_s + self._ttl_s + LAG_S:
+            if is_known or head.time_s < pushed.issued_s + self._ttl_s + LAG_S:
                 raise self._unknown("The transaction is in no block that is deep enough")
             raise VerificationFailed("There is no such transaction.")
         if not receipt.succeeded:
@@ -134,7 +136,7 @@ class Relay:
             if receipt is None and nonce is not None:
                 return await self._unmined(key.tx_hash, payer, nonce)
             if receipt is None:
-                return Attempt(Settlement.REFUSED, detail="there is no such transaction")
+                return await self._unseen(key.tx_hash, record)
             if nonce is None:
                 made_s = (await self._chain.block(receipt.block_number)).time_s
                 if made_s + SKEW_S < record.valid_until_s - TX_LIFE_S - self._ttl_s:
@@ -142,6 +144,18 @@ class Relay:
         except (RpcFailed, RpcRefused, StoreUnavailable) as error:
             return Attempt(Settlement.UNKNOWN, detail=f"the chain cannot be asked: {error}")
         return _judge(receipt, transfer)
+
+    async def _unseen(self, tx_hash: str, record: PaymentRecord) -> Attempt:
+        """Return REFUSED for a hash that no block has, and no node any more: made up, or dropped.
+
+        Whoever has paid late, or waits for more blocks than a challenge lives, has paid.
+        """
+        is_known = await self._chain.made_by(tx_hash) is not None
+        head = await self._chain.latest_block()
+        if is_known or head.time_s < record.valid_until_s - TX_LIFE_S + LAG_S:
+            detail = "the transaction is in no block that is deep enough"
+            return Attempt(Settlement.UNKNOWN, tx_hash, detail)
+        return Attempt(Settlement.REFUSED, detail="there is no such transaction")
 
     async def _unmined(self, tx_hash: str, payer: bytes, nonce: int) -> Attempt:
         """Return REFUSED if another transaction of the payer has the nonce, for good."""

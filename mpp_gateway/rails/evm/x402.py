@@ -67,6 +67,9 @@ def read(
         return None
     _check_amount(payment, signed, offer)
     by_contract = is_of_contract(settings, signed)
+    if by_contract and payment.version == x402.V1:
+        # It names no token: a wallet's signature for another one of the route would end here.
+        raise VerificationFailed("A contract wallet pays by version 2, which names the token.")
     if signed.valid_after > now_s:
         raise VerificationFailed("The authorization is not valid yet.")
     if signed.valid_before <= now_s:

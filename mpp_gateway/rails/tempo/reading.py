@@ -66,6 +66,7 @@ def read_payment(
         challenge_id=credential.challenge.id,
         settles_first=is_batch,
         evidence=evidence,
+        is_moved=isinstance(evidence, Push),
     )
 
 

@@ -153,10 +153,22 @@ class TempoRail:
                 Settlement.UNKNOWN, detail=f"the chain cannot be asked: {error}", may_be_paid=True
             )
         if receipt is not None:
-            return self._judge(receipt, record, proof_id.tx_hash, now_s)
+            outcome = self._judge(receipt, record, proof_id.tx_hash, now_s)
+            self._account_for_fee(outcome, proof_id.tx_hash, record, now_s)
+            return outcome
         if head_s >= record.valid_until_s + LAG_S:
             return Outcome(Settlement.REFUSED, detail="the transaction ran out, in no block")
         return Outcome(Settlement.UNKNOWN, detail="the transaction is in no block so far")
+
+    def _account_for_fee(
+        self, outcome: Outcome, tx_hash: str, record: PaymentRecord, now_s: int
+    ) -> None:
+        """Note what a fee that was on its way has come to: a failure that is found out late too."""
+        sponsoring = self._sponsoring
+        if sponsoring is None or not sponsoring.let_go(tx_hash):
+            return
+        if outcome.state is Settlement.REFUSED:
+            sponsoring.failed(holder(record.account), now_s)
 
     async def refund(self, record: PaymentRecord, now_s: int) -> Outcome:  # noqa: ARG002
         """Refuse: the key of the recipient is not here."""
@@ -281,12 +293,12 @@ class TempoRail:
         if sponsoring is None or not transaction.unsigned.is_sponsored:
             return await self._sent(transaction, presented, now_s)
         fee, until_s = fee_minor(transaction.unsigned), presented.valid_until_s + LAG_S
-        if not sponsoring.send(transaction.tx_hash, fee, until_s, now_s):
+        if not sponsoring.set_aside(transaction.tx_hash, fee, until_s, now_s):
             why = "too many sponsored fees are on their way"
             return Outcome(Settlement.REFUSED, detail=why, is_untried=True)
         outcome = await self._sent(transaction, presented, now_s)
         if outcome.state is not Settlement.UNKNOWN:
-            sponsoring.mined(transaction.tx_hash)
+            sponsoring.let_go(transaction.tx_hash)
         if outcome.state is Settlement.REFUSED and not outcome.is_untried:
             sponsoring.failed(transaction.sender, now_s)
         return outcome

@@ -17,6 +17,8 @@ WINDOW_MAX_S = 900
 SHUNNED_S = 86_400
 FAILED_MAX = 10_000
 """How many senders are remembered; each has had a purse with a price in it."""
+SENT_MAX = 10_000
+"""How many sponsored transactions are remembered."""
 FEE_UNIT = 10**12
 """Fees are counted in 10^-18 of a dollar, fee tokens in 10^-6."""
 
@@ -50,28 +52,33 @@ class Sponsoring:
     def __init__(self, sponsor: Sponsor) -> None:
         self.sponsor = sponsor
         self._sent: dict[str, tuple[int, int]] = {}
+        """Kept past their end: that one has failed may be found out late."""
         self._failed: dict[bytes, int] = {}
         self._is_low = False
 
     def in_flight_minor(self, now_s: int) -> int:
         """Return what transactions may still cost that can be in a block yet."""
-        self._sent = {name: sent for name, sent in self._sent.items() if sent[1] > now_s}
-        return sum(minor for minor, _ in self._sent.values())
+        return sum(minor for minor, until_s in self._sent.values() if until_s > now_s)
 
     def has_room(self, minor: int, now_s: int) -> bool:
         """Tell whether one more fee of that size may be on its way."""
         return self.in_flight_minor(now_s) + minor <= self.sponsor.in_flight_max_minor
 
-    def send(self, tx_hash: str, minor: int, until_s: int, now_s: int) -> bool:
+    def set_aside(self, tx_hash: str, minor: int, until_s: int, now_s: int) -> bool:
         """Set a fee aside till the transaction is in a block or can be in none; False: no room."""
         if not self.has_room(minor, now_s):
             return False
         self._sent[tx_hash] = (minor, until_s)
+        if len(self._sent) > SENT_MAX:
+            del self._sent[next(iter(self._sent))]
         return True
 
-    def mined(self, tx_hash: str) -> None:
-        """Set nothing aside for a transaction any more: its fee is paid, or will never be."""
-        self._sent.pop(tx_hash, None)
+    def let_go(self, tx_hash: str) -> bool:
+        """Set nothing aside for a transaction any more: its fee is paid, or will never be.
+
+        Returns whether anything was.
+        """
+        return self._sent.pop(tx_hash, None) is not None
 
     def failed(self, sender: bytes, now_s: int) -> None:
         """Note that a sender's transaction is in a block, has cost its fee, and has not paid.

@@ -47,6 +47,21 @@ def test_a_restart_forgets_nothing(place):
     assert run(place, story) == [0, None]
 
 
+def test_two_clocks_at_the_turn_of_a_period_give_no_call_anew(place):
+    late, early = replace(CALL, until_s=CALL.until_s + 60), CALL
+
+    async def story(one: FreeCalls, other: FreeCalls):
+        return [
+            await calls.take(call, NOW_S)
+            for _ in range(10)
+            for calls, call in ((one, early), (other, late))
+        ]
+
+    # The period before the turn had three, and so has the one after it.
+    given = [left for left in run(place, story, databases=2) if left is not None]
+    assert len(given) <= 2 * CALL.count
+
+
 def test_of_many_at_once_over_two_processes_exactly_so_many_are_free(place):
     call = replace(CALL, count=10)
 
