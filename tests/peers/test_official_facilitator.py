@@ -81,7 +81,8 @@ def test_what_it_supports_is_read(shop: Shop):
     assert facilitators.offers(2, "exact", network, "eip3009") is True
     assert facilitators.offers(2, "exact", "eip155:8453") is False
     assert facilitators.offers(1, "exact", "base-sepolia") is True
-    assert facilitators.offers(2, "upto", network) is False
+    assert facilitators.offers(2, "upto", network) is True
+    assert facilitators.offers(2, "upto", "eip155:8453") is False
 
 
 def test_a_pending_settlement_is_one_transaction_that_it_answers_for(tmp_path: Path):
