@@ -249,6 +249,13 @@ class EvmMethod(MethodSettings):
             " price, token and recipient, in the same 402."
         ),
     )
+    x402_permit2: Flag = Field(
+        default=False,
+        description=(
+            "Whether x402 buyers of version 2 may also sign by Permit2, which any token can do."
+            " Needs `x402: true`, and a facilitator that settles it."
+        ),
+    )
     units: tuple[Unit, ...] = Field(
         default=("usd",),
         description=(
@@ -286,6 +293,8 @@ class EvmMethod(MethodSettings):
             raise wrong("each of `credential_types` once")
         if self.x402 and "authorization" not in self.credential_types:
             raise wrong("`authorization` in `credential_types`, which is what x402 buyers sign")
+        if self.x402_permit2 and not self.sells_by_use:
+            raise wrong("`x402: true` and `submit.facilitator` too, for `x402_permit2`")
         if self.rpc_url is None and set(self.credential_types) != {"authorization"}:
             raise wrong("`rpc_url` too, through which transactions are sent and looked for")
         if "permit2" in self.credential_types and self.submit.private_key is None:

@@ -67,6 +67,8 @@ def _fresh_offers(
     # By use first: who can pay either way should pay for what it has.
     forms += [(o, terms) for o in offers if o.upto is not None and (terms := o.upto()) is not None]
     forms += [(offer, offer.x402) for offer in offers if offer.x402 is not None]
+    # Last, for who cannot pay otherwise: it takes an allowance.
+    forms += [(o, terms) for o in offers if o.permit2 and (terms := o.permit2()) is not None]
     pairs = [(x402.METHOD, t.scheme) if t else (o.method, o.intent) for o, t in forms]
     fields: list[tuple[str, str]] = []
     sold: list[x402.Terms] = []

@@ -29,7 +29,7 @@ from mpp_gateway.ledger.states import State
 from mpp_gateway.protocol.messages import Answer, Headers
 from mpp_gateway.protocol.problems import PaymentRequired, Problem, VerificationFailed
 from mpp_gateway.protocol.timestamps import format_rfc3339
-from mpp_gateway.protocol.x402_upto import used_minor, without_overrides
+from mpp_gateway.protocol.x402_permits import used_minor, without_overrides
 from mpp_gateway.rails.base import Outcome, Presented, Settlement
 from mpp_gateway.upstream.hygiene import response_headers
 from mpp_gateway.upstream.redirects import rewrite_location

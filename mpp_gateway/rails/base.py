@@ -51,6 +51,8 @@ class Offer:
     upto: Callable[[], Terms | None] | None = field(default=None, repr=False, compare=False)
     """Where the price is the most of a sale by use: says what x402 buyers are asked for now, None
     while nobody would settle it."""
+    permit2: Callable[[], Terms | None] | None = field(default=None, repr=False, compare=False)
+    """As `upto`, for x402 buyers who sign for this very price by a permit of Permit2."""
 
 
 @dataclass(frozen=True, slots=True)

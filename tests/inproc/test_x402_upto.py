@@ -9,11 +9,11 @@ import pytest
 
 from mpp_gateway.crypto.addresses import checksum, parse_address
 from mpp_gateway.crypto.secp256k1 import address_of
-from mpp_gateway.protocol.x402_upto import PROXY
+from mpp_gateway.protocol.x402_permits import UPTO_PROXY
 from tests.support.command import run
 from tests.support.evm import address, now
 from tests.support.evm_permits import GIVE_UP
-from tests.support.facilitator import STAND_IN_KEY, upto_settle
+from tests.support.facilitator import STAND_IN_KEY, permit_settle
 from tests.support.paid import (
     DEAR,
     PRICE,
@@ -390,7 +390,7 @@ def test_what_was_unknown_is_found_later_and_booked_for_what_moved(buyer: UptoBu
     assert slug_of(buyer.send(payment)) == "settlement-unknown"
     assert booked(buyer) == [("unknown", PRICE)]
 
-    buyer.call(STAND_IN_KEY, PROXY, upto_settle(permit, USED))
+    buyer.call(STAND_IN_KEY, UPTO_PROXY, permit_settle(permit, USED))
     answer = wait_until(lambda: (a := buyer.send(payment))[0] == 200 and a, "a call for it")
 
     assert settled(answer)["amount"] == str(USED)
@@ -409,7 +409,7 @@ def test_the_same_nonce_for_a_facilitator_of_ones_own_pays_for_nothing(buyer: Up
 
     def cheats() -> str:
         wait_until(lambda: buyer.paid.hits, "the call at the upstream")
-        done = buyer.call(own, PROXY, upto_settle(cheat, 1))
+        done = buyer.call(own, UPTO_PROXY, permit_settle(cheat, 1))
         buyer.paid.keeper.opened.set()
         return done
 

@@ -19,7 +19,7 @@ from mpp_gateway.crypto.secp256k1 import address_of
 from mpp_gateway.demo.chain import DemoChain
 from mpp_gateway.demo.node import RpcError
 from mpp_gateway.protocol.eip3009 import Authorization
-from mpp_gateway.protocol.x402_upto import PROXY, UptoPermit
+from mpp_gateway.protocol.x402_permits import X402Permit
 from mpp_gateway.rails.evm import abi
 from tests.support.evm import address, served
 
@@ -152,8 +152,10 @@ class StandInFacilitator:
             minor = self.settles_minor
             if minor is None:
                 minor = int(body["paymentRequirements"]["amount"])
-            call = upto_settle(UptoPermit.from_payload(proof), minor)
-            return await submit(self.chain, call, STAND_IN_KEY, to=PROXY)
+            by_use = body["paymentRequirements"]["scheme"] == "upto"
+            permit = X402Permit.from_payload(proof, by_use=by_use)
+            call = permit_settle(permit, minor)
+            return await submit(self.chain, call, STAND_IN_KEY, to=permit.proxy)
         members = {**proof["authorization"], "signature": proof["signature"]}
         payload = abi.transfer_with_authorization(Authorization.from_payload(members))
         return await submit(self.chain, payload, STAND_IN_KEY)
@@ -229,14 +231,16 @@ def _signed(body: dict) -> dict:
     return proof.get("authorization") or proof["permit2Authorization"]
 
 
-def upto_settle(permit: UptoPermit, minor: int) -> bytes:
-    """Return the call of the proxy for `upto` that moves so much with a permit."""
-    words = [
-        abi.address_word(permit.token),
-        *map(abi.uint_word, (permit.amount_minor, permit.nonce, permit.deadline, minor)),
-        abi.address_word(permit.owner),
-        abi.address_word(permit.to),
-        abi.address_word(permit.facilitator),
-        *map(abi.uint_word, (permit.valid_after, 10 * abi.WORD)),
-    ]
-    return abi.UPTO_SETTLE + b"".join(words) + abi.octets(permit.signature)
+def permit_settle(permit: X402Permit, minor: int) -> bytes:
+    """Return the call of the permit's proxy that settles it; by use it moves so much."""
+    terms = permit.amount_minor, permit.nonce, permit.deadline
+    words = [abi.address_word(permit.token), *map(abi.uint_word, terms)]
+    ends = [abi.address_word(permit.owner), abi.address_word(permit.to)]
+    settle = abi.EXACT_SETTLE
+    if permit.facilitator is not None:
+        settle = abi.UPTO_SETTLE
+        words.append(abi.uint_word(minor))
+        ends.append(abi.address_word(permit.facilitator))
+    words += [*ends, abi.uint_word(permit.valid_after)]
+    start = abi.uint_word((len(words) + 1) * abi.WORD)
+    return settle + b"".join(words) + start + abi.octets(permit.signature)

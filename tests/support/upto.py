@@ -1,4 +1,4 @@
-"""A gateway that sells by use, on a chain with stand-ins for Permit2 and the proxy of `upto`."""
+"""A gateway that sells by use, on a chain with stand-ins for Permit2 and x402's proxies."""
 
 import asyncio
 import functools
@@ -14,7 +14,7 @@ from mpp_gateway.crypto.secp256k1 import address_of, sign
 from mpp_gateway.demo.chain import DemoChain
 from mpp_gateway.demo.node import Node
 from mpp_gateway.protocol import permit2
-from mpp_gateway.protocol.x402_upto import PROXY, UptoPermit
+from mpp_gateway.protocol.x402_permits import EXACT_PROXY, UPTO_PROXY, X402Permit
 from mpp_gateway.rails.evm import abi
 from tests.support.contracts import deploy
 from tests.support.evm import address, now
@@ -33,7 +33,7 @@ ROUTES = """
 
 async def _runtimes() -> dict[bytes, bytes]:
     async with DemoChain() as scratch:
-        places = {permit2.ADDRESS: "permit2", PROXY: "upto"}
+        places = {permit2.ADDRESS: "permit2", UPTO_PROXY: "upto", EXACT_PROXY: "exact"}
         made = {place: await deploy(scratch, name) for place, name in places.items()}
         return await scratch.run(
             lambda node: {
@@ -44,12 +44,12 @@ async def _runtimes() -> dict[bytes, bytes]:
 
 @functools.cache
 def runtimes() -> dict[bytes, bytes]:
-    """Return the code of both stand-ins, by the addresses of what they stand for."""
+    """Return the code of the stand-ins, by the addresses of what they stand for."""
     return asyncio.run(_runtimes())
 
 
 def new_chain() -> ChainThread:
-    """Return a chain that has both."""
+    """Return a chain that has them."""
     begun = functools.partial(Node, contracts=runtimes())
     with mock.patch("mpp_gateway.demo.chain.Node", begun):
         return ChainThread()
@@ -65,19 +65,23 @@ def upto_chain() -> ChainThread:
 class UptoBuyer(X402Buyer):
     """Buys by use; Permit2 may move its tokens."""
 
+    way = ("upto", "permit2")
+    """Scheme and transfer method of the offers that it takes up."""
+
     @property
     def facilitator(self) -> StandInFacilitator:
         assert self.paid.facilitator is not None
         return self.paid.facilitator
 
     def entry(self, target: str = "/api/paid") -> dict[str, Any]:
-        """Return the offer by use, once there is one."""
+        """Return the offer that it takes up, once there is one."""
 
         def found() -> dict[str, Any] | None:
             accepts = self.required(target)["accepts"]
-            return next((e for e in accepts if e["scheme"] == "upto"), None)
+            ways = ((e["scheme"], e["extra"].get("assetTransferMethod")) for e in accepts)
+            return next((e for e, way in zip(accepts, ways, strict=True) if way == self.way), None)
 
-        offer = wait_until(found, "an offer by use")
+        offer = wait_until(found, "an offer by permit")
         assert isinstance(offer, dict)
         return offer
 
@@ -98,18 +102,19 @@ class UptoBuyer(X402Buyer):
         key: bytes | None = None,
         chain_id: int | None = None,
         **changes: Any,
-    ) -> UptoPermit:
+    ) -> X402Permit:
         """Return a permit that is good for `target`, or one that is changed and signed so."""
         entry, key = self.entry(target), key or self.paid.key
-        unsigned = UptoPermit(
+        named = entry["extra"].get("facilitatorAddress")
+        unsigned = X402Permit(
             owner=address_of(key),
             token=parse_address(entry["asset"]),
             amount_minor=int(entry["amount"]),
-            spender=PROXY,
+            spender=UPTO_PROXY if named else EXACT_PROXY,
             nonce=int.from_bytes(fresh_key("nonce")),
             deadline=now() + entry["maxTimeoutSeconds"],
             to=parse_address(entry["payTo"]),
-            facilitator=parse_address(entry["extra"]["facilitatorAddress"]),
+            facilitator=parse_address(named) if named else None,
             valid_after=0,
             signature=b"",
         )
@@ -117,7 +122,7 @@ class UptoBuyer(X402Buyer):
         digest = unsigned.digest(chain_id or self.paid.chain.demo.chain_id)
         return replace(unsigned, signature=sign(digest, key))
 
-    def payment(self, permit: UptoPermit, target: str = "/api/paid", **members: Any) -> str:
+    def payment(self, permit: X402Permit, target: str = "/api/paid", **members: Any) -> str:
         document = {
             "x402Version": 2,
             "payload": permit.to_payload(),
@@ -141,10 +146,12 @@ def asked(facilitator: StandInFacilitator, path: str) -> list[dict[str, Any]]:
 def upto_gateway(tmp_path: Path, *extensions: str, **options: Any) -> Iterator[UptoBuyer]:
     """Run one whose facilitator lists the scheme."""
     thread = options.pop("thread", None) or upto_chain()
-    options = {"routes": ROUTES, "timeouts": "connect_s: 1, first_byte_s: 5, settle_s: 3"} | options
-    with paid_parts(
-        tmp_path, facilitator=True, thread=thread, method_more=", x402: true", **options
-    ) as paid:
+    options = {
+        "routes": ROUTES,
+        "timeouts": "connect_s: 1, first_byte_s: 5, settle_s: 3",
+        "method_more": ", x402: true",
+    } | options
+    with paid_parts(tmp_path, facilitator=True, thread=thread, **options) as paid:
         buyer = UptoBuyer(paid)
         buyer.facilitator.sells_by_use(*extensions)
         buyer.approve()

@@ -5,7 +5,7 @@ Encoding"), so no general encoder is needed.
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from mpp_gateway.crypto.keccak import keccak256
@@ -43,6 +43,13 @@ TRANSFER_WITH_ANY_SIGNATURE = selector(
     "transferWithAuthorization(address,address,uint256,uint256,uint256,bytes32,bytes)"
 )
 ALLOWANCE = selector("allowance(address,address)")
+EXACT_SETTLE = selector(
+    "settle(((address,uint256),uint256,uint256),address,(address,uint256),bytes)"
+)
+EXACT_SETTLE_WITH_PERMIT = selector(
+    "settleWithPermit((uint256,uint256,bytes32,bytes32,uint8),((address,uint256),uint256,uint256),"
+    "address,(address,uint256),bytes)"
+)
 UPTO_SETTLE = selector(
     "settle(((address,uint256),uint256,uint256),uint256,address,(address,address,uint256),bytes)"
 )
@@ -168,27 +175,36 @@ def permit_transfer(permit: Permit, owner: bytes, witness: Witness) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class UptoSettle:
-    """What a call of the proxy for x402's scheme `upto` moves, and by which permit."""
+class ProxySettle:
+    """What a call of x402's proxy for `exact` or `upto` moves, and by which permit."""
 
     token: bytes
     nonce: int
     amount_minor: int
     owner: bytes
     to: bytes
-    facilitator: bytes
+    facilitator: bytes | None
+    """None under `exact`, where the whole amount moves, whoever calls."""
 
 
-def read_upto_settle(payload: bytes) -> UptoSettle | None:
-    """Return what a call of that proxy does; None if it is no settlement."""
-    skipped = {UPTO_SETTLE: 0, UPTO_SETTLE_WITH_PERMIT: 5}.get(payload[:4])
-    if skipped is None:
+def read_exact_settle(payload: bytes) -> ProxySettle | None:
+    """Return what a call of the proxy for `exact` does; None if it is no settlement."""
+    words = _settle_words(payload, {EXACT_SETTLE: 0, EXACT_SETTLE_WITH_PERMIT: 5}, 8, (0, 4, 5))
+    if words is None:
         return None
-    words = [payload[i : i + WORD] for i in range(4 + skipped * WORD, len(payload), WORD)]
-    if len(words) < 10 or any(any(words[at][:12]) for at in (0, 5, 6, 7)):
+    token, amount, nonce, _, owner, to = words[:6]
+    return ProxySettle(
+        token[12:], int.from_bytes(nonce), int.from_bytes(amount), owner[12:], to[12:], None
+    )
+
+
+def read_upto_settle(payload: bytes) -> ProxySettle | None:
+    """Return what a call of the proxy for `upto` does; None if it is no settlement."""
+    words = _settle_words(payload, {UPTO_SETTLE: 0, UPTO_SETTLE_WITH_PERMIT: 5}, 10, (0, 5, 6, 7))
+    if words is None:
         return None
     token, _, nonce, _, amount, owner, to, facilitator = words[:8]
-    return UptoSettle(
+    return ProxySettle(
         token[12:],
         int.from_bytes(nonce),
         int.from_bytes(amount),
@@ -196,6 +212,18 @@ def read_upto_settle(payload: bytes) -> UptoSettle | None:
         to[12:],
         facilitator[12:],
     )
+
+
+def _settle_words(
+    payload: bytes, skipped: Mapping[bytes, int], least: int, addresses: tuple[int, ...]
+) -> list[bytes] | None:
+    """Return the words behind the token's own permit, if there is one; None for another call."""
+    if (first := skipped.get(payload[:4])) is None:
+        return None
+    words = [payload[i : i + WORD] for i in range(4 + first * WORD, len(payload), WORD)]
+    if len(words) < least or any(any(words[at][:12]) for at in addresses):
+        return None
+    return words
 
 
 def nonce_bitmap(owner: bytes, nonce: int) -> bytes:

@@ -53,6 +53,8 @@ class Question:
     version: int = X402_VERSION
     settler: bytes | None = None
     """The only account that can settle it; None: anybody."""
+    transfer_method: str | None = None
+    """How the money moves, where the scheme knows several ways; None: as is usual."""
 
     @property
     def body(self) -> bytes:

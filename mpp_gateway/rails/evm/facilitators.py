@@ -23,7 +23,7 @@ from mpp_gateway.rails.evm.facilitator_client import (
     monotonic_ms,
 )
 from mpp_gateway.rails.evm.request import Attempt
-from mpp_gateway.rails.evm.supported import Supported
+from mpp_gateway.rails.evm.supported import SPONSORINGS, Supported
 
 log = logging.getLogger(__name__)
 
@@ -161,12 +161,13 @@ class Facilitators:
         found = (place.supported.settlers(scheme, network) for place in self.places)
         return frozenset[bytes]().union(*found)
 
-    def extensions(self, scheme: str, network: str) -> frozenset[str]:
-        """Return the extensions of the one whose address `facilitator_address` gives."""
+    def sponsorings(self, scheme: str, network: str) -> frozenset[str] | None:
+        """Return what the first that settles permits of Permit2 under `scheme` pays for a buyer;
+        None while none says that it settles such."""
         for place in self.places:
-            if place.supported.facilitator_address(scheme, network) is not None:
-                return place.supported.extensions
-        return frozenset()
+            if place.supported.settles_permits(scheme, network):
+                return place.supported.extensions & SPONSORINGS
+        return None
 
     async def close(self) -> None:
         """Close the connections."""
@@ -178,7 +179,8 @@ class Facilitators:
     def _in_order(self, question: Question, now_s: int) -> Iterator[Place]:
         """Yield whom to ask. Who rests comes last, but comes: better asked than nobody."""
         kind = (question.version, question.requirements["scheme"], question.requirements["network"])
-        able = [place for place in self.places if place.supported.offers(*kind) is not False]
+        way = question.transfer_method
+        able = [place for place in self.places if place.supported.offers(*kind, way) is not False]
         if question.settler is not None:
             # Any other would say that the payment is bad, which it is not.
             own = question.settler

@@ -17,7 +17,7 @@ from mpp_gateway.rails.evm.relays import Relays
 from mpp_gateway.rails.evm.request import RPC_S, EvmSettings, Settler, Share
 from mpp_gateway.rails.evm.seller import EvmRail
 from mpp_gateway.rails.evm.statement import EvmStatement
-from mpp_gateway.rails.evm.upto import Upto
+from mpp_gateway.rails.evm.x402_permits import X402Permits
 from mpp_gateway.rails.payment_scheme import PaymentScheme
 from mpp_gateway.rails.statement import NoStatement
 
@@ -40,6 +40,7 @@ def open_rail(
         types=method.credential_types,
         takes_contracts=method.contract_wallets,
         x402=method.x402,
+        x402_permit2=method.x402_permit2,
         submitter=_account(method),
         shares=tuple(
             Share(parse_address(share.recipient), share.of_ten_thousand) for share in method.splits
@@ -65,10 +66,10 @@ def open_rail(
 
         assert isinstance(settler, OwnKeySettler)
         permits = Permits(settings, chain, settler)
-    upto = None
+    x402_permits = None
     if settings.x402 and isinstance(settler, FacilitatorSettler):
-        upto = Upto(settings, settler.facilitators, chain)
-    return EvmRail(name, settings, scheme, settler, chain, relay, permits, upto)
+        x402_permits = X402Permits(settings, settler.facilitators, chain)
+    return EvmRail(name, settings, scheme, settler, chain, relay, permits, x402_permits)
 
 
 def open_statement(name: str, method: EvmMethod, recipients: frozenset[str]) -> EvmStatement:

@@ -70,6 +70,8 @@ class EvmSettings:
     """Whether contract wallets can pay: a node is asked for their word then (ERC-1271)."""
     x402: bool = False
     """Whether x402 buyers may pay too."""
+    x402_permit2: bool = False
+    """Whether they may pay a price by a permit of Permit2."""
     submitter: bytes | None = None
     """The account of our own gas key: the only one that can use a permit of Permit2."""
     shares: tuple[Share, ...] = ()

@@ -16,8 +16,9 @@ from mpp_gateway.protocol.problems import (
     PaymentInsufficient,
     VerificationFailed,
 )
-from mpp_gateway.protocol.x402 import response
+from mpp_gateway.protocol.x402 import EXACT, response
 from mpp_gateway.protocol.x402_extensions import is_unchallenged
+from mpp_gateway.protocol.x402_permits import UPTO
 from mpp_gateway.rails.base import (
     Binding,
     Capabilities,
@@ -55,7 +56,7 @@ from mpp_gateway.rails.evm.request import (
     purse,
 )
 from mpp_gateway.rails.evm.signing_name import check_signing_name
-from mpp_gateway.rails.evm.upto import Found, Metered, Upto
+from mpp_gateway.rails.evm.x402_permits import Found, Proxied, X402Permits
 from mpp_gateway.rails.jsonrpc import RpcFailed, RpcRefused
 from mpp_gateway.rails.payment_scheme import PaymentScheme
 
@@ -77,7 +78,7 @@ class EvmRail:
         chain: ChainClient | None = None,
         relay: Relay | None = None,
         permits: "Permits | None" = None,
-        upto: Upto | None = None,
+        x402_permits: X402Permits | None = None,
     ) -> None:
         self.name = name
         self._settings = settings
@@ -86,7 +87,7 @@ class EvmRail:
         self._chain = chain
         self._relay = relay
         self._permits = permits
-        self._upto = upto
+        self._x402_permits = x402_permits
         self._pays_gas = not SENT_BY_BUYERS.issuperset(settings.types)
         self._inspector = None if chain is None else Inspector(chain)
         self.capabilities = Capabilities(
@@ -101,8 +102,13 @@ class EvmRail:
         if not self._settings.x402:
             return offer
         payee = Terms.read(offer.request).recipient
-        usage = None if self._upto is None else partial(self._upto.terms, price, payee)
-        return replace(offer, x402=x402.terms(self._settings, price, payee), upto=usage)
+        offer = replace(offer, x402=x402.terms(self._settings, price, payee))
+        if self._x402_permits is None:
+            return offer
+        by_use, exact = (
+            partial(self._x402_permits.terms, scheme, price, payee) for scheme in (UPTO, EXACT)
+        )
+        return replace(offer, upto=by_use, permit2=exact if self._settings.x402_permit2 else None)
 
     def challenge(self, offer: Offer, binding: Binding, now_s: int, entropy: bytes) -> Headers:
         """Return the `WWW-Authenticate` field that carries `offer`."""
@@ -185,8 +191,8 @@ class EvmRail:
                 found = await self._relaying().check(pulled)
             case Permitted() as permitted:
                 found = await self._permitting().check(permitted, presented.record, now_s)
-            case Metered() as metered if self._upto is not None:
-                seen = await self._upto.check(metered, presented.record, now_s)
+            case Proxied() as proxied if self._x402_permits is not None:
+                seen = await self._x402_permits.check(proxied, presented.record, now_s)
                 if not isinstance(seen, Found):
                     return Verified(seen)
                 paid = self._outcome(seen.attempt, presented.record, now_s)
@@ -211,9 +217,9 @@ class EvmRail:
 
     async def settle(self, presented: Presented, amount_minor: int, now_s: int) -> Outcome:
         """Move exactly the authorized amount; see `rails.base.Rail.settle`."""
-        if isinstance(presented.evidence, Metered) and self._upto is not None:
-            metered, record = presented.evidence, presented.record
-            attempt = await self._upto.settle(metered, amount_minor, record, now_s)
+        if isinstance(presented.evidence, Proxied) and self._x402_permits is not None:
+            proxied, record = presented.evidence, presented.record
+            attempt = await self._x402_permits.settle(proxied, amount_minor, record, now_s)
             return self._outcome(attempt, record, now_s)
         if amount_minor != presented.amount_minor:
             raise ValueError("an authorization moves the amount that was signed, no other")
@@ -241,8 +247,8 @@ class EvmRail:
             attempt = await self._relaying().look_up(tx_key, record)
             return self._outcome(attempt, record, now_s)
         if permit_key := PermitKey.parse(record.proof_id):
-            if self._upto is not None:
-                attempt = await self._upto.look_up(permit_key, record)
+            if self._x402_permits is not None:
+                attempt = await self._x402_permits.look_up(permit_key, record)
             else:
                 attempt = await self._permitting().look_up(permit_key, record)
             return self._outcome(attempt, record, now_s)

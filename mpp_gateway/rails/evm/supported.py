@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from mpp_gateway.crypto.addresses import checksum, parse_address
+from mpp_gateway.protocol.x402_permits import PERMIT2, UPTO
 
 ENTRIES_MAX = 2_000
 EIP3009 = "eip3009"
@@ -66,6 +67,17 @@ class Supported:
         if transfer_method == EIP3009:
             return True
         return True if self.extensions & SPONSORINGS else None
+
+    def settles_permits(self, scheme: str, network: str) -> bool:
+        """Tell whether it says that it settles permits of Permit2: `upto` needs its address.
+
+        Of `exact` the official facilitators list one kind for all transfer methods. So the kind is
+        enough, unless it names another method.
+        """
+        if scheme == UPTO:
+            return self.facilitator_address(scheme, network) is not None
+        is_listed = self._find(2, scheme, network) is not None
+        return is_listed and self.offers(2, scheme, network, PERMIT2) is not False
 
     def facilitator_address(self, scheme: str, network: str) -> str | None:
         """Return who alone may settle an `upto` payment, in EIP-55 form; None if it is not said."""

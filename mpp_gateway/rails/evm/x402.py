@@ -1,6 +1,7 @@
 """The `evm` rail as x402 buyers see it: the same authorization, without a challenge of ours.
 
-Scheme `exact`, transfer method `eip3009` (x402 "schemes/exact/scheme_exact_evm"). Nothing in such a
+Scheme `exact`, transfer method `eip3009` (x402 "schemes/exact/scheme_exact_evm"); for permits of
+Permit2 see `x402_permits`. Nothing in such a
 payment names the request that it is for; what keeps it from buying two is that its nonce is claimed
 once, in whichever wire form it comes.
 """
@@ -22,9 +23,9 @@ from mpp_gateway.protocol.problems import (
     VerificationFailed,
 )
 from mpp_gateway.protocol.x402_extensions import identifier
-from mpp_gateway.protocol.x402_upto import UPTO
+from mpp_gateway.protocol.x402_permits import AUTHORIZATION, UPTO
 from mpp_gateway.rails.base import Offer, Presented
-from mpp_gateway.rails.evm import upto
+from mpp_gateway.rails.evm import x402_permits
 from mpp_gateway.rails.evm.reading import is_of_contract
 from mpp_gateway.rails.evm.request import EvmSettings, Payment, PaymentKey, purse
 
@@ -55,8 +56,8 @@ def read(
     payment = _payment(head, settings)
     if payment is None:
         return None
-    if payment.scheme == UPTO:
-        return upto.read(payment, offers, settings, now_s)
+    if payment.scheme == UPTO or AUTHORIZATION in payment.proof:
+        return x402_permits.read(payment, offers, settings, now_s)
     signed = _authorization(payment.proof)
     offer = _taken(offers, payment, signed)
     if offer is None:

@@ -7,7 +7,7 @@ from mpp_gateway.crypto.addresses import parse_address
 from mpp_gateway.demo.chain import DEPLOYER_KEY, DemoChain
 
 HERE = Path(__file__).parent
-NAMES = ("wallet", "permit2", "upto")
+NAMES = ("wallet", "permit2", "upto", "exact")
 
 
 def bytecode(name: str) -> bytes:

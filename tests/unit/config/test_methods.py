@@ -464,6 +464,20 @@ def test_x402_buyers_sign_authorizations(build):
     assert "what x402 buyers sign" in build.mistake(text(**keys))
 
 
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"submit": "{facilitator: https://f.example}"},
+        {"x402": "true", "submit": "{private_key: 0x" + "11" * 32 + "}"},
+    ],
+    ids=["no x402", "a gas key"],
+)
+def test_permits_of_x402_need_a_facilitator(build, keys):
+    keys = {"x402_permit2": "true", "rpc_url": "https://r.example", **keys}
+
+    assert "for `x402_permit2`" in build.mistake(text(**keys))
+
+
 def test_hashes_are_warned_of(build):
     (warning,) = build.load(text(credential_types="[hash]", rpc_url="https://r.example")).warnings
 

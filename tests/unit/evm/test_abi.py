@@ -53,6 +53,27 @@ def test_selectors_and_topics_are_the_published_ones(ours, published):
     assert ours.hex() == published
 
 
+TERMS = "((address,uint256),uint256,uint256)"
+OWN_PERMIT = "(uint256,uint256,bytes32,bytes32,uint8)"
+FOR_PRICE = (((TOKEN, 1000), 7, 99), PAYER, (PAYEE, 5), b"\1" * 65)
+
+
+@pytest.mark.parametrize("with_permit", [False, True])
+def test_both_calls_of_the_proxy_for_a_price_are_read(with_permit):
+    kinds = [TERMS, "address", "(address,uint256)", "bytes"]
+    values = list(FOR_PRICE)
+    if with_permit:
+        kinds.insert(0, OWN_PERMIT)
+        values.insert(0, (1000, 99, b"\2" * 32, b"\3" * 32, 27))
+    name = "settleWithPermit" if with_permit else "settle"
+    call = abi.selector(f"{name}({','.join(kinds)})") + encode(kinds, values)
+
+    assert abi.read_exact_settle(call) == abi.ProxySettle(TOKEN, 7, 1000, PAYER, PAYEE, None)
+    assert abi.read_upto_settle(call) is None
+    assert abi.read_exact_settle(call[:200]) is None
+    assert abi.read_exact_settle(abi.UPTO_SETTLE + call[4:]) is None
+
+
 def test_a_recovery_id_of_zero_or_one_is_written_as_27_or_28():
     signature = b"\5" * 64
     calls = {

@@ -56,6 +56,22 @@ def test_a_kind_that_names_its_transfer_method_has_no_other(method, expected):
 
 
 @pytest.mark.parametrize(
+    ("kinds", "expected"),
+    [
+        ([EXACT], True),
+        ([(2, "exact", SEPOLIA, {"extra": {"assetTransferMethod": "permit2"}})], True),
+        ([(2, "exact", SEPOLIA, {"extra": {"assetTransferMethod": "eip3009"}})], False),
+        ([(1, "exact", SEPOLIA, {})], False),
+        ([(2, "exact", "eip155:8453", {})], False),
+        ([], False),
+    ],
+    ids=str,
+)
+def test_permits_for_a_price_are_settled_by_who_lists_exact_and_names_no_other_way(kinds, expected):
+    assert Supported.read(answer(*kinds)).settles_permits("exact", SEPOLIA) is expected
+
+
+@pytest.mark.parametrize(
     ("named", "expected"),
     [(FACILITATOR.lower(), FACILITATOR), ("0x12", None), (5, None), (None, None)],
 )

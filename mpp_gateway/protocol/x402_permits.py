@@ -1,7 +1,8 @@
-"""x402's scheme `upto`: a buyer signs for the most, and what was used of it is moved.
+"""Permits of Permit2 that x402 buyers sign: for a price (`exact`), or for the most (`upto`).
 
-Wire form: x402 "schemes/upto/scheme_upto_evm". The signature is a permit of Permit2 whose spender
-is a proxy contract; its witness names the payee, and the one facilitator that may settle it.
+Wire form: x402 "schemes/exact/scheme_exact_evm" (transfer method `permit2`) and
+"schemes/upto/scheme_upto_evm". The spender is a proxy contract, one for each scheme. The witness
+names the payee; under `upto` also the one facilitator that may settle it, for what was used.
 """
 
 import re
@@ -16,29 +17,33 @@ from mpp_gateway.protocol.messages import Headers
 from mpp_gateway.protocol.problems import InvalidPayload, ParseError
 
 UPTO = "upto"
-PROXY = bytes.fromhex("4020a4f3b7b90cca423b9fabcc0ce57c6c240002")
-"""The spender of every such permit, on every chain that has it."""
+PERMIT2 = "permit2"
+"""What `assetTransferMethod` says of both."""
+AUTHORIZATION = "permit2Authorization"
+"""The member of a payment's `payload` that is such a permit."""
+EXACT_PROXY = bytes.fromhex("402085c248eea27d92e8b30b2c58ed07f9e20001")
+UPTO_PROXY = bytes.fromhex("4020a4f3b7b90cca423b9fabcc0ce57c6c240002")
+"""The spenders of all such permits, on every chain that has them."""
 OVERRIDES = "settlement-overrides"
 """Field of an upstream's answer that says what was used, as the SDKs have it."""
 OVERRIDES_CHARS_MAX = 1_000
 
 _PERMISSIONS = "TokenPermissions(address token,uint256 amount)"
-_WITNESS = "Witness(address to,address facilitator,uint256 validAfter)"
+_EXACT_WITNESS = "Witness(address to,uint256 validAfter)"
+_UPTO_WITNESS = "Witness(address to,address facilitator,uint256 validAfter)"
 _PERMIT = (
     "PermitWitnessTransferFrom(TokenPermissions permitted,address spender,uint256 nonce,"
     "uint256 deadline,Witness witness)"
 )
 _PERMISSIONS_HASH = eip712.type_hash(_PERMISSIONS)
-_WITNESS_HASH = eip712.type_hash(_WITNESS)
-_PERMIT_HASH = eip712.type_hash(_PERMIT + _PERMISSIONS + _WITNESS)
 _UINT = re.compile(r"[0-9]{1,78}")
 _SIGNATURE = re.compile(r"0x(?:[0-9a-fA-F]{2}){65,4000}")
 _PLAIN_SIGNATURE = 65
 
 
 @dataclass(frozen=True, slots=True)
-class UptoPermit:
-    """A signed permit for at most `amount_minor`, to be settled through one facilitator."""
+class X402Permit:
+    """A signed permit for `amount_minor`: all of it, or under `upto` at most."""
 
     owner: bytes
     token: bytes
@@ -47,14 +52,15 @@ class UptoPermit:
     nonce: int
     deadline: int
     to: bytes
-    facilitator: bytes
+    facilitator: bytes | None
+    """Who alone may settle it, under `upto`; None under `exact`, where anybody may."""
     valid_after: int
     signature: bytes = field(repr=False)
 
     @classmethod
-    def from_payload(cls, payload: Mapping[str, Any]) -> Self:
+    def from_payload(cls, payload: Mapping[str, Any], *, by_use: bool) -> Self:
         """Return the permit of a payment's `payload`; raises InvalidPayload."""
-        members = _object(payload, "permit2Authorization")
+        members = _object(payload, AUTHORIZATION)
         permitted, witness = _object(members, "permitted"), _object(members, "witness")
         signature = payload.get("signature")
         if not isinstance(signature, str) or not _SIGNATURE.fullmatch(signature):
@@ -67,19 +73,25 @@ class UptoPermit:
             nonce=_uint256(members, "nonce"),
             deadline=_uint256(members, "deadline"),
             to=_address(witness, "to"),
-            facilitator=_address(witness, "facilitator"),
+            facilitator=_address(witness, "facilitator") if by_use else None,
             valid_after=_uint256(witness, "validAfter"),
             signature=bytes.fromhex(signature[2:]),
         )
+
+    @property
+    def proxy(self) -> bytes:
+        """The contract that it has to name as its spender."""
+        return EXACT_PROXY if self.facilitator is None else UPTO_PROXY
 
     def to_payload(self) -> dict[str, Any]:
         """Return the `payload` of a payment; a key's signature has a v of 27 or 28 there."""
         signature = self.signature
         if len(signature) == _PLAIN_SIGNATURE and signature[-1] <= 1:
             signature = signature[:-1] + bytes((signature[-1] + 27,))
+        named = {} if self.facilitator is None else {"facilitator": checksum(self.facilitator)}
         return {
             "signature": "0x" + signature.hex(),
-            "permit2Authorization": {
+            AUTHORIZATION: {
                 "from": checksum(self.owner),
                 "permitted": {"token": checksum(self.token), "amount": str(self.amount_minor)},
                 "spender": checksum(self.spender),
@@ -87,7 +99,7 @@ class UptoPermit:
                 "deadline": str(self.deadline),
                 "witness": {
                     "to": checksum(self.to),
-                    "facilitator": checksum(self.facilitator),
+                    **named,
                     "validAfter": str(self.valid_after),
                 },
             },
@@ -98,14 +110,15 @@ class UptoPermit:
         permitted = eip712.hash_struct(
             _PERMISSIONS_HASH, eip712.address(self.token), eip712.uint256(self.amount_minor)
         )
+        kind, words = _EXACT_WITNESS, [eip712.address(self.to)]
+        if self.facilitator is not None:
+            kind = _UPTO_WITNESS
+            words.append(eip712.address(self.facilitator))
         witness = eip712.hash_struct(
-            _WITNESS_HASH,
-            eip712.address(self.to),
-            eip712.address(self.facilitator),
-            eip712.uint256(self.valid_after),
+            eip712.type_hash(kind), *words, eip712.uint256(self.valid_after)
         )
         content = eip712.hash_struct(
-            _PERMIT_HASH,
+            eip712.type_hash(_PERMIT + _PERMISSIONS + kind),
             permitted,
             eip712.address(self.spender),
             eip712.uint256(self.nonce),

@@ -1,6 +1,7 @@
-"""Payments by use (x402's scheme `upto`): signed for the most, settled for what was used.
+"""Payments of x402 by Permit2: for the price (`exact`), or for the most and what was used (`upto`).
 
-The buyer ties its permit to one facilitator: nobody else can verify it, nobody else can settle it.
+A buyer by use ties its permit to one facilitator: nobody else can verify it, nobody else can settle
+it. A permit for the price may be settled by anybody, through its own proxy.
 """
 
 import asyncio
@@ -22,7 +23,13 @@ from mpp_gateway.protocol.problems import (
     VerificationFailed,
 )
 from mpp_gateway.protocol.x402_extensions import identifier
-from mpp_gateway.protocol.x402_upto import PROXY, UPTO, UptoPermit
+from mpp_gateway.protocol.x402_permits import (
+    EXACT_PROXY,
+    PERMIT2,
+    UPTO,
+    UPTO_PROXY,
+    X402Permit,
+)
 from mpp_gateway.rails.base import Offer, Presented, Settlement
 from mpp_gateway.rails.evm import abi
 from mpp_gateway.rails.evm.abi import Transfer
@@ -41,7 +48,6 @@ from mpp_gateway.rails.evm.request import (
 from mpp_gateway.rails.evm.supported import SPONSORINGS
 from mpp_gateway.rails.jsonrpc import RpcFailed, RpcRefused, hexadecimal
 
-PERMIT2 = "permit2"
 VALID_UNTIL_MAX_S = 2**33
 """In the year 2242, as for other x402 payments."""
 WAITS_MS = (250, 500, 1_000, 2_000)
@@ -49,13 +55,37 @@ WAITS_MS = (250, 500, 1_000, 2_000)
 
 
 @dataclass(frozen=True, slots=True)
-class Metered:
+class Proxied:
     """A permit whose terms and signature were checked, and what came with it."""
 
     key: PermitKey
-    permit: UptoPermit
+    permit: X402Permit
     extensions: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """What the buyer has signed for a facilitator that pays for its allowance; not looked at."""
+
+    @property
+    def scheme(self) -> str:
+        """The scheme that it was signed for."""
+        return x402.EXACT if self.permit.facilitator is None else UPTO
+
+    def sought(self, record: PaymentRecord) -> "Sought":
+        """Return what the chain has to show of it."""
+        own = self.permit.facilitator
+        settlers = frozenset() if own is None else frozenset({own})
+        return Sought(self.key, record, settlers, may_be_less=own is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Sought:
+    """A used permit that is looked for on the chain, and what of it counts as payment."""
+
+    key: PermitKey
+    record: PaymentRecord
+    settlers: frozenset[bytes]
+    """Whose settlements by use count."""
+    may_be_less: bool
+    """Whether it may have been by use. A payer can sign one nonce for both schemes, and have a
+    trifle of the one settled that is by use: for a price nothing but the price counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,17 +99,19 @@ class Found:
 def read(
     payment: x402.X402Payment, offers: tuple[Offer, ...], settings: EvmSettings, now_s: int
 ) -> Presented | None:
-    """Return a payment by use of one of `offers`, signature included; None if it is of none.
+    """Return the payment by permit of one of `offers`, signature included; None if it is of none.
 
     Errors: `MalformedPayment` (400), `VerificationFailed`, `PaymentInsufficient`, `PaymentExpired`.
     """
-    if all(offer.upto is None for offer in offers):
+    by_use = payment.scheme == UPTO
+    sold = [offer for offer in offers if (offer.upto if by_use else offer.permit2) is not None]
+    if not sold:
         return None
     try:
-        permit = UptoPermit.from_payload(payment.proof)
+        permit = X402Permit.from_payload(payment.proof, by_use=by_use)
     except InvalidPayload as error:
         raise MalformedPayment(error.detail) from error
-    offer = _taken(offers, permit.to)
+    offer = next((o for o in sold if Terms.read(o.request).recipient == permit.to), None)
     if offer is None:
         return None
     _check_terms(settings, payment, permit, offer)
@@ -104,34 +136,27 @@ def read(
         amount_minor=offer.amount.minor,
         valid_until_s=min(permit.deadline, VALID_UNTIL_MAX_S),
         challenge_id=identified,
-        evidence=Metered(key, permit, sponsored),
-        gives_change=True,
+        evidence=Proxied(key, permit, sponsored),
+        gives_change=by_use,
     )
 
 
-def _taken(offers: tuple[Offer, ...], payee: bytes) -> Offer | None:
-    for offer in offers:
-        if offer.upto is not None and Terms.read(offer.request).recipient == payee:
-            return offer
-    return None
-
-
 def _check_terms(
-    settings: EvmSettings, payment: x402.X402Payment, permit: UptoPermit, offer: Offer
+    settings: EvmSettings, payment: x402.X402Payment, permit: X402Permit, offer: Offer
 ) -> None:
     if permit.token != settings.token:
         raise VerificationFailed("The permit is for another token.")
-    if permit.spender != PROXY:
+    if permit.spender != permit.proxy:
         raise VerificationFailed("The permit is for another spender.")
     if permit.amount_minor < offer.amount.minor:
-        raise PaymentInsufficient("The permit is for less than the most that a call costs.")
+        raise PaymentInsufficient("The permit is for less than the price.")
     if permit.amount_minor > offer.amount.minor:
-        raise VerificationFailed("The permit is for more than the most that a call costs.")
+        raise VerificationFailed("The permit is for more than the price.")
     if payment.accepted is None or payment.accepted.get("amount") != str(offer.amount.minor):
         raise VerificationFailed("The payment takes up an offer at another price.")
 
 
-def _check_signature(settings: EvmSettings, permit: UptoPermit) -> None:
+def _check_signature(settings: EvmSettings, permit: X402Permit) -> None:
     """Refuse a permit that its owner's key has not signed: garbage costs no disk.
 
     What a contract wallet has signed is for the facilitator to say, where such may pay at all.
@@ -148,7 +173,7 @@ def _check_signature(settings: EvmSettings, permit: UptoPermit) -> None:
         raise VerificationFailed("The signature is not the payer's, or is for other terms.")
 
 
-class Upto:
+class X402Permits:
     """Settles such payments; see `rails.base.Rail` for what each step promises."""
 
     def __init__(
@@ -158,53 +183,51 @@ class Upto:
         self._facilitators = facilitators
         self._chain = chain
 
-    def terms(self, price: Amount, payee: bytes) -> x402.Terms | None:
-        """Return what buyers by use are asked for now; None while no facilitator settles it."""
+    def terms(self, scheme: str, price: Amount, payee: bytes) -> x402.Terms | None:
+        """Return what buyers under `scheme` are asked for now; None while nobody settles it."""
         settings = self._settings
-        named = self._facilitators.facilitator_address(UPTO, self._network)
-        if named is None:
+        sponsored = self._facilitators.sponsorings(scheme, self._network)
+        if sponsored is None:
             return None
+        named = None
+        if scheme == UPTO:
+            named = self._facilitators.facilitator_address(UPTO, self._network)
         return x402.Terms(
-            scheme=UPTO,
+            scheme=scheme,
             chain_id=settings.chain_id,
             asset=checksum(settings.token),
             amount_minor=price.minor,
             pay_to=checksum(payee),
-            extra={
-                "name": settings.name,
-                "version": settings.version,
-                "assetTransferMethod": PERMIT2,
-                "facilitatorAddress": named,
-            },
-            sponsored=self._facilitators.extensions(UPTO, self._network) & SPONSORINGS,
+            extra=self._extra(named),
+            sponsored=sponsored,
         )
 
     async def check(
-        self, metered: Metered, record: PaymentRecord, now_s: int
+        self, proxied: Proxied, record: PaymentRecord, now_s: int
     ) -> int | Found | None:
         """Return what the payer has, or None if there is no node to ask; `Found` if it has paid.
 
         Errors: `VerificationFailed`, `PaymentInsufficient`, `RailUnavailable`, `SettlementUnknown`.
         """
         if self._chain is None:
-            await self._verify(metered, now_s)
+            await self._verify(proxied, now_s)
             return None
-        chain, key = self._chain, metered.key
+        chain, key = self._chain, proxied.key
         try:
             used = await chain.permit_used(key.owner, key.nonce)
             minor = await chain.balance_of(key.owner)
             if used:
-                return Found(await self._found(metered, record), was_unused=False)
-            if minor < metered.permit.amount_minor:
+                return Found(await self._found(proxied, record), was_unused=False)
+            if minor < proxied.permit.amount_minor:
                 raise PaymentInsufficient("The payer's balance does not cover the price.")
             try:
-                await self._verify(metered, now_s)
+                await self._verify(proxied, now_s)
             except (VerificationFailed, PaymentInsufficient):
                 # One that has taken the money when it was only asked about it.
                 if not await chain.permit_used(key.owner, key.nonce):
                     raise
             if await chain.permit_used(key.owner, key.nonce):
-                return Found(await self._found(metered, record), was_unused=True)
+                return Found(await self._found(proxied, record), was_unused=True)
         except (RpcFailed, RpcRefused) as error:
             raise RailUnavailable(
                 "The payment could not be checked; nothing was charged.",
@@ -214,82 +237,92 @@ class Upto:
         return minor
 
     async def settle(
-        self, metered: Metered, used_minor: int, record: PaymentRecord, now_s: int
+        self, proxied: Proxied, used_minor: int, record: PaymentRecord, now_s: int
     ) -> Attempt:
         """Have `used_minor` moved; see `rails.base.Rail.settle`. Of nothing nobody is asked."""
-        if not 0 <= used_minor <= metered.permit.amount_minor:
-            raise ValueError("no more can move than was signed for")
+        signed_minor, by_use = proxied.permit.amount_minor, proxied.scheme == UPTO
+        if not (0 <= used_minor <= signed_minor if by_use else used_minor == signed_minor):
+            raise ValueError("nothing can move but what was signed for")
         if used_minor == 0:
             return Attempt(Settlement.SETTLED, detail="nothing was used", moved_minor=0)
         attempt = await self._facilitators.settle(
-            str(metered.key),
-            self.question(metered, used_minor),
+            str(proxied.key),
+            self.question(proxied, used_minor),
             self._settings.facilitator_s,
             now_s,
-            self._look(metered, record),
+            self._look(proxied, record),
         )
         if self._chain is None:
-            if attempt.state is not Settlement.SETTLED:
+            if attempt.state is not Settlement.SETTLED or not by_use:
                 return attempt
             return Attempt(attempt.state, attempt.reference, moved_minor=used_minor)
         if attempt.state is Settlement.SETTLED:
-            return await self._confirm(attempt.reference, metered, record)
-        seen = await self._trace(
-            metered.key, record, frozenset({metered.permit.facilitator}), attempt.reference
-        )
+            return await self._confirm(attempt.reference, proxied.sought(record))
+        seen = await self._trace(proxied.sought(record), attempt.reference)
         if seen.is_unused or (attempt.is_untried and seen.state is Settlement.UNKNOWN):
             return attempt
         return seen
 
     async def look_up(self, key: PermitKey, record: PaymentRecord) -> Attempt:
-        """Return what became of a permit, as far as the chain tells."""
-        settlers = self._facilitators.settlers(UPTO, self._network)
-        return await self._trace(key, record, settlers)
+        """Return what became of a permit, as far as the chain tells.
 
-    def question(self, metered: Metered, minor: int) -> Question:
-        """Return what the permit's facilitator is asked: the gateway's own terms, over `minor`."""
-        settings, permit = self._settings, metered.permit
+        The books do not say for which scheme it was signed. Where both are taken, less than the
+        price that moved by use proves nothing here, and stays UNKNOWN.
+        """
+        settlers = self._facilitators.settlers(UPTO, self._network)
+        may_be_less = not self._settings.x402_permit2
+        return await self._trace(Sought(key, record, settlers, may_be_less))
+
+    def question(self, proxied: Proxied, minor: int) -> Question:
+        """Return what a facilitator is asked: the gateway's own terms, over `minor`."""
+        settings, permit = self._settings, proxied.permit
+        named = None if permit.facilitator is None else checksum(permit.facilitator)
         accepted = {
-            "scheme": UPTO,
+            "scheme": proxied.scheme,
             "network": self._network,
             "amount": str(permit.amount_minor),
             "asset": checksum(settings.token),
             "payTo": checksum(permit.to),
             "maxTimeoutSeconds": settings.settle_s,
-            "extra": {
-                "name": settings.name,
-                "version": settings.version,
-                "assetTransferMethod": PERMIT2,
-                "facilitatorAddress": checksum(permit.facilitator),
-            },
+            "extra": self._extra(named),
         }
         payload: dict[str, Any] = {
             "x402Version": x402.V2,
             "accepted": accepted,
             "payload": permit.to_payload(),
         }
-        if metered.extensions:
-            payload["extensions"] = dict(metered.extensions)
-        return Question(payload, {**accepted, "amount": str(minor)}, settler=permit.facilitator)
+        if proxied.extensions:
+            payload["extensions"] = dict(proxied.extensions)
+        asked = {**accepted, "amount": str(minor)}
+        return Question(payload, asked, settler=permit.facilitator, transfer_method=PERMIT2)
 
     # Inside
+
+    def _extra(self, facilitator: str | None) -> dict[str, str]:
+        extra = {
+            "name": self._settings.name,
+            "version": self._settings.version,
+            "assetTransferMethod": PERMIT2,
+        }
+        return extra if facilitator is None else {**extra, "facilitatorAddress": facilitator}
 
     @property
     def _network(self) -> str:
         return f"eip155:{self._settings.chain_id}"
 
-    async def _verify(self, metered: Metered, now_s: int) -> None:
+    async def _verify(self, proxied: Proxied, now_s: int) -> None:
         # Before it is claimed this is not asked: of a payment whose outcome is not known, "another
         # facilitator" would ask a buyer who may have paid to pay again.
         settlers = self._facilitators.settlers(UPTO, self._network)
-        if settlers and metered.permit.facilitator not in settlers:
+        own = proxied.permit.facilitator
+        if own is not None and settlers and own not in settlers:
             raise VerificationFailed("The permit is for another facilitator.")
-        question = self.question(metered, metered.permit.amount_minor)
+        question = self.question(proxied, proxied.permit.amount_minor)
         within_s = self._settings.facilitator_s
-        await self._facilitators.verify(str(metered.key), question, within_s, now_s)
+        await self._facilitators.verify(str(proxied.key), question, within_s, now_s)
 
-    async def _found(self, metered: Metered, record: PaymentRecord) -> Attempt:
-        seen = await self._trace(metered.key, record, frozenset({metered.permit.facilitator}))
+    async def _found(self, proxied: Proxied, record: PaymentRecord) -> Attempt:
+        seen = await self._trace(proxied.sought(record))
         if seen.state is Settlement.UNKNOWN:
             raise SettlementUnknown(
                 "The payment may have been made; do not pay again.",
@@ -300,27 +333,26 @@ class Upto:
             raise VerificationFailed("This permit was used already.")
         return seen
 
-    def _look(self, metered: Metered, record: PaymentRecord) -> Look | None:
+    def _look(self, proxied: Proxied, record: PaymentRecord) -> Look | None:
         if self._chain is None:
             return None
-        settlers = frozenset({metered.permit.facilitator})
+        sought = proxied.sought(record)
 
         async def look(tx_hash: str) -> Attempt | None:
-            seen = await self._trace(metered.key, record, settlers, tx_hash)
+            seen = await self._trace(sought, tx_hash)
             return seen if seen.state is Settlement.SETTLED else None
 
         return look
 
-    async def _confirm(self, tx_hash: str, metered: Metered, record: PaymentRecord) -> Attempt:
+    async def _confirm(self, tx_hash: str, sought: Sought) -> Attempt:
         """Return whether a transaction that was named has used the permit, and for how much."""
-        left_ms, settlers = self._settings.settle_s * 1000, frozenset({metered.permit.facilitator})
+        left_ms = self._settings.settle_s * 1000
         waits = iter(WAITS_MS)
         while True:
             try:
                 is_mined = await self._asked.receipt(tx_hash) is not None
-                moved = await self._moved_by(tx_hash, metered.key, record, settlers)
-                if moved is not None:
-                    return Attempt(Settlement.SETTLED, tx_hash, moved_minor=moved)
+                if seen := await self._moved_by(tx_hash, sought):
+                    return seen
                 if is_mined:
                     why = "the named transaction does not show the payment"
                     return Attempt(Settlement.UNKNOWN, tx_hash, why)
@@ -333,46 +365,37 @@ class Upto:
             left_ms -= wait_ms
             await asyncio.sleep(wait_ms / 1000)
 
-    async def _trace(
-        self,
-        key: PermitKey,
-        record: PaymentRecord,
-        settlers: frozenset[bytes],
-        tx_hash: str = "",
-    ) -> Attempt:
-        """Return SETTLED if one of `settlers` has used the nonce through the proxy, for the payee.
+    async def _trace(self, sought: Sought, tx_hash: str = "") -> Attempt:
+        """Return SETTLED if the nonce was used through a proxy, for the payee, as `sought` says.
 
         A payer can sign the same nonce for a facilitator of its own, and pay a trifle by it; a
         transfer alone may be of any other payment. Neither counts.
         """
+        key = sought.key
         if self._chain is None:
             return Attempt(Settlement.UNKNOWN, detail="no rpc_url: the chain cannot be asked")
         try:
             head = await self._chain.latest_block()
             used = await self._chain.permit_used(key.owner, key.nonce, hex(head.number))
-            if not used and head.time_s > record.valid_until_s:
+            if not used and head.time_s > sought.record.valid_until_s:
                 return Attempt(Settlement.REFUSED, detail="the permit expired unused")
             if not used:
                 detail = "the permit is unused so far"
                 return Attempt(Settlement.UNKNOWN, detail=detail, is_unused=True)
-            if tx_hash:
-                moved = await self._moved_by(tx_hash, key, record, settlers)
-                if moved is not None:
-                    return Attempt(Settlement.SETTLED, tx_hash, moved_minor=moved)
-            return await self._search(key, record, settlers, head.number)
+            if tx_hash and (seen := await self._moved_by(tx_hash, sought)):
+                return seen
+            return await self._search(sought, head.number)
         except (RpcFailed, RpcRefused) as error:
             return Attempt(Settlement.UNKNOWN, tx_hash, f"the chain cannot be asked: {error}")
 
-    async def _search(
-        self, key: PermitKey, record: PaymentRecord, settlers: frozenset[bytes], last: int
-    ) -> Attempt:
+    async def _search(self, sought: Sought, last: int) -> Attempt:
         windows = list(LOG_WINDOWS)
         for _ in range(WINDOWS_MAX + len(windows)):
             if not windows or last < 0:
                 break
             first = last - windows[0]
             try:
-                found = await self._within(key, record, settlers, first, last)
+                found = await self._within(sought, first, last)
             except RpcRefused:
                 windows.pop(0)
                 continue
@@ -381,21 +404,14 @@ class Upto:
             last = first - 1
         return Attempt(Settlement.UNKNOWN, detail="the nonce is used, by a transaction not found")
 
-    async def _within(
-        self,
-        key: PermitKey,
-        record: PaymentRecord,
-        settlers: frozenset[bytes],
-        first: int,
-        last: int,
-    ) -> Attempt | None:
+    async def _within(self, sought: Sought, first: int, last: int) -> Attempt | None:
+        key = sought.key
         owner = hexadecimal(abi.address_word(key.owner))
-        payee = hexadecimal(abi.address_word(holder(record.payee)))
+        payee = hexadecimal(abi.address_word(holder(sought.record.payee)))
         moved = [hexadecimal(abi.TRANSFER_TOPIC), owner, payee]
         for log in await self._asked.logs(moved, first, last):
-            minor = await self._moved_by(log.tx_hash, key, record, settlers)
-            if minor is not None:
-                return Attempt(Settlement.SETTLED, log.tx_hash, moved_minor=minor)
+            if seen := await self._moved_by(log.tx_hash, sought):
+                return seen
         ended = [hexadecimal(abi.NONCES_GIVEN_UP_TOPIC), owner]
         for log in await self._asked.logs(ended, first, last, permit2.ADDRESS):
             word, mask = log.data[: abi.WORD], int.from_bytes(log.data[abi.WORD :])
@@ -403,26 +419,36 @@ class Upto:
                 return Attempt(Settlement.REFUSED, log.tx_hash, "the payer has given up the nonce")
         return None
 
-    async def _moved_by(
-        self, tx_hash: str, key: PermitKey, record: PaymentRecord, settlers: frozenset[bytes]
-    ) -> int | None:
-        """Return what a transaction has moved with this very permit; None if it has not."""
+    async def _moved_by(self, tx_hash: str, sought: Sought) -> Attempt | None:
+        """Return SETTLED if a transaction has moved money with this very permit, else None."""
+        key, record = sought.key, sought.record
         made = await self._asked.made_by(tx_hash)
         if made is None:
             return None
         sender, to, payload = made
-        call = abi.read_upto_settle(payload)
-        if to != PROXY or call is None or sender != call.facilitator or sender not in settlers:
+        call = None
+        if to == EXACT_PROXY:
+            call = abi.read_exact_settle(payload)
+        elif to == UPTO_PROXY:
+            call = abi.read_upto_settle(payload)
+        if call is None:
+            return None
+        by_use = call.facilitator is not None
+        if by_use and (sender != call.facilitator or sender not in sought.settlers):
+            return None
+        minor, price = call.amount_minor, record.amount_minor
+        if minor > price or (minor < price and not (by_use and sought.may_be_less)):
             return None
         payee, token = holder(record.payee), self._settings.token
         if (call.owner, call.nonce, call.to, call.token) != (key.owner, key.nonce, payee, token):
             return None
         receipt = await self._asked.receipt(tx_hash)
-        transfer = Transfer(token, key.owner, payee, call.amount_minor)
-        if receipt is None or not receipt.succeeded or call.amount_minor > record.amount_minor:
+        transfer = Transfer(token, key.owner, payee, minor)
+        if receipt is None or not receipt.succeeded:
             return None
-        shown = any(transfer.is_shown_by(log) for log in receipt.logs)
-        return call.amount_minor if shown else None
+        if not any(transfer.is_shown_by(log) for log in receipt.logs):
+            return None
+        return Attempt(Settlement.SETTLED, tx_hash, moved_minor=minor if by_use else None)
 
     @property
     def _asked(self) -> ChainClient:
