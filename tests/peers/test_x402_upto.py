@@ -7,19 +7,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from mpp_gateway.protocol import permit2
-from mpp_gateway.rails.evm import abi
 from tests.peers.x402_shop import (
     PURSE,
     USED,
-    Buyer,
     Shop,
+    allowed,
     official_facilitator,
     open_shop,
     usdc_chain,
 )
-from tests.support.evm import address
-from tests.support.evm_permits import APPROVE, FOREVER
 from tests.support.upto import runtimes
 
 pytestmark = pytest.mark.parametrize("client", ["x402", "@x402/fetch"])
@@ -34,15 +30,6 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
         open_shop(chain, folder, official, more="    x402: true\n", by_use=True) as shop,
     ):
         yield shop
-
-
-def allowed(shop: Shop, client: str) -> Buyer:
-    """Return a buyer who lets Permit2 move its tokens."""
-    buyer, demo = shop.buyer(client), shop.chain.demo
-    payload = APPROVE + abi.address_word(permit2.ADDRESS) + abi.uint_word(FOREVER)
-    shop.chain.run(lambda: demo.fund_gas(address(buyer.key)))
-    shop.chain.run(lambda: demo.run(lambda n: demo._transact(n, demo.token, payload, 0, buyer.key)))
-    return buyer
 
 
 def test_an_official_buyer_signs_for_the_most_and_pays_what_was_used(shop: Shop, client: str):

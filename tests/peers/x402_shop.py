@@ -11,10 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mpp_gateway.protocol import permit2
+from mpp_gateway.rails.evm import abi
 from tests.peers.shop import ANSWER_S, Chain, new_key
 from tests.support import usdc
 from tests.support.components import PEERS, X402, X402_PYTHON, need
 from tests.support.evm import address
+from tests.support.evm_permits import APPROVE, FOREVER
 from tests.support.process import Process, free_port
 from tests.support.proxy import Proxy, config_text, running
 from tests.support.upstream import OK, Seen, Upstream, upstream
@@ -192,6 +195,15 @@ class Buyer:
         out, err = client.communicate(timeout=ANSWER_S)
         assert client.returncode == 0, err
         return json.loads(out)
+
+
+def allowed(shop: Shop, client: str) -> Buyer:
+    """Return a buyer who lets Permit2 move its tokens."""
+    buyer, demo = shop.buyer(client), shop.chain.demo
+    payload = APPROVE + abi.address_word(permit2.ADDRESS) + abi.uint_word(FOREVER)
+    shop.chain.run(lambda: demo.fund_gas(address(buyer.key)))
+    shop.chain.run(lambda: demo.run(lambda n: demo._transact(n, demo.token, payload, 0, buyer.key)))
+    return buyer
 
 
 @contextmanager

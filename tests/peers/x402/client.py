@@ -40,6 +40,15 @@ async def pay(client: x402Client, request: dict, urls: list[str]) -> list[dict]:
         return [shown(await paying.request(url=url, **request)) for url in urls]
 
 
+async def permit(client: x402Client, request: dict, urls: list[str]) -> list[dict]:
+    """Pay as one does whose token has no EIP-3009: by Permit2, for the price."""
+    way = ("exact", "permit2")
+    client.register_policy(
+        lambda _, found: [e for e in found if (e.scheme, e.extra.get("assetTransferMethod")) == way]
+    )
+    return await pay(client, request, urls)
+
+
 async def present(client: x402Client, request: dict, urls: list[str]) -> list[dict]:
     buyer = x402HTTPClient(client)
     async with httpx.AsyncClient(timeout=WAIT_S) as plain:
@@ -69,7 +78,7 @@ def main() -> None:
     request = {"method": method, "headers": {}}
     if body:
         request |= {"content": body, "headers": {"Content-Type": "application/json"}}
-    verbs = {"pay": pay, "present": present, "stream": stream}
+    verbs = {"pay": pay, "permit": permit, "present": present, "stream": stream}
     print(json.dumps(asyncio.run(verbs[verb](client, request, urls))))
 
 
