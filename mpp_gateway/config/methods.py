@@ -294,7 +294,7 @@ class EvmMethod(MethodSettings):
         if self.x402 and "authorization" not in self.credential_types:
             raise wrong("`authorization` in `credential_types`, which is what x402 buyers sign")
         if self.x402_permit2 and not self.sells_by_use:
-            raise wrong("`x402: true` and `submit.facilitator` too, for `x402_permit2`")
+            raise wrong("`x402: true`, `rpc_url` and `submit.facilitator` too, for `x402_permit2`")
         if self.rpc_url is None and set(self.credential_types) != {"authorization"}:
             raise wrong("`rpc_url` too, through which transactions are sent and looked for")
         if "permit2" in self.credential_types and self.submit.private_key is None:
@@ -333,7 +333,7 @@ class EvmMethod(MethodSettings):
     @property
     def sells_by_use(self) -> bool:
         """Whether x402 buyers with the scheme `upto` may be able to pay."""
-        return self.x402 and bool(self.submit.facilitators)
+        return self.x402 and self.rpc_url is not None and bool(self.submit.facilitators)
 
     @property
     def known_token(self) -> KnownToken | None:

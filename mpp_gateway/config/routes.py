@@ -16,6 +16,7 @@ from mpp_gateway.config.report import check, show
 from mpp_gateway.config.settings import RouteSettings, ServiceSettings
 
 PRICE_KEYS = ("charge", "units", "offers")
+WITHOUT_BODY = frozenset({"GET", "HEAD"})
 PAID_KEYS = (
     *PRICE_KEYS,
     "methods",
@@ -198,7 +199,11 @@ def _check_upto(context: Context, route: Route, path: Path) -> None:
         return
     methods = [context.methods[price.method_name] for price in route.prices]
     if all(method is not None and not method.sells_by_use for method in methods):
-        message = "`upto` needs a method with `x402: true` and `submit.facilitator`"
+        message = "`upto` needs a method with `x402: true`, `rpc_url` and `submit.facilitator`"
+        context.document.add((*path, "upto"), message)
+    if not route.digest and route.method not in WITHOUT_BODY:
+        # What a small body has paid for would buy the answer to a large one.
+        message = "`upto` needs `digest: true` where the request may have a body"
         context.document.add((*path, "upto"), message)
     if route.settle == "before":
         message = "`upto` cannot be settled before the upstream has said what was used"

@@ -157,6 +157,15 @@ def _unknown(exchange: Exchange) -> SettlementUnknown:
     )
 
 
+def _is_by_use(exchange: Exchange) -> bool:
+    """Tell whether what was used is settled: as a credit it would buy a dearer call for that."""
+    return (
+        exchange.state is State.SETTLED
+        and exchange.presented is not None
+        and exchange.presented.gives_change
+    )
+
+
 GIVEN_UP: dict[State, tuple[State, type[events.Event]]] = {
     State.CLAIMED: (State.RELEASED, events.PaymentReleased),
     State.VERIFIED: (State.RELEASED, events.PaymentReleased),
@@ -363,7 +372,8 @@ def finish(
         return
     exchange.finished = True
     clock = Clock(now_s)
-    if abandoned and not delivered and exchange.was_paid_ahead and exchange.turn is not None:
+    has_had_it = exchange.was_paid_ahead or _is_by_use(exchange)
+    if abandoned and not delivered and has_had_it and exchange.turn is not None:
         # A credit here would run the upstream again and again for one payment: ask, hang up, ask.
         yield from _delivered(exchange, clock)
     elif not delivered:

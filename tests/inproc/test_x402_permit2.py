@@ -152,12 +152,6 @@ def test_the_price_is_moved_told_and_booked_whatever_was_used(buyer: PermitBuyer
     assert moved["paymentRequirements"]["amount"] == str(PRICE)
 
 
-def test_without_a_node_the_facilitators_word_is_taken(tmp_path: Path):
-    with permit2_gateway(tmp_path, with_rpc=False) as buyer:
-        assert buyer.send(buyer.buy("/api/plain"), "/api/plain")[0] == 200
-        assert (buyer.paid.balance(), booked(buyer)) == (PRICE, [("settled", PRICE)])
-
-
 # What buys nothing
 
 

@@ -170,17 +170,6 @@ def test_a_head_that_says_what_was_used_is_settled_before_its_body(buyer: UptoBu
     assert buyer.paid.balance() == USED
 
 
-def test_without_a_node_the_facilitators_word_is_taken_and_booked(tmp_path: Path):
-    with upto_gateway(tmp_path, with_rpc=False) as buyer:
-        buyer.uses(SAID)
-
-        answer = buyer.send(buyer.buy())
-
-        assert answer[0] == 200
-        assert settled(answer)["amount"] == str(USED)
-        assert (buyer.paid.balance(), booked(buyer)) == (USED, [("settled", USED)])
-
-
 def test_the_books_of_sales_by_use_are_sound_and_agree_with_the_chain(buyer, tmp_path: Path):
     for minor in (USED, 0, PRICE):
         buyer.uses(json.dumps({"amount": str(minor)}))
@@ -381,8 +370,9 @@ def test_a_lost_reply_is_found_on_the_chain_with_its_amount(buyer: UptoBuyer):
     assert (buyer.paid.balance(), booked(buyer)) == (USED, [("settled", USED)])
 
 
-def test_what_was_unknown_is_found_later_and_booked_for_what_moved(buyer: UptoBuyer):
-    """The facilitator hangs, and settles when nobody waits any more."""
+@pytest.mark.parametrize("minor", [1, USED, PRICE - 1])
+def test_what_was_unknown_is_not_paid_by_less_than_the_most(buyer: UptoBuyer, minor: int):
+    """The payer has its own permit settled for a trifle: a facilitator moves what it is asked."""
     buyer.uses(SAID)
     buyer.facilitator.faults["/settle"] = "500"
     permit = buyer.permit()
@@ -390,12 +380,38 @@ def test_what_was_unknown_is_found_later_and_booked_for_what_moved(buyer: UptoBu
     assert slug_of(buyer.send(payment)) == "settlement-unknown"
     assert booked(buyer) == [("unknown", PRICE)]
 
-    buyer.call(STAND_IN_KEY, UPTO_PROXY, permit_settle(permit, USED))
+    buyer.call(STAND_IN_KEY, UPTO_PROXY, permit_settle(permit, minor))
+    for _ in range(3):
+        assert slug_of(buyer.send(payment)) == "settlement-unknown"
+
+    assert (buyer.paid.balance(), booked(buyer)) == (minor, [("unknown", PRICE)])
+
+
+def test_what_was_unknown_is_found_later_if_the_most_has_moved(buyer: UptoBuyer):
+    buyer.uses(SAID)
+    buyer.facilitator.faults["/settle"] = "500"
+    permit = buyer.permit()
+    payment = buyer.payment(permit)
+    assert slug_of(buyer.send(payment)) == "settlement-unknown"
+
+    buyer.call(STAND_IN_KEY, UPTO_PROXY, permit_settle(permit, PRICE))
     answer = wait_until(lambda: (a := buyer.send(payment))[0] == 200 and a, "a call for it")
 
-    assert settled(answer)["amount"] == str(USED)
-    assert (buyer.paid.balance(), booked(buyer)) == (USED, [("settled", USED)])
+    assert settled(answer)["amount"] == str(PRICE)
+    assert (buyer.paid.balance(), booked(buyer)) == (PRICE, [("settled", PRICE)])
     assert buyer.send(payment)[0] == 402
+
+
+def test_a_trifle_that_the_payer_has_moved_after_a_failure_buys_nothing(buyer: UptoBuyer):
+    permit = buyer.permit()
+    payment = buyer.payment(permit)
+    buyer.paid.keeper.answers("500 Oops")
+    assert buyer.send(payment)[0] == 500
+    buyer.call(STAND_IN_KEY, UPTO_PROXY, permit_settle(permit, 1))
+    buyer.uses(SAID)
+
+    assert buyer.send(payment)[0] in {402, 503}
+    assert (buyer.paid.balance(), buyer.paid.hits) == (1, 1)
 
 
 def test_the_same_nonce_for_a_facilitator_of_ones_own_pays_for_nothing(buyer: UptoBuyer):
@@ -419,15 +435,25 @@ def test_the_same_nonce_for_a_facilitator_of_ones_own_pays_for_nothing(buyer: Up
     assert (buyer.paid.balance(), buyer.paid.states()) == (1, {"unknown": 1})
 
 
-@pytest.mark.parametrize("minor", [1, PRICE])
-def test_what_the_chain_shows_is_booked_whatever_was_asked(buyer: UptoBuyer, minor: int):
+def test_more_than_was_used_is_booked_as_the_chain_shows_it(buyer: UptoBuyer):
     buyer.uses(SAID)
-    buyer.facilitator.settles_minor = minor
+    buyer.facilitator.settles_minor = PRICE
 
     answer = buyer.send(buyer.buy())
 
-    assert settled(answer)["amount"] == str(minor)
-    assert (buyer.paid.balance(), booked(buyer)) == (minor, [("settled", minor)])
+    assert settled(answer)["amount"] == str(PRICE)
+    assert (buyer.paid.balance(), booked(buyer)) == (PRICE, [("settled", PRICE)])
+
+
+def test_less_than_was_used_pays_for_nothing(buyer: UptoBuyer):
+    """A buyer calls the facilitator itself, while the upstream works."""
+    buyer.uses(SAID)
+    buyer.facilitator.settles_minor = 1
+
+    answer = buyer.send(buyer.buy())
+
+    assert slug_of(answer) == "settlement-unknown"
+    assert booked(buyer) == [("unknown", PRICE)]
 
 
 def test_more_than_was_signed_for_cannot_move(buyer: UptoBuyer):

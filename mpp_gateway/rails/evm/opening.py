@@ -67,7 +67,8 @@ def open_rail(
         assert isinstance(settler, OwnKeySettler)
         permits = Permits(settings, chain, settler)
     x402_permits = None
-    if settings.x402 and isinstance(settler, FacilitatorSettler):
+    # Without a node the facilitator's word may be about less, which the payer had it move.
+    if settings.x402 and chain is not None and isinstance(settler, FacilitatorSettler):
         x402_permits = X402Permits(settings, settler.facilitators, chain)
     return EvmRail(name, settings, scheme, settler, chain, relay, permits, x402_permits)
 

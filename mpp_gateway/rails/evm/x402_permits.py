@@ -68,11 +68,11 @@ class Proxied:
         """The scheme that it was signed for."""
         return x402.EXACT if self.permit.facilitator is None else UPTO
 
-    def sought(self, record: PaymentRecord) -> "Sought":
+    def sought(self, record: PaymentRecord, least_minor: int) -> "Sought":
         """Return what the chain has to show of it."""
         own = self.permit.facilitator
         settlers = frozenset() if own is None else frozenset({own})
-        return Sought(self.key, record, settlers, may_be_less=own is not None)
+        return Sought(self.key, record, settlers, least_minor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +83,9 @@ class Sought:
     record: PaymentRecord
     settlers: frozenset[bytes]
     """Whose settlements by use count."""
-    may_be_less: bool
-    """Whether it may have been by use. A payer can sign one nonce for both schemes, and have a
-    trifle of the one settled that is by use: for a price nothing but the price counts."""
+    least_minor: int
+    """What must have moved. A facilitator moves what it is asked to, whoever asks: a payer can have
+    a trifle of its own permit settled, and less than we have asked for pays for nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,15 +250,15 @@ class X402Permits:
             self.question(proxied, used_minor),
             self._settings.facilitator_s,
             now_s,
-            self._look(proxied, record),
+            self._look(proxied, record, used_minor),
         )
         if self._chain is None:
             if attempt.state is not Settlement.SETTLED or not by_use:
                 return attempt
             return Attempt(attempt.state, attempt.reference, moved_minor=used_minor)
         if attempt.state is Settlement.SETTLED:
-            return await self._confirm(attempt.reference, proxied.sought(record))
-        seen = await self._trace(proxied.sought(record), attempt.reference)
+            return await self._confirm(attempt.reference, proxied.sought(record, used_minor))
+        seen = await self._trace(proxied.sought(record, used_minor), attempt.reference)
         if seen.is_unused or (attempt.is_untried and seen.state is Settlement.UNKNOWN):
             return attempt
         return seen
@@ -266,12 +266,11 @@ class X402Permits:
     async def look_up(self, key: PermitKey, record: PaymentRecord) -> Attempt:
         """Return what became of a permit, as far as the chain tells.
 
-        The books do not say for which scheme it was signed. Where both are taken, less than the
-        price that moved by use proves nothing here, and stays UNKNOWN.
+        The books do not say what was used. Less than the most proves nothing here, and stays
+        UNKNOWN.
         """
         settlers = self._facilitators.settlers(UPTO, self._network)
-        may_be_less = not self._settings.x402_permit2
-        return await self._trace(Sought(key, record, settlers, may_be_less))
+        return await self._trace(Sought(key, record, settlers, record.amount_minor))
 
     def question(self, proxied: Proxied, minor: int) -> Question:
         """Return what a facilitator is asked: the gateway's own terms, over `minor`."""
@@ -322,7 +321,8 @@ class X402Permits:
         await self._facilitators.verify(str(proxied.key), question, within_s, now_s)
 
     async def _found(self, proxied: Proxied, record: PaymentRecord) -> Attempt:
-        seen = await self._trace(proxied.sought(record))
+        # Nothing of ours has settled it yet: what counts is the most.
+        seen = await self._trace(proxied.sought(record, record.amount_minor))
         if seen.state is Settlement.UNKNOWN:
             raise SettlementUnknown(
                 "The payment may have been made; do not pay again.",
@@ -333,10 +333,10 @@ class X402Permits:
             raise VerificationFailed("This permit was used already.")
         return seen
 
-    def _look(self, proxied: Proxied, record: PaymentRecord) -> Look | None:
+    def _look(self, proxied: Proxied, record: PaymentRecord, least_minor: int) -> Look | None:
         if self._chain is None:
             return None
-        sought = proxied.sought(record)
+        sought = proxied.sought(record, least_minor)
 
         async def look(tx_hash: str) -> Attempt | None:
             seen = await self._trace(sought, tx_hash)
@@ -437,7 +437,7 @@ class X402Permits:
         if by_use and (sender != call.facilitator or sender not in sought.settlers):
             return None
         minor, price = call.amount_minor, record.amount_minor
-        if minor > price or (minor < price and not (by_use and sought.may_be_less)):
+        if not (sought.least_minor if by_use else price) <= minor <= price:
             return None
         payee, token = holder(record.payee), self._settings.token
         if (call.owner, call.nonce, call.to, call.token) != (key.owner, key.nonce, payee, token):

@@ -294,7 +294,12 @@ def test_a_sale_by_use_needs_a_method_that_can_settle_less(build):
     text = build.routes('"GET /x": {charge: 1, upto: true}')
 
     assert "`upto` needs a method with `x402: true`" in build.mistake(text)
-    able = text.replace(FACILITATED, f"{FACILITATED}\n    x402: true")
+    node = "rpc_url: https://rpc.example"
+    able = text.replace(FACILITATED, f"{FACILITATED}\n    {node}\n    x402: true")
+    assert "`rpc_url`" in build.mistake(able.replace(f"    {node}\n", ""))
+    posted = able.replace("GET /x", "POST /x")
+    assert "`digest: true`" in build.mistake(posted)
+    assert build.load(posted.replace("upto: true", "upto: true, digest: true"))
     assert able != text
     assert build.load(able).services["api"].routes[0].upto is True
     ahead = able.replace("upto: true", "upto: true, settle: before")
