@@ -341,7 +341,7 @@ def _resolve(
     # The same nonce can be signed twice, with different ends. Only after the last of them is an
     # unused one certain to stay unused.
     last_s = max(presented.valid_until_s, claimed.valid_until_s)
-    payment = replace(presented.record, valid_until_s=last_s)
+    payment = replace(presented.record, valid_until_s=last_s, owed_minor=claimed.owed_minor)
     outcome = yield from perform(admission.clock, LookUp(presented.rail, payment))
     turn, moved = Turn(claimed.exchange_id, claimed.attempt), False
     if outcome.state is Settlement.SETTLED:

@@ -214,6 +214,7 @@ class Executor:
             detail=effect.detail,
             due_s=effect.due_s,
             amount_minor=effect.amount_minor,
+            owed_minor=effect.owed_minor,
         )
 
     async def _kept(self, effect: FindAnswer | KeepAnswer, now_s: int) -> KeptAnswer | bool | None:

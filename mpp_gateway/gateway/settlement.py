@@ -25,6 +25,7 @@ from mpp_gateway.gateway.steps import (
     RenewTurn,
     Settle,
 )
+from mpp_gateway.ledger.book import Turn
 from mpp_gateway.ledger.states import State
 from mpp_gateway.protocol.messages import Answer, Headers
 from mpp_gateway.protocol.problems import PaymentRequired, Problem, VerificationFailed
@@ -56,12 +57,7 @@ def settle(exchange: Exchange, clock: Clock, found: Outcome | None = None) -> Ma
     assert turn is not None
     assert presented is not None
     if exchange.state is not State.SETTLING:  # written with the hold, where nothing is in between
-        # After a crash this record is what tells the restart to ask the rail. Without it the money
-        # could have moved with nobody left who knows.
-        due_s = exchange.settled_by_s(clock.now_s)
-        if not (yield from move(turn, State.VERIFIED, State.SETTLING, clock, due_s=due_s)):
-            raise GatewayFault(private=f"{turn.exchange_id} was not ours to settle")
-        exchange.state = State.SETTLING
+        yield from _begin(exchange, turn, presented, clock)
     outcome = found
     if outcome is None:
         timeout_s = exchange.route.timeouts.settle_s
@@ -114,6 +110,20 @@ def settle(exchange: Exchange, clock: Clock, found: Outcome | None = None) -> Ma
                 give_up(turn, State.UNKNOWN, clock, detail=outcome.detail, told=lost)
             )
             raise _unknown(exchange)
+
+
+def _begin(exchange: Exchange, turn: Turn, presented: Presented, clock: Clock) -> Machine[None]:
+    """Write down that the rail is about to be asked, and for how much."""
+    # After a crash this record is what tells the restart to ask the rail. Without it the money
+    # could have moved with nobody left who knows.
+    due_s, owed_minor = exchange.settled_by_s(clock.now_s), exchange.owed_minor
+    # And what for: of a permit that has moved less than the most, whoever asks later could not
+    # tell whether that was the price or a trifle which its payer has had moved.
+    owed = owed_minor if owed_minor < presented.amount_minor else None
+    began = move(turn, State.VERIFIED, State.SETTLING, clock, due_s=due_s, owed_minor=owed)
+    if not (yield from began):
+        raise GatewayFault(private=f"{turn.exchange_id} was not ours to settle")
+    exchange.state = State.SETTLING
 
 
 def _used(presented: Presented, outcome: Outcome) -> int | None:

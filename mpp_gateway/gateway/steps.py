@@ -119,6 +119,8 @@ class Move:
     """When we are done with it, or gone; None leaves what was said before."""
     amount_minor: int | None = None
     """What was used of what was held; None for all of it."""
+    owed_minor: int | None = None
+    """What the rail is asked to move, where that is less than was held."""
 
 
 @dataclass(frozen=True, slots=True)

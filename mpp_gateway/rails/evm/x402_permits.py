@@ -266,11 +266,11 @@ class X402Permits:
     async def look_up(self, key: PermitKey, record: PaymentRecord) -> Attempt:
         """Return what became of a permit, as far as the chain tells.
 
-        The books do not say what was used. Less than the most proves nothing here, and stays
-        UNKNOWN.
+        Less than was asked for proves nothing, and stays UNKNOWN.
         """
         settlers = self._facilitators.settlers(UPTO, self._network)
-        return await self._trace(Sought(key, record, settlers, record.amount_minor))
+        least_minor = record.amount_minor if record.owed_minor is None else record.owed_minor
+        return await self._trace(Sought(key, record, settlers, least_minor))
 
     def question(self, proxied: Proxied, minor: int) -> Question:
         """Return what a facilitator is asked: the gateway's own terms, over `minor`."""

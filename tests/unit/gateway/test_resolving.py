@@ -12,7 +12,7 @@ from mpp_gateway.gateway.resolving import QUESTIONS_MAX, Resolver
 from mpp_gateway.ledger.book import PaymentRecord, Turn
 from mpp_gateway.ledger.database import Database
 from mpp_gateway.ledger.exchanges import Exchanges
-from mpp_gateway.ledger.schema import EXCHANGES_SCHEMA, QUESTIONS_SCHEMA
+from mpp_gateway.ledger.schema import EXCHANGES_SCHEMA, OWED_SCHEMA, QUESTIONS_SCHEMA
 from mpp_gateway.ledger.states import State
 from mpp_gateway.rails.base import Capabilities, Outcome, Settlement
 from tests.support.ledger import PATHS
@@ -70,7 +70,7 @@ class Stage:
 
 def stage(place, story, rail: Rail):
     async def main() -> None:
-        database = Database(place.driver(), (EXCHANGES_SCHEMA, QUESTIONS_SCHEMA))
+        database = Database(place.driver(), (EXCHANGES_SCHEMA, QUESTIONS_SCHEMA, OWED_SCHEMA))
         database.open()
         try:
             await story(Stage(database, rail))
