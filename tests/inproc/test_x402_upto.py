@@ -1,5 +1,6 @@
 """x402 by use: signed for the most, settled for what the upstream says, at a real gateway."""
 
+import asyncio
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -492,3 +493,25 @@ def test_a_facilitator_that_takes_the_money_when_asked_to_verify_is_paid_once(bu
 
     assert answer[0] == 200
     assert (buyer.paid.balance(), booked(buyer)) == (PRICE, [("settled", PRICE)])
+
+
+def test_a_settlement_that_comes_late_is_a_credit_over_what_moved(buyer: UptoBuyer):
+    """The facilitator has moved what was used, and never says so."""
+    buyer.uses(SAID)
+    payment = buyer.buy()
+    submit = buyer.facilitator._submit
+
+    async def slowly(body: dict) -> str:
+        done = await submit(body)
+        await asyncio.Event().wait()
+        return done
+
+    buyer.facilitator._submit = slowly
+    assert slug_of(buyer.send(payment)) == "settlement-unknown"
+    buyer.paid.reaches(credited=1)
+
+    assert (buyer.paid.balance(), booked(buyer)) == (USED, [("credited", USED)])
+    answer = buyer.send(payment)
+    assert (answer[0], settled(answer)["amount"]) == (200, str(USED))
+    assert buyer.paid.balance() == USED
+    assert buyer.send(payment)[0] == 402
