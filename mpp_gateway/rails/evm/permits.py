@@ -167,12 +167,10 @@ class Permits:
         if made is None:
             return False
         sender, to, payload = made
-        words = {payload[i : i + abi.WORD] for i in range(4, len(payload), abi.WORD)}
-        return (
-            (sender, to) == (self._settings.submitter, permit2.ADDRESS)
-            and payload[:4] in {abi.PERMIT_ONE, abi.PERMIT_MANY}
-            and {abi.address_word(key.owner), abi.uint_word(key.nonce)} <= words
-        )
+        is_ours = (sender, to) == (self._settings.submitter, permit2.ADDRESS)
+        # Its own nonce, and no other number that stands in it: a buyer could sign a permit under
+        # the deadline of one that has paid, give that nonce up, and be served twice for one price.
+        return is_ours and abi.read_permit_use(payload) == (key.owner, key.nonce)
 
     def _unavailable(self, error: Exception) -> RailUnavailable:
         return RailUnavailable(
