@@ -248,6 +248,27 @@ def test_an_empty_purse_buys_nothing(buyer: PermitBuyer):
     buyer.paid.untouched(released=1)
 
 
+@pytest.mark.parametrize("minor", [0, PRICE, 2 * PRICE])
+def test_what_permit2_may_move_bounds_the_calls_at_once(buyer: PermitBuyer, minor: int):
+    """By use as for the price: the upstream works for no more than can be paid."""
+    ways = buyer, UptoBuyer(buyer.paid)
+    payments = [way.buy() for way in ways for _ in range(3)]
+    buyer.approve(minor=minor)
+    buyer.paid.keeper.opened.clear()
+
+    def opens() -> None:
+        calls = max(1, minor // PRICE)
+        wait_until(lambda: buyer.paid.states().get("released") == 6 - calls, "refusals")
+        wait_until(lambda: buyer.paid.hits == calls, "calls")
+        buyer.paid.keeper.opened.set()
+
+    *answers, _ = at_once([*(lambda p=p: buyer.send(p) for p in payments), opens])
+
+    assert buyer.paid.hits == max(1, minor // PRICE)
+    assert [status for status, *_ in answers].count(200) == minor // PRICE
+    assert buyer.paid.balance() == minor
+
+
 # What goes wrong
 
 

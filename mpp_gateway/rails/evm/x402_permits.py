@@ -216,6 +216,7 @@ class X402Permits:
         try:
             used = await chain.permit_used(key.owner, key.nonce)
             minor = await chain.balance_of(key.owner)
+            allowed = await chain.allowance(key.owner, permit2.ADDRESS)
             if used:
                 return Found(await self._found(proxied, record), was_unused=False)
             if minor < proxied.permit.amount_minor:
@@ -234,7 +235,9 @@ class X402Permits:
                 private=f"chain {self._settings.chain_id}: {error}",
                 retry_after_s=self._settings.retry_after_s,
             ) from error
-        return minor
+        # What Permit2 may not move pays for nothing either: ten calls under an allowance for one
+        # would be nine for nothing. One call may come with an allowance of its own, yet to be made.
+        return min(minor, max(allowed, proxied.permit.amount_minor))
 
     async def settle(
         self, proxied: Proxied, used_minor: int, record: PaymentRecord, now_s: int
