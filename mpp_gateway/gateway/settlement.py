@@ -1,7 +1,6 @@
 """What happens to the money once the upstream has spoken, or has failed to."""
 
 import re
-from dataclasses import replace
 
 from mpp_gateway import events
 from mpp_gateway.errors import (
@@ -30,7 +29,7 @@ from mpp_gateway.protocol.messages import Answer, Headers
 from mpp_gateway.protocol.problems import PaymentRequired, Problem, VerificationFailed
 from mpp_gateway.protocol.timestamps import format_rfc3339
 from mpp_gateway.protocol.x402_permits import used_minor, without_overrides
-from mpp_gateway.rails.base import Outcome, Presented, Settlement
+from mpp_gateway.rails.base import Outcome, Settlement
 from mpp_gateway.upstream.hygiene import response_headers
 from mpp_gateway.upstream.redirects import rewrite_location
 from mpp_gateway.upstream.rewriting import HookContext, RewrittenResponse, rewrite_response
@@ -69,8 +68,8 @@ def settle(exchange: Exchange, clock: Clock, found: Outcome | None = None) -> Ma
         outcome = yield from perform(clock, asked)
     match outcome.state:
         case Settlement.SETTLED:
+            exchange.moved_minor = presented.amount_minor - outcome.change_minor
             told = event(events.PaymentSettled, exchange, clock.now_s, reference=outcome.reference)
-            told = replace(told, amount_minor=presented.amount_minor - outcome.change_minor)
             settled = move(
                 turn,
                 State.SETTLING,
@@ -80,7 +79,7 @@ def settle(exchange: Exchange, clock: Clock, found: Outcome | None = None) -> Ma
                 receipt=outcome.headers,
                 detail=f"change {outcome.change_minor}" if outcome.change_minor else "",
                 due_s=exchange.answered_by_s(clock.now_s),
-                amount_minor=_used(presented, outcome),
+                amount_minor=exchange.moved_minor if outcome.change_minor else None,
             )
             if not (yield from _recorded(settled)):
                 # A restart took the exchange over, or the store is gone: whoever looks at it next
@@ -95,7 +94,7 @@ def settle(exchange: Exchange, clock: Clock, found: Outcome | None = None) -> Ma
                         reference=outcome.reference,
                         receipt=outcome.headers,
                         detail="settled, and not recorded in time",
-                        amount_minor=presented.amount_minor - outcome.change_minor,
+                        amount_minor=exchange.moved_minor,
                         told=(told, event(events.PaymentCredited, exchange, clock.now_s)),
                     )
                 )
@@ -114,12 +113,6 @@ def settle(exchange: Exchange, clock: Clock, found: Outcome | None = None) -> Ma
                 give_up(turn, State.UNKNOWN, clock, detail=outcome.detail, told=lost)
             )
             raise _unknown(exchange)
-
-
-def _used(presented: Presented, outcome: Outcome) -> int | None:
-    if not outcome.change_minor:
-        return None
-    return presented.amount_minor - outcome.change_minor
 
 
 def _unsettled(outcome: Outcome) -> Problem:

@@ -250,11 +250,14 @@ def _claim_again(
     if state == State.CREDITED:
         # The credit is spent by this very move: of ten parallel copies one gets the call.
         _reopen(db, turn, State.CREDITED, State.SETTLED, request, owner, now_s)
-        return Claimed(Claim.CREDITED, exchange_id, attempt + 1, reference, headers)
+        minor = int(money[3])
+        return Claimed(
+            Claim.CREDITED, exchange_id, attempt + 1, reference, headers, paid_minor=minor
+        )
     # A proof can be shown for other money than was asked to move: of that, the rail's answer would
     # say nothing.
-    asset, account, payee, minor = money
-    is_open = state == State.UNKNOWN and is_about(request, asset, account, payee, int(minor))
+    asset, account, payee, amount = money
+    is_open = state == State.UNKNOWN and is_about(request, asset, account, payee, int(amount))
     claim = Claim.UNKNOWN if is_open else Claim.IN_PROGRESS
     return Claimed(claim, exchange_id, attempt, valid_until_s=last_s)
 
