@@ -171,6 +171,19 @@ def test_a_head_that_says_what_was_used_is_settled_before_its_body(buyer: UptoBu
     assert buyer.paid.balance() == USED
 
 
+def test_a_trailer_that_says_what_was_used_is_neither_read_nor_passed_on(buyer: UptoBuyer):
+    buyer.paid.keeper.raw = (
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npart\r\n0\r\n"
+        b"X-Sum: 7\r\nSettlement-Overrides: " + SAID.encode() + b"\r\n\r\n"
+    )
+
+    answer = buyer.send(buyer.buy())
+
+    assert (answer[0], answer[2], answer[1]["x-sum"]) == (200, b"part", "7")
+    assert "settlement-overrides" not in answer[1]
+    assert (buyer.paid.balance(), booked(buyer)) == (PRICE, [("settled", PRICE)])
+
+
 def test_the_books_of_sales_by_use_are_sound_and_agree_with_the_chain(buyer, tmp_path: Path):
     for minor in (USED, 0, PRICE):
         buyer.uses(json.dumps({"amount": str(minor)}))
