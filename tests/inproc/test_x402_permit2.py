@@ -1,5 +1,6 @@
 """x402's scheme `exact` by Permit2: a permit for the price, at a real gateway."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -24,7 +25,7 @@ from tests.support.paid import (
 from tests.support.upto import UptoBuyer, asked, new_chain, upto_gateway
 from tests.support.x402 import decoded, encoded, settled
 
-STRANGER = fresh_key("stranger")
+STRANGER, GAS = fresh_key("stranger"), "0x" + fresh_key("gas").hex()
 
 
 class PermitBuyer(UptoBuyer):
@@ -377,3 +378,46 @@ def test_a_permit_that_was_settled_elsewhere_buys_nothing(buyer: PermitBuyer):
 
     assert (answer[0], buyer.paid.hits) == (402, 0)
     assert "settled" not in buyer.paid.states()
+
+
+# What is open when the configuration changes
+
+
+def with_own_key(config: str) -> str:
+    """Return the configuration of a gateway that settles itself by now, and takes no x402."""
+    settles = re.sub(r'submit: {facilitator: "[^"]*"}', f'submit: {{private_key: "{GAS}"}}', config)
+    return settles.replace(", x402: true, x402_permit2: true", "").replace(", upto: true", "")
+
+
+@pytest.mark.parametrize("scheme", ["exact", "upto"])
+def test_what_a_facilitator_left_open_is_found_by_a_gateway_with_a_key(buyer, scheme: str):
+    """Nobody of today's configuration would have settled it."""
+    by = UptoBuyer(buyer.paid) if scheme == "upto" else buyer
+    buyer.facilitator.faults["/settle"] = "500"
+    permit = by.permit()
+    assert slug_of(buyer.send(by.payment(permit))) == "settlement-unknown"
+    buyer.paid.stop()
+    settler = STAND_IN_KEY if scheme == "upto" else STRANGER
+    buyer.call(settler, permit.proxy, permit_settle(permit, PRICE))
+
+    buyer.paid.start(with_own_key(buyer.paid.config))
+
+    buyer.paid.reaches(credited=1)
+    assert (buyer.paid.balance(), booked(buyer)) == (PRICE, [("credited", PRICE)])
+    assert not buyer.paid.crashes()
+
+
+def test_what_was_left_open_and_ended_unused_is_released_by_a_gateway_with_a_key(tmp_path: Path):
+    thread = new_chain()
+    try:
+        with permit2_gateway(tmp_path, thread=thread) as buyer:
+            buyer.facilitator.faults["/settle"] = "500"
+            assert slug_of(buyer.send(buyer.buy())) == "settlement-unknown"
+            buyer.paid.stop()
+            thread.advance(1_000)
+
+            buyer.paid.start(with_own_key(buyer.paid.config))
+
+            buyer.paid.reaches(released=1)
+    finally:
+        thread.close()

@@ -81,11 +81,15 @@ class Sought:
 
     key: PermitKey
     record: PaymentRecord
-    settlers: frozenset[bytes]
-    """Whose settlements by use count."""
+    settlers: frozenset[bytes] | None
+    """Whose settlements by use count; None: anybody's."""
     least_minor: int
     """What must have moved. A facilitator moves what it is asked to, whoever asks: a payer can have
     a trifle of its own permit settled, and less than we have asked for pays for nothing."""
+
+    def takes_from(self, settler: bytes) -> bool:
+        """Tell whether what this account has settled by use counts."""
+        return self.settlers is None or settler in self.settlers
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +187,11 @@ class X402Permits:
         self._facilitators = facilitators
         self._chain = chain
 
+    @property
+    def is_selling(self) -> bool:
+        """Whether somebody may settle such payments; else what was sold before is looked up."""
+        return bool(self._facilitators.places)
+
     def terms(self, scheme: str, price: Amount, payee: bytes) -> x402.Terms | None:
         """Return what buyers under `scheme` are asked for now; None while nobody settles it."""
         settings = self._settings
@@ -270,10 +279,9 @@ class X402Permits:
         """Return what became of a permit, as far as the chain tells.
 
         The books do not say what was used. Less than the most proves nothing here, and stays
-        UNKNOWN.
+        UNKNOWN. Who has moved the most does not matter: it may have been a facilitator of before.
         """
-        settlers = self._facilitators.settlers(UPTO, self._network)
-        return await self._trace(Sought(key, record, settlers, record.amount_minor))
+        return await self._trace(Sought(key, record, None, record.amount_minor))
 
     def question(self, proxied: Proxied, minor: int) -> Question:
         """Return what a facilitator is asked: the gateway's own terms, over `minor`."""
@@ -437,7 +445,7 @@ class X402Permits:
         if call is None:
             return None
         by_use = call.facilitator is not None
-        if by_use and (sender != call.facilitator or sender not in sought.settlers):
+        if by_use and not (sender == call.facilitator and sought.takes_from(sender)):
             return None
         minor, price = call.amount_minor, record.amount_minor
         if not (sought.least_minor if by_use else price) <= minor <= price:
