@@ -1,5 +1,6 @@
 """x402's scheme `exact` by Permit2: a permit for the price, at a real gateway."""
 
+import functools
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -421,3 +422,15 @@ def test_what_was_left_open_and_ended_unused_is_released_by_a_gateway_with_a_key
             buyer.paid.reaches(released=1)
     finally:
         thread.close()
+
+
+@pytest.mark.parametrize("said", [1.5, 1e30, functools.reduce(lambda v, _: [v], range(29), "x")])
+def test_an_extension_that_cannot_be_passed_on_is_a_400(buyer: PermitBuyer, said):
+    """A facilitator would be asked with it, and an amount is never a fraction on our wire."""
+    extensions = {"eip2612GasSponsoring": {"info": said}}
+
+    refused(
+        buyer.send(buyer.payment(buyer.permit(), extensions=extensions)), "malformed-payment", 400
+    )
+
+    buyer.paid.untouched()

@@ -13,7 +13,7 @@ from mpp_gateway.crypto.addresses import checksum
 from mpp_gateway.crypto.secp256k1 import SignatureError, recover_address
 from mpp_gateway.errors import MalformedPayment, RailUnavailable, SettlementUnknown
 from mpp_gateway.ledger.book import PaymentRecord
-from mpp_gateway.protocol import permit2, x402
+from mpp_gateway.protocol import jcs, permit2, x402
 from mpp_gateway.protocol.money import Amount
 from mpp_gateway.protocol.problems import (
     InvalidPayload,
@@ -130,7 +130,6 @@ def read(
         identified = identifier(payment, account)
     except ParseError as error:
         raise MalformedPayment(f"{str(error).capitalize()}.") from error
-    sponsored = {n: v for n, v in payment.extensions.items() if n in SPONSORINGS}
     return Presented(
         rail=offer.rail,
         offer=offer,
@@ -140,7 +139,7 @@ def read(
         amount_minor=offer.amount.minor,
         valid_until_s=min(permit.deadline, VALID_UNTIL_MAX_S),
         challenge_id=identified,
-        evidence=Proxied(key, permit, sponsored),
+        evidence=Proxied(key, permit, _sponsored(payment)),
         gives_change=by_use,
     )
 
@@ -158,6 +157,19 @@ def _check_terms(
         raise VerificationFailed("The permit is for more than the price.")
     if payment.accepted is None or payment.accepted.get("amount") != str(offer.amount.minor):
         raise VerificationFailed("The payment takes up an offer at another price.")
+
+
+def _sponsored(payment: x402.X402Payment) -> dict[str, Any]:
+    """Return what goes to the facilitator as it came; what cannot go there is refused."""
+    sponsored = {n: v for n, v in payment.extensions.items() if n in SPONSORINGS}
+    try:
+        # As deep as it stands in the question. Met there first, it would be a fault of ours.
+        jcs.dumps({"paymentPayload": {"extensions": sponsored}})
+    except ValueError as error:
+        raise MalformedPayment(
+            "The payment's extensions cannot be passed on: a fraction, or too deep."
+        ) from error
+    return sponsored
 
 
 def _check_signature(settings: EvmSettings, permit: X402Permit) -> None:
