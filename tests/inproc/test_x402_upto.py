@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from mpp_gateway.crypto.addresses import checksum, parse_address
 from mpp_gateway.crypto.secp256k1 import address_of
 from mpp_gateway.protocol.x402_permits import UPTO_PROXY
+from tests.support.client import RawClient
 from tests.support.command import run
 from tests.support.evm import address, now
 from tests.support.evm_permits import GIVE_UP
@@ -528,3 +530,37 @@ def test_a_settlement_that_comes_late_is_a_credit_over_what_moved(buyer: UptoBuy
     assert (answer[0], settled(answer)["amount"]) == (200, str(USED))
     assert buyer.paid.balance() == USED
     assert buyer.send(payment)[0] == 402
+
+
+@pytest.mark.parametrize("keeps", [True, False], ids=["open", "closed"])
+@pytest.mark.parametrize("step", ["upstream", "settle", "body"])
+def test_who_hangs_up_on_a_call_by_use_has_had_it(buyer: UptoBuyer, step: str, keeps: bool):
+    """A credit over what a small answer used would buy a dearer one for it."""
+    gone, paid = threading.Event(), buyer.paid
+    said = f"Settlement-Overrides: {SAID}\r\nContent-Length: {9 if step == 'body' else 1}"
+    paid.keeper.raw, paid.keeper.keeps = f"HTTP/1.1 200 OK\r\n{said}\r\n\r\nx".encode(), keeps
+    payment = buyer.buy()
+
+    async def left() -> None:
+        while not gone.is_set():  # noqa: ASYNC110 - set from another thread
+            await asyncio.sleep(0.01)
+
+    if step == "upstream":
+        paid.keeper.before = left
+    if step == "settle":
+        buyer.facilitator.then["/settle"] = left
+    with RawClient(paid.port) as client:
+        head = f"GET /api/paid HTTP/1.1\r\nHost: x\r\nPAYMENT-SIGNATURE: {payment}\r\n\r\n"
+        client.send(head.encode())
+        wait_until(lambda: paid.hits, "the call at the upstream")
+        if step == "settle":
+            wait_until(lambda: asked(buyer.facilitator, "/settle"), "the settlement")
+        if step == "body":
+            assert client.head()[0] == 200
+    if step != "body":
+        wait_until(lambda: paid.proxy.orphans == 1, "the departure")
+    gone.set()
+
+    wait_until(lambda: [(r["state"], r["due_s"]) for r in paid.rows()] == [("settled", None)], "it")
+    assert buyer.send(payment)[0] == 402
+    assert (paid.balance(), paid.hits, booked(buyer)) == (USED, 1, [("settled", USED)])
