@@ -73,8 +73,9 @@ def open_rail(
     # Without a node the facilitator's word may be about less, which the payer had it move.
     if chain is not None:
         # Without facilitators for what is open in the store alone: that may have been sold by some.
-        has_some = settings.x402 and isinstance(settler, FacilitatorSettler)
-        facilitators = settler.facilitators if has_some else Facilitators(())
+        facilitators = Facilitators(())
+        if settings.x402 and isinstance(settler, FacilitatorSettler):
+            facilitators = settler.facilitators
         x402_permits = X402Permits(settings, facilitators, chain)
     return EvmRail(name, settings, scheme, settler, chain, relay, permits, x402_permits, trace)
 
