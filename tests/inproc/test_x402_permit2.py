@@ -24,7 +24,7 @@ from tests.support.paid import (
     wait_until,
 )
 from tests.support.upto import UptoBuyer, asked, new_chain, upto_gateway
-from tests.support.x402 import decoded, encoded, settled
+from tests.support.x402 import X402Buyer, decoded, encoded, proof, settled, signed
 
 STRANGER, GAS = fresh_key("stranger"), "0x" + fresh_key("gas").hex()
 
@@ -434,3 +434,24 @@ def test_an_extension_that_cannot_be_passed_on_is_a_400(buyer: PermitBuyer, said
     )
 
     buyer.paid.untouched()
+
+
+def test_one_id_pays_once_in_whichever_scheme(buyer: PermitBuyer):
+    """Signed by use, for the price, and by an authorization; at once, and after."""
+    by_use, exact = UptoBuyer(buyer.paid), X402Buyer(buyer.paid)
+    entry = next(e for e in buyer.required()["accepts"] if "assetTransferMethod" not in e["extra"])
+    plain = {"x402Version": 2, "accepted": entry, "payload": proof(signed(entry, buyer.paid.key))}
+    extensions = {"payment-identifier": {"info": {"id": "pay_0123456789abcdef"}}}
+    made = [way.payment(way.permit(), extensions=extensions) for way in (by_use, buyer)]
+    made.append(encoded(plain | {"extensions": extensions}))
+    buyer.uses('{"amount":"4200"}')
+
+    answers = at_once([lambda text=text: exact.send(text) for text in made])
+
+    assert sorted(status for status, *_ in answers) == [200, 409, 409]
+    paid = buyer.paid.balance()
+    assert paid in {4_200, PRICE}
+    for text, first in zip(made, answers, strict=True):
+        again = exact.send(text)
+        assert (again[0], first[0]) in {(200, 200), (409, 409)}
+    assert (buyer.paid.balance(), buyer.paid.hits) == (paid, 1)
