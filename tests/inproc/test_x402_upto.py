@@ -510,26 +510,33 @@ def test_a_facilitator_that_takes_the_money_when_asked_to_verify_is_paid_once(bu
     assert (buyer.paid.balance(), booked(buyer)) == (PRICE, [("settled", PRICE)])
 
 
-def test_a_settlement_that_comes_late_is_a_credit_over_what_moved(buyer: UptoBuyer):
-    """The facilitator has moved what was used, and never says so."""
-    buyer.uses(SAID)
-    payment = buyer.buy()
-    submit = buyer.facilitator._submit
+HASTY = """
+      "GET /paid": {charge: "0.01", upto: true, timeouts: {settle_s: 1}}
+"""
 
-    async def slowly(body: dict) -> str:
-        done = await submit(body)
-        await asyncio.Event().wait()
-        return done
 
-    buyer.facilitator._submit = slowly
-    assert slug_of(buyer.send(payment)) == "settlement-unknown"
-    buyer.paid.reaches(credited=1)
+def test_a_settlement_that_comes_late_is_a_credit_over_what_moved(tmp_path: Path):
+    """The facilitator has moved what was used, and does not say so while the route waits for it."""
+    with upto_gateway(tmp_path, routes=HASTY) as buyer:
+        buyer.uses(SAID)
+        payment = buyer.buy()
+        submit = buyer.facilitator._submit
 
-    assert (buyer.paid.balance(), booked(buyer)) == (USED, [("credited", USED)])
-    answer = buyer.send(payment)
-    assert (answer[0], settled(answer)["amount"]) == (200, str(USED))
-    assert buyer.paid.balance() == USED
-    assert buyer.send(payment)[0] == 402
+        async def slowly(body: dict) -> str:
+            await submit(body)
+            return await asyncio.Event().wait()
+
+        buyer.facilitator._submit = slowly
+
+        assert slug_of(buyer.send(payment)) == "settlement-unknown"
+        buyer.paid.reaches(credited=1)
+
+        assert (buyer.paid.balance(), booked(buyer)) == (USED, [("credited", USED)])
+        answer = buyer.send(payment)
+        assert (answer[0], settled(answer)["amount"]) == (200, str(USED))
+        assert buyer.paid.balance() == USED
+        assert buyer.send(payment)[0] == 402
+        assert not buyer.paid.crashes()
 
 
 @pytest.mark.parametrize("keeps", [True, False], ids=["open", "closed"])
