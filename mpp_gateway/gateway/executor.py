@@ -360,7 +360,9 @@ class Executor:
         )
         if after is None:
             return
-        used_minor = effect.amount_minor - outcome.change_minor
+        # Of what was presented, as the rail says it: of what was asked for, less may be left than
+        # nothing, and a buyer who has paid would have neither call nor money.
+        used_minor = effect.presented.amount_minor - outcome.change_minor
         # The request's own word that it gave up waiting may come after this: it finds no way then.
         late = GiveUp(
             effect.turn,

@@ -1,7 +1,6 @@
 """What happens to the money once the upstream has spoken, or has failed to."""
 
 import re
-from dataclasses import replace
 
 from mpp_gateway import events
 from mpp_gateway.errors import (
@@ -65,8 +64,8 @@ def settle(exchange: Exchange, clock: Clock, found: Outcome | None = None) -> Ma
         outcome = yield from perform(clock, asked)
     match outcome.state:
         case Settlement.SETTLED:
+            exchange.moved_minor = presented.amount_minor - outcome.change_minor
             told = event(events.PaymentSettled, exchange, clock.now_s, reference=outcome.reference)
-            told = replace(told, amount_minor=presented.amount_minor - outcome.change_minor)
             settled = move(
                 turn,
                 State.SETTLING,
@@ -76,7 +75,7 @@ def settle(exchange: Exchange, clock: Clock, found: Outcome | None = None) -> Ma
                 receipt=outcome.headers,
                 detail=f"change {outcome.change_minor}" if outcome.change_minor else "",
                 due_s=exchange.answered_by_s(clock.now_s),
-                amount_minor=_used(presented, outcome),
+                amount_minor=exchange.moved_minor if outcome.change_minor else None,
             )
             if not (yield from _recorded(settled)):
                 # A restart took the exchange over, or the store is gone: whoever looks at it next
@@ -91,7 +90,7 @@ def settle(exchange: Exchange, clock: Clock, found: Outcome | None = None) -> Ma
                         reference=outcome.reference,
                         receipt=outcome.headers,
                         detail="settled, and not recorded in time",
-                        amount_minor=presented.amount_minor - outcome.change_minor,
+                        amount_minor=exchange.moved_minor,
                         told=(told, event(events.PaymentCredited, exchange, clock.now_s)),
                     )
                 )
@@ -124,12 +123,6 @@ def _begin(exchange: Exchange, turn: Turn, presented: Presented, clock: Clock) -
     if not (yield from began):
         raise GatewayFault(private=f"{turn.exchange_id} was not ours to settle")
     exchange.state = State.SETTLING
-
-
-def _used(presented: Presented, outcome: Outcome) -> int | None:
-    if not outcome.change_minor:
-        return None
-    return presented.amount_minor - outcome.change_minor
 
 
 def _refusal_of(outcome: Outcome) -> Problem:

@@ -48,6 +48,8 @@ class Claimed:
     """What the rail was asked to move, where that is less than what was presented."""
     was_held: bool = False
     """An earlier attempt has found it good: its money moved after it was shown here, not before."""
+    paid_minor: int | None = None
+    """What a credit was paid with, which may be less than its proof is good for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +239,8 @@ class Book:
             case State.CREDITED:
                 self._reopen(entry, State.SETTLED, request.due_s, now_s)
                 number = entry.attempt + 1
-                return Claimed(Claim.CREDITED, key, number, entry.reference, entry.receipt)
+                paid = Claimed(Claim.CREDITED, key, number, entry.reference, entry.receipt)
+                return replace(paid, paid_minor=entry.amount_minor)
             case State.UNKNOWN if is_about(
                 request,
                 entry.request.asset,

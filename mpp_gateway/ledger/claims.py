@@ -64,7 +64,10 @@ def _claim_again(
     if state == State.CREDITED:
         # The credit is spent by this very move: of ten parallel copies one gets the call.
         _reopen(db, turn, State.CREDITED, State.SETTLED, request, owner, now_s)
-        return Claimed(Claim.CREDITED, exchange_id, attempt + 1, reference, headers)
+        minor = int(money[3])
+        return Claimed(
+            Claim.CREDITED, exchange_id, attempt + 1, reference, headers, paid_minor=minor
+        )
     # A proof can be shown for other money than was asked to move: of that, the rail's answer would
     # say nothing.
     asset, account, payee, minor, owed_text = money
