@@ -3,6 +3,7 @@
 A till has a gateway, a buyer who pays in one way, and the network that the money moves on.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
@@ -31,7 +32,7 @@ type Payment = Any
 """What a buyer presents: a credential, or the text of an x402 payment."""
 
 
-class Till:
+class Till(ABC):
     """Sells `/api/paid` to one buyer."""
 
     pays_ahead = False
@@ -52,9 +53,9 @@ class Till:
 
     # The buyer
 
+    @abstractmethod
     def pay(self, challenge: Challenge, **wrong: Any) -> Credential:
         """Return a credential for a challenge; `wrong` is what a buyer has wrong in it."""
-        raise NotImplementedError
 
     def buy(self, target: str = "/api/paid", **wrong: Any) -> Payment:
         return self.pay(self.shop.challenge(target), **wrong)
@@ -69,8 +70,9 @@ class Till:
     def wrong_recipients(self) -> list[Payment]:
         return [self.buy(recipient=STRANGER)]
 
+    @abstractmethod
     def wrong_chains(self) -> list[Payment]:
-        raise NotImplementedError
+        """Return payments that are good on another chain, or in another currency."""
 
     def expired(self) -> Payment:
         """Return what was good until just now."""
@@ -264,8 +266,8 @@ class HeldTill(StripeTill):
         self.shop.server.once["capture"] = "lost"
 
 
-class X402Till(Till):
-    """Pays by x402; its buyer answers no challenge."""
+class X402Till(AuthorizationTill):
+    """Pays by x402; its buyer answers no challenge, and signs the same as one that does."""
 
     def __init__(self, buyer: X402Buyer, version: int) -> None:
         super().__init__(buyer.paid)
@@ -279,10 +281,6 @@ class X402Till(Till):
     def send(self, payment: Payment, target: str = "/api/paid", *fields: str) -> Response:
         say = self._buyer.send if self._version == 2 else self._buyer.send_v1
         return say(payment, target, *fields)
-
-    def wrong_chains(self) -> list[Payment]:
-        domain = settings_of(self.shop.chain.demo).domain
-        return [self.buy(domain=replace(domain, chain_id=ELSEWHERE))]
 
     def expired(self) -> Payment:
         return self.buy(valid_before=now() - 1)
