@@ -91,7 +91,7 @@ RULES: dict[str, dict[str, str]] = {
         "tempo": "test_what_was_paid_buys_no_second_call_after_a_restart_and_long_after_its_end",
     },
     "V14": {
-        "evm": "test_a_challenge_with_a_changed_field_is_refused",
+        "evm": "test_a_challenge_with_any_member_changed_or_left_out_pays_for_nothing",
         "stripe": "test_a_challenge_with_any_member_changed_or_left_out_pays_for_nothing",
         "tempo": "test_a_challenge_with_any_member_changed_or_left_out_pays_for_nothing",
     },
@@ -107,7 +107,7 @@ RULES: dict[str, dict[str, str]] = {
         "tempo": "test_an_upstream_that_fails_costs_its_buyer_nothing",
     },
     "V17": {
-        "evm": "test_an_expired_challenge_is_refused_though_its_payment_is_still_good",
+        "evm": "test_what_was_paid_buys_no_second_call_after_a_restart_and_long_after_its_end",
         "stripe": "test_what_was_paid_buys_no_second_call_after_a_restart_and_long_after_its_end",
         "tempo": "test_what_was_paid_buys_no_second_call_after_a_restart_and_long_after_its_end",
     },
