@@ -6,6 +6,7 @@ is decided before any rail is asked stands under `any`.
 
 import ast
 import functools
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 
 from mpp_gateway.protocol.challenge import Challenge, ChallengeKeys
 from tests.support.evm import now
-from tests.support.paid import refused
+from tests.support.paid import paid_gateway, refused
 from tests.support.scene import VERSIONS, call
 from tests.support.tills import TILLS, TIMES, Till
 
@@ -130,7 +131,12 @@ RULES: dict[str, dict[str, str]] = {
         "stripe": "test_nothing_of_a_payment_reaches_the_upstream_and_nobody_keeps_its_answer",
         "tempo": "test_nothing_of_a_payment_reaches_the_upstream_and_nobody_keeps_its_answer",
     },
-    "V22": {"any": "test_the_scheme_name_inside_a_quoted_string_is_no_boundary"},
+    "V22": {
+        "any": "test_the_scheme_name_inside_a_quoted_string_is_no_boundary",
+        "evm": "test_whatever_a_seller_writes_of_a_call_it_can_be_bought",
+        "stripe": NotOurs("one line writes the challenges of every rail"),
+        "tempo": NotOurs("one line writes the challenges of every rail"),
+    },
     "V23": {
         "evm": "test_noise_of_any_kind_is_refused_and_never_a_fault",
         "stripe": "test_a_member_of_any_other_kind_is_refused_and_never_a_fault",
@@ -274,6 +280,30 @@ def test_nothing_of_a_payment_reaches_the_upstream_and_nobody_keeps_its_answer(t
     assert seen.get("authorization") in (None, "Bearer marked-upstream-secret")
     assert asked[1]["cache-control"] == "no-store"
     assert "private" in fields["cache-control"]
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        ("Two lines,\nand a third:\r\nX-Evil: 1\n", "Two lines, and a third: X-Evil: 1"),
+        ('M\u00e9t\u00e9o "now" \\ \u20ac\U0001f327', 'M\u00e9t\u00e9o "now" \\ \u20ac\U0001f327'),
+        ("a\tb \x07c\x7f", "a b c"),
+        ('", realm="evil', '", realm="evil'),
+        ("\u0663" * 10_000, "\u0663" * 499 + "\u2026"),
+    ],
+    ids=["lines", "letters", "controls", "a parameter", "a page"],
+)
+def test_whatever_a_seller_writes_of_a_call_it_can_be_bought(tmp_path: Path, words, shown):
+    """V22: as YAML has it, a description has lines; a header field has one."""
+    quoted = json.dumps(words, ensure_ascii=False).replace("\x7f", "\\x7f")
+    routes = f'\n      "GET /said": {{charge: "0.01", description: {quoted}}}'
+    with paid_gateway(tmp_path, routes=routes) as paid:
+        status, fields, _ = paid.ask("/api/said")
+        challenge = Challenge.parse(fields["www-authenticate"])
+
+        assert (status, challenge.description, "x-evil" in fields) == (402, shown, False)
+        assert paid.send(paid.sign(challenge), "/api/said")[0] == 200
+        assert not paid.crashes()
 
 
 @pytest.mark.parametrize("version", VERSIONS)
