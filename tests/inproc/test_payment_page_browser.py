@@ -1,7 +1,6 @@
 """The payment page in a real browser, with a wallet, an upstream and a chain: what people live
 through, and where their money is then."""
 
-import os
 from contextlib import contextmanager
 
 import pytest
@@ -9,7 +8,8 @@ import pytest
 from mpp_gateway.gateway.page import contents
 from mpp_gateway.gateway.page.chains import Chain
 from tests.inproc.test_payment_page import EVIL
-from tests.support.browser import Browser, Page, Wallet, chromium
+from tests.support.browser import Browser, Page, Wallet
+from tests.support.components import need
 from tests.support.paid import PRICE, PURSE_MINOR, paid_gateway, wait_until
 
 PAID = "Paid 0.01"
@@ -19,9 +19,7 @@ LATE_S = 400
 
 @pytest.fixture(scope="module")
 def browser():
-    if chromium() is None:
-        assert os.environ.get("CI") != "true", "Chromium is not installed (Debian: chromium)"
-        pytest.skip("Chromium is not installed (Debian: chromium)")
+    need("chromium")
     with Browser().opened() as browser:
         yield browser
 

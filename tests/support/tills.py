@@ -48,7 +48,6 @@ class Till(ABC):
         self.shop = shop
         self.sent_minor = 0
         """What the buyer itself has moved to the seller."""
-        self._clock = shop.proxy.runtime.serving.executor.clock
         self._undo: list[Callable[[], None]] = []
 
     # The buyer
