@@ -117,7 +117,9 @@ class Reconciliation:
         Errors: `errors.RailUnavailable`, `rails.base.RailMisconfigured`.
         """
         # The statement has to know all of our payees before it reads anything.
-        self._statement.watch(self._extract.payees(self._rail), self._extract.givers())
+        self._statement.watch(
+            self._extract.payees(self._rail), self._extract.givers(), self._extract.proofs_of
+        )
         beginning = await self._check_payments(tick)
         await self._check_refunds(tick)
         self._done.first = await self._first(beginning) if first is None else first

@@ -1,8 +1,11 @@
 """What a payment network says by itself about money that came in, to hold the books against."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
+
+type ProofsOf = Callable[[str], Iterable[str]]
+"""The proofs of the books that begin with a text."""
 
 
 class NoStatement(Exception):
@@ -82,10 +85,11 @@ class Statement(Protocol):
         """Tell whether a transfer gives this very payment back, or one like it."""
         ...
 
-    def watch(self, payees: frozenset[str], givers: frozenset[str]) -> None:
+    def watch(self, payees: frozenset[str], givers: frozenset[str], proofs_of: ProofsOf) -> None:
         """Count these among ours too, beside those of the configuration, from here on.
 
-        `payees` are paid, and from `givers` money is given back.
+        `payees` are paid, and from `givers` money is given back. Where a network shows less of a
+        proof than its name, `proofs_of` has the names.
         """
         ...
 

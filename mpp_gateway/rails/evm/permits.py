@@ -5,10 +5,11 @@ from mpp_gateway.ledger.book import PaymentRecord
 from mpp_gateway.protocol import permit2
 from mpp_gateway.protocol.problems import PaymentInsufficient, VerificationFailed
 from mpp_gateway.rails.base import Settlement
+from mpp_gateway.rails.blocks import LOG_WINDOWS
 from mpp_gateway.rails.evm import abi
 from mpp_gateway.rails.evm.abi import Transfer
 from mpp_gateway.rails.evm.chain import ChainClient, TxReceipt
-from mpp_gateway.rails.evm.inspection import LOG_WINDOWS, WINDOWS_MAX
+from mpp_gateway.rails.evm.inspection import WINDOWS_MAX
 from mpp_gateway.rails.evm.own_key import OwnKeySettler, attempt_of
 from mpp_gateway.rails.evm.request import (
     Attempt,

@@ -15,7 +15,7 @@ from mpp_gateway.gateway.reconciliation import (
 from mpp_gateway.ledger.extract import Extract
 from mpp_gateway.ledger.inquiry import Record
 from mpp_gateway.ledger.states import State
-from mpp_gateway.rails.statement import Booked, Entry, Shown, Transferred
+from mpp_gateway.rails.statement import Booked, Entry, ProofsOf, Shown, Transferred
 
 NOW_S = 1_000
 LAST = 9
@@ -47,7 +47,7 @@ class Statement:
         ends = transferred.source, transferred.target, transferred.amount_minor
         return ends == (booked.payee, booked.account, booked.amount_minor)
 
-    def watch(self, payees: frozenset[str], givers: frozenset[str]) -> None:
+    def watch(self, payees: frozenset[str], givers: frozenset[str], proofs_of: ProofsOf) -> None:
         self.watched = payees, givers
 
     async def movements(self, first: int, last: int) -> AsyncIterator[tuple[int, tuple[str, ...]]]:
