@@ -65,12 +65,19 @@ class Statement(Protocol):
     Errors of every question: `errors.RailUnavailable`, `rails.base.RailMisconfigured`.
     """
 
+    is_by_time: bool
+    """Whether places are unix times; else they are blocks of a chain."""
+
     async def newest(self) -> int:
         """Return the last place that is certain by now."""
         ...
 
     async def place_at(self, unix_s: int) -> int:
         """Return a place before which nothing happened at `unix_s` or later."""
+        ...
+
+    async def read_ahead(self, first: int) -> None:
+        """Read at once what there is from a place on, where that is better than one by one."""
         ...
 
     async def under(self, reference: str) -> Entry:

@@ -20,6 +20,8 @@ _HASH = re.compile(r"0x[0-9a-fA-F]{64}")
 class EvmStatement:
     """One token on one chain; see `rails.statement.Statement`. Places are blocks."""
 
+    is_by_time = False
+
     def __init__(
         self,
         name: str,
@@ -58,6 +60,9 @@ class EvmStatement:
             return await first_block_at(unix_s, head.number, self._time_of)
         except (RpcFailed, RpcRefused) as error:
             raise _unavailable(error) from error
+
+    async def read_ahead(self, first: int) -> None:
+        """Do nothing: a chain is asked by transaction, and searched by `movements`."""
 
     async def under(self, reference: str) -> Entry:
         """Return what a transaction paid, by its receipt."""

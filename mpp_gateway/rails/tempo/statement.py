@@ -27,6 +27,8 @@ class TempoStatement:
     payment it is: the books are asked for those that they have of the transaction.
     """
 
+    is_by_time = False
+
     def __init__(
         self,
         name: str,
@@ -64,6 +66,9 @@ class TempoStatement:
             return await first_block_at(unix_s, head, self._time_of)
         except (RpcFailed, RpcRefused) as error:
             raise _unavailable(error) from error
+
+    async def read_ahead(self, first: int) -> None:
+        """Do nothing: a chain is asked by transaction, and searched by `movements`."""
 
     async def under(self, reference: str) -> Entry:
         """Return what a transaction paid, by its receipt.

@@ -24,6 +24,8 @@ LAST = 9
 class Statement:
     """A network of three lines; place and reference are the same number."""
 
+    is_by_time = False
+
     def __init__(self, *entries: Entry) -> None:
         self.entries = {entry.reference: entry for entry in entries}
         self.asked: list[str] = []
@@ -35,6 +37,9 @@ class Statement:
 
     async def place_at(self, unix_s: int) -> int:
         return 4
+
+    async def read_ahead(self, first: int) -> None:
+        self.ahead = first
 
     async def under(self, reference: str) -> Entry:
         self.asked.append(reference)
