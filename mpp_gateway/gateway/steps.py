@@ -180,6 +180,8 @@ class LookUp:
 
     rail: str
     payment: PaymentRecord
+    is_spaced: bool = False
+    """Whether it is asked only every so often: UNKNOWN in between."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,11 @@ from mpp_gateway.ledger.database import Database
 from mpp_gateway.ledger.sql import Connection, StoreUnavailable
 from mpp_gateway.protocol import permit2
 from mpp_gateway.rails.base import Settlement
+from mpp_gateway.rails.blocks import LOG_WINDOWS
 from mpp_gateway.rails.evm import abi
 from mpp_gateway.rails.evm.abi import Transfer
 from mpp_gateway.rails.evm.chain import ChainClient, TxReceipt
-from mpp_gateway.rails.evm.inspection import LOG_WINDOWS, WINDOWS_MAX
+from mpp_gateway.rails.evm.inspection import WINDOWS_MAX
 from mpp_gateway.rails.evm.request import Attempt, EvmSettings, PermitKey, holder, split
 from mpp_gateway.rails.evm.submissions import Submissions
 from mpp_gateway.rails.jsonrpc import RpcFailed, RpcRefused, hexadecimal

@@ -31,12 +31,13 @@ from mpp_gateway.protocol.x402_permits import (
     X402Permit,
 )
 from mpp_gateway.rails.base import Offer, Presented, Settlement
+from mpp_gateway.rails.blocks import LOG_WINDOWS
 from mpp_gateway.rails.evm import abi
 from mpp_gateway.rails.evm.abi import Transfer
 from mpp_gateway.rails.evm.chain import ChainClient
 from mpp_gateway.rails.evm.facilitator_client import Question
 from mpp_gateway.rails.evm.facilitators import Facilitators, Look
-from mpp_gateway.rails.evm.inspection import LOG_WINDOWS, WINDOWS_MAX
+from mpp_gateway.rails.evm.inspection import WINDOWS_MAX
 from mpp_gateway.rails.evm.request import (
     Attempt,
     EvmSettings,
