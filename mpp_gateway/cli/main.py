@@ -25,6 +25,8 @@ from mpp_gateway.config.report import did_you_mean
 from mpp_gateway.errors import ConfigError
 
 PORT_MAX = 65_535
+PAYMENT_METHODS = ("evm", "tempo")
+"""By which `pay` pays: written out, for what knows of them takes long to import."""
 
 UNWRITABLE = frozenset({errno.ENOSPC, errno.EIO, errno.EDQUOT})
 EXAMPLES = """\
@@ -122,6 +124,9 @@ def _pay(verbs: Verbs) -> None:
         "call a paid URL as a buyer",
         "Reads the 402, shows the price, pays with the key in MPP_PRIVATE_KEY and prints the answer"
         "\non stdout, the receipt on stderr. Without --max nothing above 0.10 is paid."
+        "\n\nOf several offers it pays the first, in the seller's order, that it can pay: on EVM"
+        "\nchains (evm) by a signed authorization, on Tempo (tempo) by a signed transaction, whose"
+        "\nfee the account pays unless the seller does. --method picks."
         "\n\nWithout a receipt and a whole answer it says what became of the payment. Where the"
         "\nseller has the money, or may still take it, it prints the credential: the same command"
         "\nwith that in MPP_CREDENTIAL presents it again and signs nothing. It goes to the origin"
@@ -133,7 +138,7 @@ def _pay(verbs: Verbs) -> None:
         "URL -d '{\"city\":\"Oslo\"}' -H 'Content-Type: application/json'",
     )
     verb.add_argument("url", metavar="URL", help="http:// or https:// URL of the call")
-    verb.add_argument("-X", "--method", default=None, help="HTTP method (default: GET, or POST)")
+    verb.add_argument("-X", "--request", metavar="VERB", help="HTTP method (default: GET, or POST)")
     verb.add_argument("-d", "--data", default=None, help="request body; @FILE reads a file")
     verb.add_argument(
         "-H", "--header", action="append", default=[], metavar="NAME: VALUE", help="may be repeated"
@@ -145,7 +150,13 @@ def _pay(verbs: Verbs) -> None:
         " of a token that this command does not know, it must be named); sent as X-Max-Price",
     )
     verb.add_argument(
-        "--chain", type=int, metavar="ID", help="pay on this chain only (8453, 84532, ...)"
+        "--method",
+        type=_payment_method,
+        metavar="NAME",
+        help="pay by this method only: evm or tempo (default: the first offer that can be paid)",
+    )
+    verb.add_argument(
+        "--chain", type=int, metavar="ID", help="pay on this chain only (8453, 4217, ...)"
     )
     verb.add_argument(
         "--insecure", action="store_true", help="pay in clear text (http://) beyond this machine"
@@ -160,6 +171,16 @@ def _pay(verbs: Verbs) -> None:
         "--nonce", choices=("packed", "json"), default="packed", help=argparse.SUPPRESS
     )
     verb.set_defaults(run=commands.pay)
+
+
+def _payment_method(text: str) -> str:
+    if text not in PAYMENT_METHODS:
+        known = ", ".join(PAYMENT_METHODS)
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no payment method that this command knows ({known}); the HTTP method is"
+            " --request"
+        )
+    return text
 
 
 def _demo(verbs: Verbs) -> None:
