@@ -78,7 +78,9 @@ async def _present(call: Call, payment: Payment, wallets: Sequence[Wallet], *, i
             return OK if response.status < 400 else FAILED
         found = outcome.judge(response.status, response.content_type, body, is_new=is_new)
         if found is None or found.is_claim:
-            found = outcome.weigh(found, is_made=await _is_made(payment.credential, wallets))
+            made = await _is_made(payment.credential, wallets)
+            method = payment.credential.challenge.method
+            found = outcome.weigh(found, is_made=made, method=method)
             found = found if response.status >= 400 else found.delivered()
     except aiohttp.ClientConnectorError as error:
         # On a connection of its own: nobody has seen this payment. An old one may be spent.

@@ -107,8 +107,8 @@ def _check_limit(deal: Deal, limit: str | None) -> None:
     if limit is None and not deal.is_dollar:
         # The token is the seller's choice: a tenth of some tokens is worth a house.
         raise PaymentDeclined(
-            "this token is none of the dollars that are known here: name the most to pay of it"
-            " with --max"
+            "this token or currency is none of the dollars that are known here: name the most to"
+            " pay of it with --max"
         )
     text = MAX_DOLLARS if limit is None else limit
     if not deal.is_within(text):

@@ -25,7 +25,7 @@ from mpp_gateway.config.report import did_you_mean
 from mpp_gateway.errors import ConfigError
 
 PORT_MAX = 65_535
-PAYMENT_METHODS = ("evm", "tempo")
+PAYMENT_METHODS = ("evm", "tempo", "stripe")
 """By which `pay` pays: written out, for what knows of them takes long to import."""
 
 UNWRITABLE = frozenset({errno.ENOSPC, errno.EIO, errno.EDQUOT})
@@ -126,7 +126,9 @@ def _pay(verbs: Verbs) -> None:
         "\non stdout, the receipt on stderr. Without --max nothing above 0.10 is paid."
         "\n\nOf several offers it pays the first, in the seller's order, that it can pay: on EVM"
         "\nchains (evm) by a signed authorization, on Tempo (tempo) by a signed transaction, whose"
-        "\nfee the account pays unless the seller does. --method picks."
+        "\nfee the account pays unless the seller does, through Stripe (stripe) by a shared payment"
+        "\ntoken. --method picks. For tests Stripe makes a token, for the price and the seller"
+        "\nalone, for the test key in MPP_STRIPE_SECRET_KEY (sk_test_...); a live key is refused."
         "\n\nWithout a receipt and a whole answer it says what became of the payment. Where the"
         "\nseller has the money, or may still take it, it prints the credential: the same command"
         "\nwith that in MPP_CREDENTIAL presents it again and signs nothing. It goes to the origin"
@@ -135,6 +137,7 @@ def _pay(verbs: Verbs) -> None:
         "\nunder the printed MPP_IDEMPOTENCY_KEY the seller can give the same answer again.",
         "http://127.0.0.1:4402/weather/v1/forecast --dry-run",
         "http://127.0.0.1:4402/weather/v1/forecast --max 0.05",
+        "URL --method stripe --max 1.00 --spt spt_1N4Zv32eZvKYlo2CPhVPkJlW",
         "URL -d '{\"city\":\"Oslo\"}' -H 'Content-Type: application/json'",
     )
     verb.add_argument("url", metavar="URL", help="http:// or https:// URL of the call")
@@ -146,17 +149,28 @@ def _pay(verbs: Verbs) -> None:
     verb.add_argument(
         "--max",
         metavar="AMOUNT",
-        help="the most to pay, in whole units of the token (default: 0.10 of a dollar token;"
-        " of a token that this command does not know, it must be named); sent as X-Max-Price",
+        help="the most to pay, in whole units of the token or currency (default: 0.10 of a dollar;"
+        " of what this command does not know as one, it must be named); sent as X-Max-Price",
     )
     verb.add_argument(
         "--method",
         type=_payment_method,
         metavar="NAME",
-        help="pay by this method only: evm or tempo (default: the first offer that can be paid)",
+        help="pay by this method only: evm, tempo or stripe (default: the first that can pay)",
     )
     verb.add_argument(
         "--chain", type=int, metavar="ID", help="pay on this chain only (8453, 4217, ...)"
+    )
+    verb.add_argument(
+        "--spt",
+        metavar="TOKEN",
+        help="shared payment token for the seller, by your wallet or agent (or in MPP_SPT)",
+    )
+    verb.add_argument(
+        "--payment-method",
+        metavar="ID",
+        default="pm_card_visa",
+        help="what Stripe's test mode makes a token from (default: pm_card_visa)",
     )
     verb.add_argument(
         "--insecure", action="store_true", help="pay in clear text (http://) beyond this machine"
