@@ -11,6 +11,7 @@ from mpp_gateway.cli.main import PAYMENT_METHODS, parser
 from mpp_gateway.cli.means import wallets_of, what_is_wanted
 from mpp_gateway.protocol import jcs
 from mpp_gateway.protocol.credential import Credential
+from tests.inproc.test_payment_page import ask_at, commands_of
 from tests.process.test_pay_attacks import answer, problem
 from tests.process.test_pay_lost_answers import BODY, bad_line
 from tests.process.test_pay_outcomes import noted_in
@@ -118,6 +119,20 @@ def test_a_post_is_paid_with_its_body(shop: StripeShop):
 
     assert done.code == OK, done.err
     assert (shop.upstream.seen[-1].method, shop.upstream.seen[-1].body) == ("POST", b"do it")
+
+
+@pytest.mark.parametrize(("verb", "body"), [("GET", b""), ("POST", b"do it")])
+def test_the_line_of_the_payment_page_pays_as_it_stands(shop: StripeShop, verb, body, tmp_path):
+    before, spt = len(shop.server.ledger), shop.server.mint(PRICE)
+    page = ask_at(shop.port, f"127.0.0.1:{shop.port}", verb, body).decode()
+    (words,) = commands_of(page)
+    (tmp_path / "body").write_bytes(body)
+
+    done = run(*words[1:], home=tmp_path, cwd=tmp_path, MPP_SPT=spt)
+
+    assert done.code == OK, done.err
+    assert (shop.upstream.seen[-1].method, shop.upstream.seen[-1].body) == (verb, body)
+    assert moved(shop, before) == [("charged", PRICE)]
 
 
 # --- what is not paid -----------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from mpp_gateway.protocol import jcs
 from mpp_gateway.protocol.credential import Credential
 from mpp_gateway.protocol.tempo_transaction import TempoTransaction
 from mpp_gateway.rails.tempo.wallet import FEE_MAX_MINOR
+from tests.inproc.test_payment_page import ask_at, commands_of
 from tests.process.test_pay_attacks import answer, problem
 from tests.process.test_pay_lost_answers import BODY, bad_line
 from tests.process.test_pay_outcomes import noted_in
@@ -143,6 +144,22 @@ def test_a_call_of_any_method_is_paid_with_its_body(shop: TempoShop, more, verb,
     before = shop.balance()
 
     done = pay(shop, "/api/paid", *more)
+
+    assert done.code == OK, done.err
+    assert (shop.upstream.seen[-1].method, shop.upstream.seen[-1].body) == (verb, body)
+    assert shop.balance() - before == PRICE
+
+
+@pytest.mark.parametrize(("verb", "body"), [("GET", b""), ("POST", b"do it")])
+def test_the_line_of_the_payment_page_pays_as_it_stands(shop: TempoShop, verb, body, tmp_path):
+    before = shop.balance()
+    page = ask_at(shop.port, f"127.0.0.1:{shop.port}", verb, body).decode()
+    (words,) = commands_of(page)
+    (tmp_path / "body").write_bytes(body)
+
+    # The node is the test's: the command knows that of the chain itself.
+    node = ("--rpc-url", shop.node.url)
+    done = run(*words[1:], *node, home=tmp_path, cwd=tmp_path, MPP_PRIVATE_KEY=shop.key.hex())
 
     assert done.code == OK, done.err
     assert (shop.upstream.seen[-1].method, shop.upstream.seen[-1].body) == (verb, body)
