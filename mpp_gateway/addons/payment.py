@@ -3,6 +3,7 @@
 from mitmproxy import http
 
 from mpp_gateway.engine.answers import response_of
+from mpp_gateway.engine.framing import content_length
 from mpp_gateway.engine.gate import Gate, fail_closed
 from mpp_gateway.engine.keeping import Keeping
 from mpp_gateway.gateway import admission
@@ -56,4 +57,5 @@ class Payment:
                 limit_bytes = gate.exchange.snapshot.config.idempotency.answer_bytes
                 # A rail that settles at the end has no money before it: nobody is left to pay.
                 outlives = not gate.exchange.settles_at_end
-                gate.keeping = Keeping(limit_bytes, outlives_client=outlives)
+                announced_bytes = content_length(flow.request.headers)
+                gate.keeping = Keeping(limit_bytes, announced_bytes, outlives_client=outlives)

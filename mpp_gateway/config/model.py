@@ -127,7 +127,7 @@ class Price:
 
 
 @dataclass(frozen=True, slots=True)
-class FreeCalls:
+class FreeAllowance:
     """What each client has without paying, in a period; `scope` names what is counted together."""
 
     count: int
@@ -156,7 +156,7 @@ class Route:
     on_failure: Literal["credit", "refund"] | None = None
     """What a call becomes that was paid for and not delivered; None: what its rail does."""
     digest: bool = False
-    free_calls: FreeCalls | None = None
+    free_calls: FreeAllowance | None = None
     title: str | None = None
     description: str | None = None
     docs_llms_url: str | None = None

@@ -8,7 +8,7 @@ from typing import Any
 from mpp_gateway.config.context import Context, merge_timeouts
 from mpp_gateway.config.credentials import check_headers, fields_for, form_auth
 from mpp_gateway.config.document import Path
-from mpp_gateway.config.model import NOTHING, FreeCalls, Price, Route, Timeouts
+from mpp_gateway.config.model import NOTHING, FreeAllowance, Price, Route, Timeouts
 from mpp_gateway.config.patterns import parse_route_key
 from mpp_gateway.config.presets import Preset
 from mpp_gateway.config.prices import resolve_prices
@@ -87,7 +87,7 @@ def resolve_route(
 
 def _free_calls(
     context: Context, service: ServiceSettings, route: RouteSettings, path: Path
-) -> FreeCalls | None:
+) -> FreeAllowance | None:
     """Return the free calls that are nearest to a route: its own, its service's, the root's."""
     levels = ((context.root.free_calls, ()), (service.free_calls, path[1:2]))
     given, scope = None, ""
@@ -96,7 +96,7 @@ def _free_calls(
             given, scope = settings, " ".join(map(str, names))
     if given is None or not given.count:
         return None
-    return FreeCalls(given.count, given.per, given.total, scope)
+    return FreeAllowance(given.count, given.per, given.total, scope)
 
 
 def _what_a_route_is() -> str:

@@ -49,6 +49,16 @@ def sign(digest: bytes, private_key: bytes) -> bytes:
     return signature[:64] + bytes((signature[64] + _V_OFFSET,))
 
 
+def with_recovery_of_27(signature: bytes) -> bytes:
+    """Return r ‖ s ‖ v with v of 27 or 28 for 0 or 1: contracts take it in no other form.
+
+    What is not of a key, such as a contract wallet's word (ERC-1271), stays byte for byte.
+    """
+    if len(signature) != SIGNATURE_BYTES or signature[-1] > 1:
+        return signature
+    return signature[:-1] + bytes((signature[-1] + _V_OFFSET,))
+
+
 def address_of(private_key: bytes) -> bytes:
     """Return the 20-byte address of a 32-byte private key."""
     return _address(coincurve.PrivateKey(private_key).public_key)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mpp_gateway.config.methods import Method
-from mpp_gateway.config.model import FreeCalls, GatewayConfig, Route, Service
+from mpp_gateway.config.model import FreeAllowance, GatewayConfig, Route, Service
 from mpp_gateway.discovery.site import Site
 from mpp_gateway.gateway.snapshot import Snapshot
 from mpp_gateway.protocol.money import Amount, Asset, format_short
@@ -56,7 +56,7 @@ class Entry:
     title: str | None
     description: str | None
     docs_llms_url: str | None
-    free_calls: FreeCalls | None = None
+    free_calls: FreeAllowance | None = None
     """What each client has without paying."""
 
 

@@ -8,10 +8,13 @@ from mpp_gateway.engine.record import BodyRecord
 class Keeping:
     """The digest of one request's body, and the body of its answer while that is short enough."""
 
-    def __init__(self, limit_bytes: int, *, outlives_client: bool) -> None:
+    def __init__(
+        self, limit_bytes: int, announced_bytes: int | None, *, outlives_client: bool
+    ) -> None:
         self.outlives_client = outlives_client
         """Whether the answer is read to its end when the client has left."""
         self._limit_bytes = limit_bytes
+        self._announced_bytes = announced_bytes
         self._asked = hashlib.sha256()
         self._asked_bytes = 0
         self._has_asked = False
@@ -34,7 +37,9 @@ class Keeping:
     def is_possible(self) -> bool:
         """Whether the call can be kept, as far as it has come."""
         # A longer request could not be compared when it comes again: nobody would get the answer.
-        fits = self._has_asked and self._asked_bytes <= self._limit_bytes
+        # In HTTP/2 an upstream may answer the last byte before the end of the stream is heard of.
+        has_asked = self._has_asked or self._asked_bytes == self._announced_bytes
+        fits = has_asked and self._asked_bytes <= self._limit_bytes
         return fits and self._answer.is_whole
 
     @property

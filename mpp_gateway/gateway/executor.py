@@ -53,6 +53,8 @@ WRITE_AGAIN_S = 1
 """How soon what has to be written down is tried again."""
 GIVE_UP_S = 2
 """How long a request that ends waits until that is written down."""
+LAST_WORD_S = 1
+"""How long a rail that ends at its deadline has to say how: it knows more than that it is late."""
 RECORD_S = 5
 """How long a stop waits for what was settled to be written down."""
 
@@ -293,7 +295,7 @@ class Executor:
         task = asyncio.ensure_future(rail.settle(presented, effect.amount_minor, now_s))
         self._settling.add(task)
         task.add_done_callback(self._settling.discard)
-        done, _ = await asyncio.wait({task}, timeout=effect.timeout_s)
+        done, _ = await asyncio.wait({task}, timeout=effect.timeout_s + LAST_WORD_S)
         if not done:
             # The attempt goes on: stopping it half-way would only hide what it does. What it
             # comes to is written down when it is known, and the buyer's retry finds it there.

@@ -6,7 +6,7 @@ from mpp_gateway.gateway.machine import Clock, Machine, perform
 from mpp_gateway.gateway.steps import TakeFreeCall
 from mpp_gateway.ledger.free_calls import FreeCall
 from mpp_gateway.protocol.messages import Headers
-from mpp_gateway.protocol.problems import PaymentRequired, Problem
+from mpp_gateway.protocol.problems import PaymentRequired
 
 REMAINING = "X-Free-Remaining"
 RESET = "X-Free-Reset"
@@ -14,13 +14,13 @@ THIS_MACHINE = "localhost"
 """Limits do not count this machine; what is given away is counted for it too."""
 
 
-def take_or_refuse(exchange: Exchange, clock: Clock, refusal: Problem) -> Machine[None]:
+def take_or_refuse(exchange: Exchange, clock: Clock, refusal: PaymentRequired) -> Machine[None]:
     """Let a request without a payment through if its client has a free call; else raise `refusal`.
 
     A store that cannot count gives nothing away: then there is a price.
     """
     free = exchange.route.free_calls
-    if free is None or not isinstance(refusal, PaymentRequired):
+    if free is None:
         raise refusal
     until_s = clock.now_s - clock.now_s % free.per_s + free.per_s
     client = exchange.head.client or THIS_MACHINE

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from typing import Any
 
 from mpp_gateway.crypto.addresses import checksum, parse_address
 from mpp_gateway.errors import RailUnavailable
@@ -32,12 +33,12 @@ def refusal(exchange: Exchange, problem: Problem, now_s: int) -> tuple[Answer, P
     """
     if problem.status != PaymentRequired.status or exchange.binding is None:
         return problem_answer(problem), problem
-    fields = _fresh_offers(exchange, exchange.binding, problem, now_s)
+    fields, members = _fresh_offers(exchange, exchange.binding, _code(problem), now_s)
     if not fields:  # a 402 that nobody can pay is forbidden by the draft, section 1.2
         problem = RailUnavailable("No payment can be taken now.", retry_after_s=RAIL_RETRY_S)
         return problem_answer(problem), problem
-    unsettled = _unsettled(exchange, problem)
-    answer = problem_answer(problem, (*fields, *unsettled, *free_fields(exchange)))
+    told = (*fields, *_nothing_moved(exchange, problem), *free_fields(exchange))
+    answer = problem_answer(problem, told, members=members)
     asked = [value for name, value in fields if name == "WWW-Authenticate"]
     return shown(exchange, answer, asked, problem, now_s), problem
 
@@ -56,11 +57,12 @@ def _made_now(exchange: Exchange) -> list[Offer]:
 
 
 def _fresh_offers(
-    exchange: Exchange, binding: Binding, problem: Problem, now_s: int
-) -> list[tuple[str, str]]:
-    """Return the fields of the offers that the client can take up, the one it likes best first.
+    exchange: Exchange, binding: Binding, code: str, now_s: int
+) -> tuple[list[tuple[str, str]], dict[str, Any]]:
+    """Return the offers that the client can take up as fields, the one it likes best first.
 
-    Buyers of x402 version 1 read theirs in the body: those members are added to `problem`.
+    Buyers of x402 version 1 read theirs in the body: the second value has its members. `code` is
+    why there is no answer yet, in the words of x402.
     """
     offers = _made_now(exchange)
     forms: list[tuple[Offer, x402.Terms | None]] = [(offer, None) for offer in offers]
@@ -71,6 +73,7 @@ def _fresh_offers(
     forms += [(o, terms) for o in offers if o.permit2 and (terms := o.permit2()) is not None]
     pairs = [(x402.METHOD, t.scheme) if t else (o.method, o.intent) for o, t in forms]
     fields: list[tuple[str, str]] = []
+    members: dict[str, Any] = {}
     sold: list[x402.Terms] = []
     for place in rank(pairs, exchange.head.get("accept-payment")):
         offer, terms = forms[place]
@@ -85,13 +88,12 @@ def _fresh_offers(
             _resource(exchange),
             sold,
             _payment_lives_s(exchange),
-            _code(problem),
+            code,
             offered(exchange.head.method, _template(exchange), exchange.match.params)
             | sponsored({name for terms in sold for name in terms.sponsored}),
         )
         fields.extend(headers)
-        problem.extra = {**problem.extra, **members}
-    return fields
+    return fields, members
 
 
 def _resource(exchange: Exchange) -> x402.Resource:
@@ -111,7 +113,7 @@ def _payment_lives_s(exchange: Exchange) -> int:
     return math.ceil(timeouts.connect_s + timeouts.first_byte_s + timeouts.settle_s) + SKEW_S
 
 
-def _unsettled(exchange: Exchange, problem: Problem) -> Headers:
+def _nothing_moved(exchange: Exchange, problem: Problem) -> Headers:
     """Return what an x402 buyer is told whose payment is refused: nothing of it moved, and why.
 
     Of one that was used before it would be a lie, on which a buyer's books would be wrong.

@@ -106,7 +106,7 @@ def settle(exchange: Exchange, clock: Clock, found: Outcome | None = None) -> Ma
             released = (event(events.PaymentReleased, exchange, clock.now_s),)
             yield from give_up(turn, State.RELEASED, clock, detail=outcome.detail, told=released)
             exchange.state = State.RELEASED
-            raise _unsettled(outcome)
+            raise _refusal_of(outcome)
         case Settlement.UNKNOWN:
             # Told with the move: by now the late answer of the rail may have been written down.
             lost = (event(events.PaymentUnknown, exchange, clock.now_s),)
@@ -122,7 +122,7 @@ def _used(presented: Presented, outcome: Outcome) -> int | None:
     return presented.amount_minor - outcome.change_minor
 
 
-def _unsettled(outcome: Outcome) -> Problem:
+def _refusal_of(outcome: Outcome) -> Problem:
     """Return why nothing was charged. Only a payment that is no good may be asked for anew.
 
     With a challenge, a node that is down would have the buyer sign a second payment while the first

@@ -5,13 +5,14 @@ Payload: MPP evm charge draft, credential type `authorization`.
 
 import json
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NoReturn, Self
+from typing import Self
 
 from mpp_gateway.crypto import eip712
-from mpp_gateway.crypto.addresses import parse_address
 from mpp_gateway.crypto.keccak import keccak256
+from mpp_gateway.crypto.secp256k1 import with_recovery_of_27
+from mpp_gateway.protocol import payload
+from mpp_gateway.protocol.payload import Members
 from mpp_gateway.protocol.problems import InvalidPayload
 
 TYPE = (
@@ -19,11 +20,9 @@ TYPE = (
     "uint256 validAfter,uint256 validBefore,bytes32 nonce)"
 )
 TYPE_HASH = eip712.type_hash(TYPE)
-_UINT = re.compile(r"[0-9]{1,78}")
 _NONCE = re.compile(r"0x[0-9a-fA-F]{64}")
 _SIGNATURE = re.compile(r"0x(?:[0-9a-fA-F]{2}){65,2048}")
 """65 bytes of a key, or what a contract wallet takes for a signature (ERC-1271)."""
-_KEY_SIGNATURE_BYTES = 65
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,22 +41,22 @@ class Authorization:
     signature: bytes = field(repr=False)
 
     @classmethod
-    def from_payload(cls, payload: Mapping[str, Any]) -> Self:
+    def from_payload(cls, members: Members) -> Self:
         """Return the authorization of a credential's payload; raises InvalidPayload.
 
         Numbers are decimal strings, bytes are hex with `0x`, the signature has 65 bytes or more.
         Members that we do not know are ignored.
         """
-        if payload.get("type", "authorization") != "authorization":
+        if members.get("type", "authorization") != "authorization":
             raise InvalidPayload("The payload is not of the type `authorization`.")
         return cls(
-            sender=_address(payload, "from"),
-            recipient=_address(payload, "to"),
-            value=_uint256(payload, "value"),
-            valid_after=_uint256(payload, "validAfter"),
-            valid_before=_uint256(payload, "validBefore"),
-            nonce=_hex(payload, "nonce", _NONCE),
-            signature=_hex(payload, "signature", _SIGNATURE),
+            sender=payload.address(members, "from"),
+            recipient=payload.address(members, "to"),
+            value=payload.uint256(members, "value"),
+            valid_after=payload.uint256(members, "validAfter"),
+            valid_before=payload.uint256(members, "validBefore"),
+            nonce=payload.octets(members, "nonce", _NONCE),
+            signature=payload.octets(members, "signature", _SIGNATURE),
         )
 
     @property
@@ -66,9 +65,7 @@ class Authorization:
 
         A contract wallet gets what it was shown, byte for byte.
         """
-        if len(self.signature) != _KEY_SIGNATURE_BYTES or self.signature[-1] > 1:
-            return self.signature
-        return self.signature[:-1] + bytes((self.signature[-1] + 27,))
+        return with_recovery_of_27(self.signature)
 
     def to_payload(self) -> dict[str, str]:
         """Return the payload a client would send: the inverse of `from_payload`."""
@@ -109,32 +106,3 @@ def digest(authorization: Authorization, domain: eip712.Eip712Domain) -> bytes:
             eip712.bytes32(authorization.nonce),
         ),
     )
-
-
-def _address(payload: Mapping[str, Any], name: str) -> bytes:
-    value = payload.get(name)
-    try:
-        return parse_address(value) if isinstance(value, str) else _refuse(name)
-    except ValueError as error:
-        raise InvalidPayload(f"The payload's {name} is missing or malformed.") from error
-
-
-def _uint256(payload: Mapping[str, Any], name: str) -> int:
-    text = payload.get(name)
-    if not isinstance(text, str) or not _UINT.fullmatch(text):
-        _refuse(name)
-    value = int(text)
-    if value > eip712.UINT256_MAX:
-        _refuse(name)
-    return value
-
-
-def _hex(payload: Mapping[str, Any], name: str, form: re.Pattern[str]) -> bytes:
-    text = payload.get(name)
-    if not isinstance(text, str) or not form.fullmatch(text):
-        _refuse(name)
-    return bytes.fromhex(text[2:])
-
-
-def _refuse(name: str) -> NoReturn:
-    raise InvalidPayload(f"The payload's {name} is missing or malformed.")

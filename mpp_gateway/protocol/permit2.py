@@ -7,12 +7,13 @@ payer has given to the Permit2 contract; only the spender that was signed for ca
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NoReturn, Self
+from typing import Any, Self
 
 from mpp_gateway.crypto import eip712
-from mpp_gateway.crypto.addresses import parse_address
 from mpp_gateway.crypto.eip712 import Eip712Domain
-from mpp_gateway.protocol.problems import InvalidPayload
+from mpp_gateway.crypto.secp256k1 import with_recovery_of_27
+from mpp_gateway.protocol import payload
+from mpp_gateway.protocol.payload import Members
 
 ADDRESS = bytes.fromhex("000000000022d473030f116ddee9f6b43ac78ba3")
 """Of the contract, on every chain that has it."""
@@ -30,7 +31,6 @@ _SINGLE = f"PermitWitnessTransferFrom(TokenPermissions permitted,{_TERMS}"
 _BATCH = f"PermitBatchWitnessTransferFrom(TokenPermissions[] permitted,{_TERMS}"
 _PERMISSIONS_HASH = eip712.type_hash(_PERMISSIONS)
 _NO_EXTERNAL_ID = eip712.string("")
-_UINT = re.compile(r"[0-9]{1,78}")
 _HASH = re.compile(r"0x[0-9a-fA-F]{64}")
 _SIGNATURE = re.compile(r"0x[0-9a-fA-F]{130}")
 
@@ -77,30 +77,29 @@ class Permit:
     signature: bytes = field(repr=False)
 
     @classmethod
-    def from_payload(cls, payload: Mapping[str, Any]) -> Self:
+    def from_payload(cls, members: Members) -> Self:
         """Return the permit of a credential's payload; raises InvalidPayload."""
-        permit, witness = _object(payload, "permit"), _object(payload, "witness")
-        permitted, details = permit.get("permitted"), payload.get("transferDetails")
+        permit, witness = payload.mapping(members, "permit"), payload.mapping(members, "witness")
+        permitted, details = permit.get("permitted"), members.get("transferDetails")
         if not isinstance(permitted, list) or not isinstance(details, list):
-            _refuse("transferDetails")
+            payload.refuse("transferDetails")
         if len(permitted) != len(details) or not 1 <= len(details) <= TRANSFERS_MAX:
-            _refuse("transferDetails")
+            payload.refuse("transferDetails")
         if witness.get("externalId", "") != "":
             # No challenge of ours has one: it could not be what was signed for.
-            _refuse("externalId")
+            payload.refuse("externalId")
         return cls(
             moves=tuple(map(_move, permitted, details)),
-            nonce=_uint256(permit, "nonce"),
-            deadline=_uint256(permit, "deadline"),
-            challenge_hash=_hex(witness, "challengeHash", _HASH),
-            signature=_hex(payload, "signature", _SIGNATURE),
+            nonce=payload.uint256(permit, "nonce"),
+            deadline=payload.uint256(permit, "deadline"),
+            challenge_hash=payload.octets(witness, "challengeHash", _HASH),
+            signature=payload.octets(members, "signature", _SIGNATURE),
         )
 
     @property
     def settled_signature(self) -> bytes:
         """The signature as the contract takes it: with v of 27 or 28."""
-        v = self.signature[-1]
-        return self.signature[:-1] + bytes((v + 27 if v <= 1 else v,))
+        return with_recovery_of_27(self.signature)
 
     def witnesses(self) -> Iterator[Witness]:
         """Yield the forms in which the challenge may have been signed for."""
@@ -134,42 +133,10 @@ def domain(chain_id: int) -> Eip712Domain:
 
 def _move(permitted: Any, detail: Any) -> Move:
     if not isinstance(permitted, Mapping) or not isinstance(detail, Mapping):
-        _refuse("transferDetails")
+        payload.refuse("transferDetails")
     return Move(
-        token=_address(permitted, "token"),
-        permitted=_uint256(permitted, "amount"),
-        to=_address(detail, "to"),
-        requested=_uint256(detail, "requestedAmount"),
+        token=payload.address(permitted, "token"),
+        permitted=payload.uint256(permitted, "amount"),
+        to=payload.address(detail, "to"),
+        requested=payload.uint256(detail, "requestedAmount"),
     )
-
-
-def _object(payload: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    value = payload.get(name)
-    return value if isinstance(value, Mapping) else _refuse(name)
-
-
-def _address(members: Mapping[str, Any], name: str) -> bytes:
-    value = members.get(name)
-    try:
-        return parse_address(value) if isinstance(value, str) else _refuse(name)
-    except ValueError as error:
-        raise InvalidPayload(f"The payload's {name} is missing or malformed.") from error
-
-
-def _uint256(members: Mapping[str, Any], name: str) -> int:
-    text = members.get(name)
-    if not isinstance(text, str) or not _UINT.fullmatch(text):
-        _refuse(name)
-    value = int(text)
-    return value if value <= eip712.UINT256_MAX else _refuse(name)
-
-
-def _hex(members: Mapping[str, Any], name: str, form: re.Pattern[str]) -> bytes:
-    text = members.get(name)
-    if not isinstance(text, str) or not form.fullmatch(text):
-        _refuse(name)
-    return bytes.fromhex(text[2:])
-
-
-def _refuse(name: str) -> NoReturn:
-    raise InvalidPayload(f"The payload's {name} is missing or malformed.")

@@ -6,15 +6,16 @@ names the payee; under `upto` also the one facilitator that may settle it, for w
 """
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NoReturn, Self
+from typing import Any, Self
 
 from mpp_gateway.crypto import eip712
-from mpp_gateway.crypto.addresses import checksum, parse_address
-from mpp_gateway.protocol import jcs, permit2
+from mpp_gateway.crypto.addresses import checksum
+from mpp_gateway.crypto.secp256k1 import with_recovery_of_27
+from mpp_gateway.protocol import jcs, payload, permit2
 from mpp_gateway.protocol.messages import Headers
-from mpp_gateway.protocol.problems import InvalidPayload, ParseError
+from mpp_gateway.protocol.payload import Members
+from mpp_gateway.protocol.problems import ParseError
 
 UPTO = "upto"
 PERMIT2 = "permit2"
@@ -38,7 +39,6 @@ _PERMIT = (
 _PERMISSIONS_HASH = eip712.type_hash(_PERMISSIONS)
 _UINT = re.compile(r"[0-9]{1,78}")
 _SIGNATURE = re.compile(r"0x(?:[0-9a-fA-F]{2}){65,4000}")
-_PLAIN_SIGNATURE = 65
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,24 +58,22 @@ class X402Permit:
     signature: bytes = field(repr=False)
 
     @classmethod
-    def from_payload(cls, payload: Mapping[str, Any], *, by_use: bool) -> Self:
+    def from_payload(cls, members: Members, *, by_use: bool) -> Self:
         """Return the permit of a payment's `payload`; raises InvalidPayload."""
-        members = _object(payload, AUTHORIZATION)
-        permitted, witness = _object(members, "permitted"), _object(members, "witness")
-        signature = payload.get("signature")
-        if not isinstance(signature, str) or not _SIGNATURE.fullmatch(signature):
-            _refuse("signature")
+        signed = payload.mapping(members, AUTHORIZATION)
+        permitted = payload.mapping(signed, "permitted")
+        witness = payload.mapping(signed, "witness")
         return cls(
-            owner=_address(members, "from"),
-            token=_address(permitted, "token"),
-            amount_minor=_uint256(permitted, "amount"),
-            spender=_address(members, "spender"),
-            nonce=_uint256(members, "nonce"),
-            deadline=_uint256(members, "deadline"),
-            to=_address(witness, "to"),
-            facilitator=_address(witness, "facilitator") if by_use else None,
-            valid_after=_uint256(witness, "validAfter"),
-            signature=bytes.fromhex(signature[2:]),
+            owner=payload.address(signed, "from"),
+            token=payload.address(permitted, "token"),
+            amount_minor=payload.uint256(permitted, "amount"),
+            spender=payload.address(signed, "spender"),
+            nonce=payload.uint256(signed, "nonce"),
+            deadline=payload.uint256(signed, "deadline"),
+            to=payload.address(witness, "to"),
+            facilitator=payload.address(witness, "facilitator") if by_use else None,
+            valid_after=payload.uint256(witness, "validAfter"),
+            signature=payload.octets(members, "signature", _SIGNATURE),
         )
 
     @property
@@ -85,9 +83,7 @@ class X402Permit:
 
     def to_payload(self) -> dict[str, Any]:
         """Return the `payload` of a payment; a key's signature has a v of 27 or 28 there."""
-        signature = self.signature
-        if len(signature) == _PLAIN_SIGNATURE and signature[-1] <= 1:
-            signature = signature[:-1] + bytes((signature[-1] + 27,))
+        signature = with_recovery_of_27(self.signature)
         named = {} if self.facilitator is None else {"facilitator": checksum(self.facilitator)}
         return {
             "signature": "0x" + signature.hex(),
@@ -146,28 +142,3 @@ def used_minor(headers: Headers) -> int | None:
 def without_overrides(headers: Headers) -> Headers:
     """Return `headers` without what is between an upstream and the gateway."""
     return tuple((name, value) for name, value in headers if name.lower() != OVERRIDES)
-
-
-def _object(members: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    value = members.get(name)
-    return value if isinstance(value, Mapping) else _refuse(name)
-
-
-def _address(members: Mapping[str, Any], name: str) -> bytes:
-    value = members.get(name)
-    try:
-        return parse_address(value) if isinstance(value, str) else _refuse(name)
-    except ValueError as error:
-        raise InvalidPayload(f"The payment's {name} is missing or malformed.") from error
-
-
-def _uint256(members: Mapping[str, Any], name: str) -> int:
-    text = members.get(name)
-    if not isinstance(text, str) or not _UINT.fullmatch(text):
-        _refuse(name)
-    value = int(text)
-    return value if value <= eip712.UINT256_MAX else _refuse(name)
-
-
-def _refuse(name: str) -> NoReturn:
-    raise InvalidPayload(f"The payment's {name} is missing or malformed.")

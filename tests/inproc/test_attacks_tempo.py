@@ -8,9 +8,9 @@ import pytest
 from mpp_gateway.crypto.secp256k1 import address_of
 from mpp_gateway.rails.jsonrpc import MESSAGE_MAX, RpcRefused
 from tests.support.anvil import anvil, new_key
-from tests.support.evm import now
+from tests.support.evm import asking, now
 from tests.support.paid import Response, refused
-from tests.support.tempo import PRICE, PURSE, TempoShop, pull, tempo_shop
+from tests.support.tempo import MAX_FEE_WEI, PRICE, PURSE, TempoShop, pull, tempo_shop
 
 QUICK = "connect_s: 1, first_byte_s: 5, settle_s: 4"
 """Settled on success: the upstream works before any money has moved."""
@@ -25,11 +25,12 @@ def shop(tmp_path: Path) -> Iterator[TempoShop]:
 
 def test_a_transaction_that_no_block_takes_for_its_fee_never_reaches_the_upstream(shop: TempoShop):
     """Its signer pays nothing, ever, and could have the upstream work all day long."""
-    base_fee = int(shop.anvil.ask("eth_getBlockByNumber", "latest", False)["baseFeePerGas"], 16)
+    base_fee_wei = MAX_FEE_WEI + 1
+    shop.node.lies.update(asking(base_fee_wei))  # it falls from block to block while nobody buys
     fees = [
         {"max_fee": 0, "max_priority_fee": 0},
         {"max_fee": 1},
-        {"max_fee": base_fee - 1},
+        {"max_fee": base_fee_wei - 1},
     ]
 
     for changes in fees:

@@ -43,8 +43,6 @@ UNTRIED = Expected(
 )  # fmt: skip
 # The same, but that somebody else had submitted the payment, and it could not be seen.
 UNTRIED_MOVED = replace(UNTRIED, moved=1)
-# It took too long, and was found not to have moved when the buyer had its answer.
-LATE = replace(UNTRIED, slug="settlement-unknown")
 # Somebody says for certain that this payment is no good; nobody has moved it.
 DECLINED = Expected(
     "released", 402, "verification-failed", retry_after=False, challenge=True, receipt=False,
@@ -68,7 +66,7 @@ UNMOVED_OPEN = replace(UNMOVED, again=OPEN)
 # It has moved, and without `rpc_url` nobody can ever see it: docs/concepts/money.md, "Limits".
 MOVED_OPEN = replace(MOVED, again=OPEN)
 # It had moved before it was shown, and the chain does not say yet what for.
-EARLY = replace(LATE, moved=1)
+EARLY = replace(UNTRIED_MOVED, slug="settlement-unknown")
 
 BOTH = (ON_SUCCESS, BEFORE)
 CALL = "eth_call transferWithAuthorization"
@@ -125,12 +123,10 @@ LINES: list[tuple[str, tuple[str, ...], str, tuple[str, ...], tuple[str, ...], E
     (KEY, BOTH, "early", (USED,), NODE, UNTRIED_MOVED),
     (KEY, BOTH, "early", (BLOCK,), DEAD, UNTRIED_MOVED),
     (KEY, BOTH, "early", (BLOCK,), (*HANG, *ERROR, *WRONG), EARLY),
-    (KEY, BOTH, "settle", (ESTIMATE,), (*DEAD, *ERROR, *WRONG), UNTRIED),
-    (KEY, (ON_SUCCESS,), "settle", (BLOCK, TIP), (*DEAD, *WRONG), UNTRIED),
+    (KEY, BOTH, "settle", (ESTIMATE,), (*DEAD, *HANG, *ERROR, *WRONG), UNTRIED),
+    (KEY, (ON_SUCCESS,), "settle", (BLOCK, TIP), (*DEAD, *HANG, *WRONG), UNTRIED),
     (KEY, (ON_SUCCESS,), "settle", (BLOCK,), ERROR, UNTRIED),
     (KEY, (ON_SUCCESS,), "settle", (TIP,), ERROR, SERVED),
-    (KEY, BOTH, "settle", (ESTIMATE,), HANG, LATE),
-    (KEY, (ON_SUCCESS,), "settle", (BLOCK, TIP), HANG, LATE),
     (KEY, BOTH, "settle", (ESTIMATE,), REVERT, DECLINED),
     (KEY, BOTH, "settle", (ESTIMATE,), RUN, SERVED),
     (KEY, BOTH, "settle", (SEND,), (*DEAD, *UNSENT), UNTRIED),

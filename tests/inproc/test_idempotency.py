@@ -75,6 +75,19 @@ def test_the_same_request_again_gets_the_same_answer_and_runs_nothing(version, b
         assert post(version, play, KEY, body=body).body == b"answer 1"
 
 
+def test_an_answer_is_kept_though_it_came_before_the_end_of_the_stream():
+    """The last byte that was announced has come: the upstream waits for nothing more."""
+    with scene(counting()) as play:
+        with H2Client(play.port) as client:
+            fields = (paying("toy-1"), KEY, ("content-length", "5"))
+            stream_id = client.request("POST", "/api/paid", fields, end=False)
+            client.upload(stream_id, b"do it", end=False)
+            assert client.response(stream_id).body == b"answer 1"
+        again = post("h2", play, KEY)
+        assert (again.status, again.body) == (201, b"answer 1")
+        assert (play.upstream.heads, play.rail.settled) == (1, ["toy-1"])
+
+
 @BOTH
 @pytest.mark.parametrize("route", ["first", "digest", "paid"])
 def test_it_holds_however_the_route_takes_its_money(version, route):

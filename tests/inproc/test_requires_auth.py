@@ -8,6 +8,7 @@ from mpp_gateway.config import load_text
 from mpp_gateway.errors import ConfigError
 from tests.support.paid import PRICE, paid_gateway, refused
 from tests.support.proxy import config_text
+from tests.support.x402 import x402_gateway
 
 OWN = "Authorization: Bearer the-caller"
 
@@ -69,12 +70,24 @@ def test_two_payments_in_the_field_are_ambiguous(gateway):
     gateway.untouched()
 
 
-def test_elsewhere_a_callers_authorization_stays_outside(tmp_path):
+def test_elsewhere_the_other_field_is_none_for_payments(tmp_path):
     with paid_gateway(tmp_path) as gateway:
         assert gateway.challenge("/api/paid", OWN).header is None
-        # The field is none for payments here: what stands in it is not looked at.
         refused(gateway.ask("/api/paid", pays(gateway.buy())), "payment-required")
         gateway.untouched()
+
+
+@pytest.mark.parametrize("auth", ["", "auth: {header: {name: X-Key, value: k}}"])
+def test_elsewhere_a_callers_authorization_stays_outside(tmp_path, auth):
+    """No key of ours is in its place here, which would hide that it has passed."""
+    with x402_gateway(tmp_path, auth=auth) as buyer:
+        gateway = buyer.paid
+        assert gateway.ask("/api/free", OWN)[0] == 200
+        assert gateway.ask("/api/free", OWN.upper())[0] == 200
+        assert buyer.send(buyer.v2(), "/api/paid", OWN)[0] == 200
+
+        assert gateway.hits == 3
+        assert [seen.get("authorization") for seen in gateway.upstream.seen] == [None] * 3
 
 
 def test_a_key_of_ours_in_the_callers_field_is_a_mistake(tmp_path):

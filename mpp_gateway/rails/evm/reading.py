@@ -1,10 +1,9 @@
 """From a credential to a payment, with every check that needs no node."""
 
 import re
-from typing import Any
 
 from mpp_gateway.crypto.secp256k1 import SignatureError, recover_address
-from mpp_gateway.protocol import eip3009
+from mpp_gateway.protocol import eip3009, payload
 from mpp_gateway.protocol.credential import Credential
 from mpp_gateway.protocol.eip3009 import Authorization
 from mpp_gateway.protocol.evm_transaction import SignedTransaction, TransactionError
@@ -131,9 +130,9 @@ def _challenge_ends(credential: Credential, now_s: int) -> int:
 def _pulled(
     settings: EvmSettings, credential: Credential, offer: Offer, issued_s: int
 ) -> tuple[Pulled | Pushed, str]:
-    text = _text(credential.payload, "signature", _TRANSACTION)
+    raw = payload.octets(credential.payload, "signature", _TRANSACTION)
     try:
-        transaction = SignedTransaction.decode(bytes.fromhex(text[2:]))
+        transaction = SignedTransaction.decode(raw)
     except TransactionError as error:
         raise VerificationFailed(f"The transaction cannot be taken: {error}.") from error
     unsigned, transfer = transaction.unsigned, _transfer(settings, offer, transaction.sender)
@@ -157,7 +156,7 @@ def _pulled(
 def _pushed(
     settings: EvmSettings, credential: Credential, offer: Offer, issued_s: int
 ) -> tuple[Pulled | Pushed, str]:
-    tx_hash = _text(credential.payload, "hash", _HASH).lower()
+    tx_hash = payload.text(credential.payload, "hash", _HASH).lower()
     source = parse_source(credential.source)
     if source is None or source[0] != settings.chain_id:
         # Whose transfer it must be. The draft has nothing that proves it; see docs/how-to/evm.md.
@@ -170,13 +169,6 @@ def _pushed(
 def _transfer(settings: EvmSettings, offer: Offer, payer: bytes) -> Transfer:
     recipient = Terms.read(offer.request).recipient
     return Transfer(settings.token, payer, recipient, offer.amount.minor)
-
-
-def _text(payload: Any, name: str, form: re.Pattern[str]) -> str:
-    text = payload.get(name)
-    if not isinstance(text, str) or not form.fullmatch(text):
-        raise InvalidPayload(f"The payload's {name} is missing or malformed.")
-    return text
 
 
 def _check_terms(

@@ -1,10 +1,9 @@
 """From a credential to a payment, with every check that needs no node."""
 
 import re
-from typing import Any
 
 from mpp_gateway.crypto.addresses import parse_address
-from mpp_gateway.protocol import tempo_proof
+from mpp_gateway.protocol import payload, tempo_proof
 from mpp_gateway.protocol.credential import Credential
 from mpp_gateway.protocol.problems import InvalidPayload, PaymentInsufficient, VerificationFailed
 from mpp_gateway.protocol.tempo_transaction import (
@@ -74,9 +73,9 @@ type _Read = tuple[bytes, ProofId, int, Pull | Push | ZeroProof]
 
 
 def _pull(settings: TempoSettings, credential: Credential, offer: Offer, now_s: int) -> _Read:
-    text = _text(credential.payload, "signature", _TRANSACTION)
+    raw = payload.octets(credential.payload, "signature", _TRANSACTION)
     try:
-        transaction = TempoTransaction.decode(bytes.fromhex(text[2:]))
+        transaction = TempoTransaction.decode(raw)
     except TransactionError as error:
         raise VerificationFailed(f"The transaction cannot be taken: {error}.") from error
     unsigned = transaction.unsigned
@@ -134,7 +133,7 @@ def _check_times(credential: Credential, transaction: TempoTransaction, now_s: i
 
 
 def _push(settings: TempoSettings, credential: Credential, offer: Offer, now_s: int) -> _Read:
-    tx_hash = _text(credential.payload, "hash", _HASH).lower()
+    tx_hash = payload.text(credential.payload, "hash", _HASH).lower()
     source = parse_source(credential.source)
     if source is None or source[0] != settings.chain_id:
         # Whose transfer it must be: without it anybody could claim what he has seen on the chain.
@@ -147,7 +146,7 @@ def _push(settings: TempoSettings, credential: Credential, offer: Offer, now_s: 
 
 
 def _zero(settings: TempoSettings, credential: Credential, _: Offer, now_s: int) -> _Read:
-    signature = bytes.fromhex(_text(credential.payload, "signature", _SIGNATURE)[2:])
+    signature = payload.octets(credential.payload, "signature", _SIGNATURE)
     source = parse_source(credential.source)
     if source is None or source[0] != settings.chain_id:
         raise VerificationFailed(
@@ -183,10 +182,3 @@ def _recipient(offer: Offer) -> bytes:
 def _challenge_ends(credential: Credential, now_s: int) -> int:
     expires = credential.challenge.expires
     return parse_rfc3339(expires) if expires is not None else now_s
-
-
-def _text(payload: Any, name: str, form: re.Pattern[str]) -> str:
-    text = payload.get(name)
-    if not isinstance(text, str) or not form.fullmatch(text):
-        raise InvalidPayload(f"The payload's {name} is missing or malformed.")
-    return text
