@@ -16,10 +16,10 @@ from yarl import URL
 from mpp_gateway.cli.exits import NOT_PAID, USAGE
 from mpp_gateway.cli.kept import Payment, field_of, origin_of
 from mpp_gateway.cli.output import CommandFailed
-from mpp_gateway.protocol.ceiling import FIELD
+from mpp_gateway.protocol.ceiling import FIELD, Ceiling
 from mpp_gateway.protocol.challenge import Challenge
 from mpp_gateway.protocol.credential import Credential
-from mpp_gateway.protocol.money import DECIMALS_MAX, parse_minor
+from mpp_gateway.protocol.problems import BadRequest
 
 TIMEOUT_S = 120
 # None of its own for the whole: a paid answer may take as long as bytes go on coming.
@@ -116,9 +116,10 @@ def _ceiling(options: argparse.Namespace) -> dict[str, str]:
     if options.max is None or options.dry_run:
         return {}
     try:
-        parse_minor(options.max, DECIMALS_MAX)
-    except ValueError as error:
-        raise CommandFailed(f"--max {options.max}: {error}", USAGE) from None
+        Ceiling.of([options.max])
+    except BadRequest:
+        form = "a plain decimal amount, for example 0.05, or with its unit: '0.05 usd'"
+        raise CommandFailed(f"--max {options.max}: not {form}", USAGE) from None
     names = {field.partition(":")[0].strip().lower() for field in options.header}
     return {} if FIELD.lower() in names else {FIELD: options.max}
 

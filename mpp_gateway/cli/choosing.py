@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from mpp_gateway.cli.exits import NOT_PAID, USAGE
 from mpp_gateway.cli.means import what_is_wanted
 from mpp_gateway.cli.output import CommandFailed, emit_json, for_people, plain, say
+from mpp_gateway.protocol.ceiling import Ceiling
 from mpp_gateway.protocol.challenge import Challenge
 from mpp_gateway.protocol.credential import Credential
 from mpp_gateway.protocol.problems import ParseError
 from mpp_gateway.rails.wallet import Deal, PaymentDeclined, Wallet
 
 MAX_DOLLARS = "0.10"
+DOLLAR = "usd"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,16 +105,24 @@ def _show(deal: Deal) -> None:
 
 
 def _check_limit(deal: Deal, limit: str | None) -> None:
-    """Refuse a price above the limit, which is in whole units of what is paid with."""
-    if limit is None and not deal.is_dollar:
+    """Refuse a price above the limit: in its unit, or in whole units of what is paid with."""
+    if limit is None and deal.unit != DOLLAR:
         # The token is the seller's choice: a tenth of some tokens is worth a house.
         raise PaymentDeclined(
             "this token or currency is none of the dollars that are known here: name the most to"
             " pay of it with --max"
         )
     text = MAX_DOLLARS if limit is None else limit
-    if not deal.is_within(text):
-        raise PaymentDeclined(f"the price {deal.price} is above --max {text}")
+    ceiling = Ceiling.of([text])
+    assert ceiling is not None
+    if deal.is_within(ceiling):
+        return
+    if ceiling.unit not in {None, deal.unit}:
+        raise PaymentDeclined(
+            f"the price {deal.price} is in no {ceiling.unit} that is known here, and --max is"
+            f" {text}"
+        )
+    raise PaymentDeclined(f"the price {deal.price} is above --max {text}")
 
 
 def _nothing_paid(reasons: Sequence[str]) -> CommandFailed:

@@ -149,8 +149,8 @@ def _pay(verbs: Verbs) -> None:
     verb.add_argument(
         "--max",
         metavar="AMOUNT",
-        help="the most to pay, in whole units of the token or currency (default: 0.10 of a dollar;"
-        " of what this command does not know as one, it must be named); sent as X-Max-Price",
+        help="the most to pay: an amount and its unit ('0.05 usd'), or whole units of whatever"
+        " token or currency is asked for (default: '0.10 usd'); sent as X-Max-Price",
     )
     verb.add_argument(
         "--method",

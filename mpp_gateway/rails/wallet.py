@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from mpp_gateway.protocol.ceiling import Ceiling
 from mpp_gateway.protocol.challenge import Challenge
 from mpp_gateway.protocol.credential import Credential
-from mpp_gateway.protocol.money import DECIMALS_MAX, format_minor, parse_minor
+from mpp_gateway.protocol.money import format_minor
 from mpp_gateway.protocol.timestamps import parse_rfc3339
 
 
@@ -29,8 +30,9 @@ class Deal:
     amount_minor: int
     decimals: int
     """Of the token or currency: as it is known here, or as the seller says until it is checked."""
-    is_dollar: bool
-    """Whether one unit is known here to be a dollar. The seller's word is no proof of that."""
+    unit: str | None
+    """What one whole unit is known here to be worth, at par: `usd`. The seller's word is no proof
+    of that."""
     terms: Any
     """What the wallet that has read it signs."""
     shown: Mapping[str, Any] = field(default_factory=dict)
@@ -42,13 +44,13 @@ class Deal:
         """The price in whole units of the token or currency."""
         return format_minor(self.amount_minor, self.decimals)
 
-    def is_within(self, limit: str) -> bool:
-        """Tell whether the price is at most `limit` whole units; raises ValueError for no amount.
+    def is_within(self, limit: Ceiling) -> bool:
+        """Tell whether the price is not above a limit, in its unit if it has one.
 
         Compared exactly: rounded up to the token's last decimal, a limit would allow more.
         """
-        scale: int = 10 ** (DECIMALS_MAX - self.decimals)
-        return self.amount_minor * scale <= parse_minor(limit, DECIMALS_MAX)
+        at_par = () if self.unit is None else (self.unit,)
+        return limit.covers(self.amount_minor, self.decimals, at_par, {})
 
     def describe(self) -> dict[str, Any]:
         """Return what would be paid, for people and programs."""

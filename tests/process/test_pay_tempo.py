@@ -212,6 +212,7 @@ def test_what_is_not_paid_says_why_and_moves_nothing(
 
 def test_a_limit_of_exactly_the_price_is_enough(shop: TempoShop):
     assert pay(shop, "/api/dear", "--max", "0.11").code == OK
+    assert pay(shop, "/api/dear", "--max", "0.11 usd").code == OK
 
 
 def test_a_purse_that_covers_the_price_and_not_the_fee_signs_nothing(shop: TempoShop):
@@ -295,6 +296,16 @@ def test_a_token_that_is_no_known_dollar_needs_a_limit_of_its_own(shop: TempoSho
 
     assert done.code == NOT_PAID
     assert "none of the dollars that are known here" in done.err
+    assert presented(asked_of) == []
+
+
+def test_a_limit_in_dollars_is_none_of_a_token_that_is_no_known_dollar(shop: TempoShop):
+    shop.node.lies["eth_call"] = lambda _: "0x" + (6).to_bytes(32).hex()
+    with seller(request={"currency": OTHER_TOKEN}) as asked_of:
+        done = pay(shop, "/", "--max", "1 usd", url=asked_of.url)
+
+    assert done.code == NOT_PAID
+    assert "the price 0.001000 is in no usd that is known here, and --max is 1 usd" in done.err
     assert presented(asked_of) == []
 
 

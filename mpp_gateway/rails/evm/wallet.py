@@ -52,7 +52,7 @@ class EvmWallet:
             challenge=challenge,
             amount_minor=terms.amount_minor,
             decimals=decimals,
-            is_dollar=known is not None and known.unit == "usd",
+            unit=None if known is None else known.unit,
             terms=terms,
             shown={
                 "token": checksum(terms.token),

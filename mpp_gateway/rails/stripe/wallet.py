@@ -136,7 +136,7 @@ class StripeWallet:
             amount_minor=asked.amount_minor,
             # Stripe's, for all of its accounts: a seller has no say in them.
             decimals=currencies.decimals_of(asked.currency),
-            is_dollar=asked.currency == "usd",
+            unit=asked.currency,
             terms=asked,
             shown={"currency": asked.currency, "profile": asked.network_id},
         )

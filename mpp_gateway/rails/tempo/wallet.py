@@ -66,7 +66,7 @@ class TempoWallet:
             challenge=challenge,
             amount_minor=asked.amount_minor,
             decimals=DECIMALS,
-            is_dollar=network is not None and asked.token in network.dollars,
+            unit="usd" if network is not None and asked.token in network.dollars else None,
             terms=asked,
             shown=shown,
             chain_id=asked.chain_id,
@@ -84,7 +84,7 @@ class TempoWallet:
                 "the seller takes only transactions that its buyers have sent themselves (push)"
             )
         self._url(asked)
-        if deal.is_dollar:
+        if deal.unit is not None:
             return
         async with self._node(asked) as node:
             if (decimals := await node.decimals()) != DECIMALS:
@@ -106,7 +106,7 @@ class TempoWallet:
             raise PaymentDeclined("the challenge expires too soon for a transaction to be sent")
         sender = address_of(self.private_key)
         # In what is paid with, if that is a dollar for certain: the chain takes fees in no other.
-        fee_token = asked.token if deal.is_dollar else PATH_USD
+        fee_token = PATH_USD if deal.unit is None else asked.token
         unsigned = transaction(asked, deal.challenge, sender, fee_token, valid_before)
         async with self._node(asked) as node:
             return pull(
