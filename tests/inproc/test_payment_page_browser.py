@@ -369,7 +369,13 @@ def test_without_a_wallet_the_page_says_so_and_shows_the_line(tmp_path, browser)
     with visit(tmp_path, browser, has_wallet=False) as v:
         v.page.sees("#state", "No wallet was found")
         assert v.page.text("#pay") == ""
-        assert v.page.text("#command").startswith("mpp-gateway pay --max 0.01 http")
+        line = v.page.text(".command")
+        assert line.startswith("mpp-gateway pay --max 0.01 http")
+        v.page.run("Object.defineProperty(navigator, 'clipboard', {value:"
+                   " {writeText: async (text) => { window.copied = text; }}})")  # fmt: skip
+        v.page.click(".copy")
+        v.page.sees(".copy", "Copied")
+        assert v.page.run("window.copied") == line
 
 
 def test_no_frame_of_another_page_shows_it(tmp_path, browser):

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mpp_gateway.protocol.tempo_transaction import TempoTransaction
+from mpp_gateway.protocol.tempo_transaction import TempoTransaction, Unsigned
 from mpp_gateway.rails.jsonrpc import (
     JsonRpc,
     RpcFailed,
@@ -95,6 +95,22 @@ class TempoNode:
         if unsigned.fee_token is not None and not unsigned.is_sponsored:
             call["feeToken"] = hexadecimal(unsigned.fee_token)
         await self._rpc.ask("eth_call", call, "latest")
+
+    async def gas_for(self, sender: bytes, unsigned: Unsigned) -> int:
+        """Return the gas that the calls of a transaction would take; `RpcRefused` if they fail."""
+        asked: dict[str, Any] = {
+            "from": hexadecimal(sender),
+            "calls": [
+                {"to": hexadecimal(c.to), "value": hex(c.value), "data": hexadecimal(c.data)}
+                for c in unsigned.calls
+            ],
+            "nonceKey": hex(unsigned.nonce_key),
+        }
+        if unsigned.valid_before is not None:
+            asked["validBefore"] = hex(unsigned.valid_before)
+        if unsigned.fee_token is not None:
+            asked["feeToken"] = hexadecimal(unsigned.fee_token)
+        return quantity(await self._rpc.ask("eth_estimateGas", asked))
 
     async def send(self, raw: bytes) -> None:
         """Broadcast a signed transaction."""
