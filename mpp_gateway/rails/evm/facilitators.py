@@ -24,6 +24,7 @@ from mpp_gateway.rails.evm.facilitator_client import (
 )
 from mpp_gateway.rails.evm.request import Attempt
 from mpp_gateway.rails.evm.supported import SPONSORINGS, Supported
+from mpp_gateway.rails.waiting import unchecked
 
 log = logging.getLogger(__name__)
 
@@ -254,11 +255,7 @@ class Facilitators:
         return ""
 
     def _unavailable(self, why: str) -> RailUnavailable:
-        return RailUnavailable(
-            "The payment could not be checked; nothing was charged.",
-            private=f"facilitator {why}",
-            retry_after_s=self._retry_after_s,
-        )
+        return unchecked(f"facilitator {why}", self._retry_after_s)
 
 
 def _left_ms(deadline_ms: int) -> int:

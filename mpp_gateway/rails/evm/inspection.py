@@ -1,7 +1,6 @@
 """What the chain says about an authorization, whoever submitted it."""
 
 import asyncio
-from collections.abc import Iterator
 
 from mpp_gateway.rails.base import Settlement
 from mpp_gateway.rails.blocks import search_back
@@ -10,6 +9,10 @@ from mpp_gateway.rails.evm.abi import Transfer
 from mpp_gateway.rails.evm.chain import Block, ChainClient, TxReceipt
 from mpp_gateway.rails.evm.request import Attempt, PaymentKey
 from mpp_gateway.rails.jsonrpc import RpcFailed, RpcRefused
+from mpp_gateway.rails.waiting import waits_ms
+
+LOOK_MS = 1_600
+"""How often a payment that cannot be seen is looked for, after the first second."""
 
 
 class Inspector:
@@ -40,7 +43,7 @@ class Inspector:
         Asks again for about `within_s`. Without the transfer in the receipt it is UNKNOWN: a
         facilitator that lies, or another chain's node, must not make a call free.
         """
-        for wait_ms in (0, *_polls_ms(within_s * 1000)):
+        for wait_ms in (0, *waits_ms(within_s * 1000, LOOK_MS)):
             await asyncio.sleep(wait_ms / 1000)
             try:
                 receipt = await self._chain.receipt(tx_hash)
@@ -104,12 +107,3 @@ class Inspector:
 
 def _pays(receipt: TxReceipt, key: PaymentKey, transfer: Transfer) -> bool:
     return receipt.succeeded and abi.authorization_paid(receipt.logs, key.nonce, transfer)
-
-
-def _polls_ms(total_ms: int) -> Iterator[int]:
-    """Yield waits that double from 50 ms to 1.6 s and add up to about `total_ms`."""
-    wait_ms, waited_ms = 50, 0
-    while waited_ms < total_ms:
-        yield wait_ms
-        waited_ms += wait_ms
-        wait_ms = min(2 * wait_ms, 1_600)

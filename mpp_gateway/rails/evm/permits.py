@@ -1,6 +1,6 @@
 """Payments by permits of Permit2: checked here, used by our own gas key alone."""
 
-from mpp_gateway.errors import RailUnavailable, SettlementUnknown
+from mpp_gateway.errors import RailUnavailable
 from mpp_gateway.ledger.book import PaymentRecord
 from mpp_gateway.protocol import permit2
 from mpp_gateway.protocol.problems import PaymentInsufficient, VerificationFailed
@@ -16,6 +16,7 @@ from mpp_gateway.rails.evm.request import (
 )
 from mpp_gateway.rails.evm.submitter import Call, Fate
 from mpp_gateway.rails.jsonrpc import RpcFailed, RpcRefused
+from mpp_gateway.rails.waiting import may_be_paid, unchecked
 
 
 class Permits:
@@ -80,18 +81,13 @@ class Permits:
         assert key is not None
         seen = await self.look_up(key, record)
         if seen.state is Settlement.UNKNOWN:
-            raise SettlementUnknown(
-                "The payment may have been made; do not pay again.",
-                private=f"chain {self._settings.chain_id}: {seen.detail}",
-                retry_after_s=self._settings.retry_after_s,
+            raise may_be_paid(
+                f"chain {self._settings.chain_id}: {seen.detail}", self._settings.retry_after_s
             )
         if seen.state is Settlement.REFUSED:
             raise VerificationFailed("This permit was used already.")
         return seen
 
     def _unavailable(self, error: Exception) -> RailUnavailable:
-        return RailUnavailable(
-            "The payment could not be checked; nothing was charged.",
-            private=f"chain {self._settings.chain_id}: {error}",
-            retry_after_s=self._settings.retry_after_s,
-        )
+        why = f"chain {self._settings.chain_id}: {error}"
+        return unchecked(why, self._settings.retry_after_s)

@@ -1,8 +1,6 @@
 """Payments that are transactions of the buyer's own: broadcast from here, or sent before."""
 
 import asyncio
-import itertools
-from collections.abc import Iterator
 
 from mpp_gateway.errors import RailUnavailable, SettlementUnknown
 from mpp_gateway.ledger.book import PaymentRecord
@@ -25,6 +23,7 @@ from mpp_gateway.rails.evm.request import (
     holder,
 )
 from mpp_gateway.rails.jsonrpc import RpcFailed, RpcRefused
+from mpp_gateway.rails.waiting import unchecked, waits_ms
 
 TX_LIFE_S = 3600
 """For how long after its challenge a transaction counts against its payer's balance. It has no end
@@ -38,7 +37,8 @@ SIGNED_FOR = frozenset({permit2.ADDRESS, EXACT_PROXY, UPTO_PROXY})
 those, and its transaction none besides."""
 REPLACED_DEPTH = 32
 """Blocks after which it is certain which transaction has used a nonce."""
-_POLLS_MS = (50, 50, 100, 100, 200, 200)
+LOOK_MS = 800
+"""How often a transaction is looked for, after the first second."""
 
 
 class Relay:
@@ -119,7 +119,7 @@ class Relay:
         except RpcRefused as error:
             # A balancer sends twice, and tells of the second time: only the chain is certain.
             why = f"the node says {error.message}"
-        for wait_ms in _waits_ms(self._settings.settle_s * 1000):
+        for wait_ms in waits_ms(self._settings.settle_s * 1000, LOOK_MS):
             try:
                 receipt = await self._chain.receipt(transaction.tx_hash)
             except (RpcFailed, RpcRefused) as error:
@@ -201,11 +201,8 @@ class Relay:
             ) from error
 
     def _unavailable(self, error: Exception) -> RailUnavailable:
-        return RailUnavailable(
-            "The payment could not be checked; nothing was charged.",
-            private=f"chain {self._settings.chain_id}: {error}",
-            retry_after_s=self._settings.retry_after_s,
-        )
+        why = f"chain {self._settings.chain_id}: {error}"
+        return unchecked(why, self._settings.retry_after_s)
 
     def _unknown(self, what: str, why: str = "") -> SettlementUnknown:
         return SettlementUnknown(
@@ -230,13 +227,3 @@ def _judge(receipt: TxReceipt, transfer: Transfer) -> Attempt:
     if _pays(receipt, transfer):
         return Attempt(Settlement.SETTLED, receipt.tx_hash)
     return Attempt(Settlement.REFUSED, receipt.tx_hash, "the transaction did not make this payment")
-
-
-def _waits_ms(total_ms: int) -> Iterator[int]:
-    """Yield waits that grow to 800 ms and add up to about `total_ms`."""
-    waited_ms = 0
-    for wait_ms in itertools.chain(_POLLS_MS, itertools.repeat(800)):
-        if waited_ms >= total_ms:
-            return
-        yield wait_ms
-        waited_ms += wait_ms

@@ -25,6 +25,8 @@ CONTRACT_GAS = 500_000
 SENT_BY_BUYERS = frozenset({TRANSACTION, HASH})
 """Types of credential whose gas the buyer pays: nothing of ours can run out."""
 RPC_S = 10
+VALID_UNTIL_MAX_S = 2**33
+"""In the year 2242. Some x402 buyers sign for ever, which no store has a number for."""
 WHOLE_SHARE = 10_000
 """A hundred percent, in hundredths of one."""
 _PERMIT_ID = re.compile(r"permit2:([1-9][0-9]*):(0x[0-9a-f]{40}):(0|[1-9][0-9]{0,77})")

@@ -5,7 +5,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from mpp_gateway.crypto.addresses import checksum
-from mpp_gateway.errors import RailUnavailable, SettlementUnknown
+from mpp_gateway.errors import RailUnavailable
 from mpp_gateway.ledger.book import PaymentRecord
 from mpp_gateway.protocol import eip3009
 from mpp_gateway.protocol.credential import Credential
@@ -26,9 +26,9 @@ from mpp_gateway.rails.base import (
     Outcome,
     Presented,
     RailMisconfigured,
+    Settlement,
     Verified,
 )
-from mpp_gateway.rails.base import Settlement as State
 from mpp_gateway.rails.evm import x402
 from mpp_gateway.rails.evm.abi import Transfer
 from mpp_gateway.rails.evm.chain import ChainClient, gathered
@@ -60,6 +60,7 @@ from mpp_gateway.rails.evm.signing_name import check_signing_name
 from mpp_gateway.rails.evm.x402_permits import Found, Proxied, X402Permits
 from mpp_gateway.rails.jsonrpc import RpcFailed, RpcRefused
 from mpp_gateway.rails.payment_scheme import PaymentScheme
+from mpp_gateway.rails.waiting import may_be_paid, unchecked
 
 if TYPE_CHECKING:
     from mpp_gateway.rails.evm.permits import Permits
@@ -166,10 +167,8 @@ class EvmRail:
                 self._settler.check(payment, now_s),
             )
         except (RpcFailed, RpcRefused) as error:
-            raise RailUnavailable(
-                "The payment could not be checked; nothing was charged.",
-                private=f"chain {self._settings.chain_id}: {error}",
-                retry_after_s=self._settings.retry_after_s,
+            raise unchecked(
+                f"chain {self._settings.chain_id}: {error}", self._settings.retry_after_s
             ) from error
         except (VerificationFailed, PaymentInsufficient):
             # Somebody may have submitted the signature before it was shown to us. Then the payee
@@ -211,12 +210,10 @@ class EvmRail:
         if seen.may_be_paid:
             # Mined a moment ago, or a node that answers only half of the questions: a refusal here
             # would ask an honest buyer to pay a second time.
-            raise SettlementUnknown(
-                "The payment may have been made; do not pay again.",
-                private=f"chain {self._settings.chain_id}: {seen.detail}",
-                retry_after_s=self._settings.retry_after_s,
+            raise may_be_paid(
+                f"chain {self._settings.chain_id}: {seen.detail}", self._settings.retry_after_s
             )
-        return seen if seen.state is State.SETTLED else None
+        return seen if seen.state is Settlement.SETTLED else None
 
     async def settle(self, presented: Presented, amount_minor: int, now_s: int) -> Outcome:
         """Move exactly the authorized amount; see `rails.base.Rail.settle`."""
@@ -240,12 +237,12 @@ class EvmRail:
         Without a node of its own this rail cannot know: then it is UNKNOWN for good.
         """
         if self._inspector is None:
-            return Outcome(State.UNKNOWN, detail="no rpc_url: the chain cannot be asked")
+            return Outcome(Settlement.UNKNOWN, detail="no rpc_url: the chain cannot be asked")
         if not record.payee:
             # Written by a version that did not say. The buyer's credential does.
-            return Outcome(State.UNKNOWN, detail="the store does not say who was paid")
+            return Outcome(Settlement.UNKNOWN, detail="the store does not say who was paid")
         if not self._is_own(record):
-            return Outcome(State.UNKNOWN, detail="it was paid with another token or chain")
+            return Outcome(Settlement.UNKNOWN, detail="it was paid with another token or chain")
         if tx_key := TxKey.parse(record.proof_id):
             attempt = await self._relaying().look_up(tx_key, record)
             return self._outcome(attempt, record, now_s)
@@ -266,11 +263,11 @@ class EvmRail:
         """Send the money back from the account that got it; see `rails.base.Rail.refund`."""
         if not self._is_own(record):
             # Paid in play money and configured for real by now: it would be paid back in real.
-            return Outcome(State.REFUSED, detail="it was paid with another token or chain")
+            return Outcome(Settlement.REFUSED, detail="it was paid with another token or chain")
         if self._settings.shares:
-            return Outcome(State.REFUSED, detail="others have got shares of it")
+            return Outcome(Settlement.REFUSED, detail="others have got shares of it")
         if not record.payee or holder(record.payee) != self._settler.refunds_from:
-            return Outcome(State.REFUSED, detail="the payee's key is not configured")
+            return Outcome(Settlement.REFUSED, detail="the payee's key is not configured")
         attempt = await self._settler.refund(
             record.proof_id, holder(record.account), record.amount_minor, now_s
         )
@@ -368,8 +365,8 @@ class EvmRail:
         return balance
 
     def _outcome(self, attempt: Attempt, record: PaymentRecord, now_s: int) -> Outcome:
-        if attempt.state is not State.SETTLED:
-            unclear = attempt.state is State.UNKNOWN and not attempt.is_unused
+        if attempt.state is not Settlement.SETTLED:
+            unclear = attempt.state is Settlement.UNKNOWN and not attempt.is_unused
             return Outcome(
                 attempt.state,
                 attempt.reference,
@@ -386,7 +383,7 @@ class EvmRail:
         else:
             extra = {"chainId": chain_id, "challengeId": record.challenge_id}
             receipt = self._scheme.receipt(METHOD, attempt.reference, now_s, extra)
-        return Outcome(State.SETTLED, attempt.reference, receipt, attempt.detail, change_minor)
+        return Outcome(Settlement.SETTLED, attempt.reference, receipt, attempt.detail, change_minor)
 
     @staticmethod
     def _payment(presented: Presented) -> Payment:

@@ -27,10 +27,13 @@ from mpp_gateway.protocol.x402_permits import AUTHORIZATION, UPTO
 from mpp_gateway.rails.base import Offer, Presented
 from mpp_gateway.rails.evm import x402_permits
 from mpp_gateway.rails.evm.reading import is_of_contract
-from mpp_gateway.rails.evm.request import EvmSettings, Payment, PaymentKey, purse
-
-VALID_UNTIL_MAX_S = 2**33
-"""In the year 2242. Some buyers sign for ever, which no store has a number for."""
+from mpp_gateway.rails.evm.request import (
+    VALID_UNTIL_MAX_S,
+    EvmSettings,
+    Payment,
+    PaymentKey,
+    purse,
+)
 
 
 def terms(settings: EvmSettings, price: Amount, payee: bytes) -> x402.Terms:

@@ -11,7 +11,7 @@ from typing import Any
 
 from mpp_gateway.crypto.addresses import checksum
 from mpp_gateway.crypto.secp256k1 import SignatureError, recover_address
-from mpp_gateway.errors import MalformedPayment, RailUnavailable, SettlementUnknown
+from mpp_gateway.errors import MalformedPayment
 from mpp_gateway.ledger.book import PaymentRecord
 from mpp_gateway.protocol import jcs, permit2, x402
 from mpp_gateway.protocol.money import Amount
@@ -37,6 +37,7 @@ from mpp_gateway.rails.evm.chain import ChainClient
 from mpp_gateway.rails.evm.facilitator_client import Question
 from mpp_gateway.rails.evm.facilitators import Facilitators, Look
 from mpp_gateway.rails.evm.request import (
+    VALID_UNTIL_MAX_S,
     Attempt,
     EvmSettings,
     PermitKey,
@@ -46,9 +47,8 @@ from mpp_gateway.rails.evm.request import (
 )
 from mpp_gateway.rails.evm.supported import SPONSORINGS
 from mpp_gateway.rails.jsonrpc import RpcFailed, RpcRefused
+from mpp_gateway.rails.waiting import may_be_paid, unchecked
 
-VALID_UNTIL_MAX_S = 2**33
-"""In the year 2242, as for other x402 payments."""
 WAITS_MS = (250, 500, 1_000, 2_000)
 """Before each look at a transaction that was named and is in no block yet."""
 
@@ -250,10 +250,8 @@ class X402Permits:
             if await chain.permit_used(key.owner, key.nonce):
                 return Found(await self._found(proxied, record), was_unused=True)
         except (RpcFailed, RpcRefused) as error:
-            raise RailUnavailable(
-                "The payment could not be checked; nothing was charged.",
-                private=f"chain {self._settings.chain_id}: {error}",
-                retry_after_s=self._settings.retry_after_s,
+            raise unchecked(
+                f"chain {self._settings.chain_id}: {error}", self._settings.retry_after_s
             ) from error
         # What Permit2 may not move pays for nothing either: ten calls under an allowance for one
         # would be nine for nothing. One call may come with an allowance of its own, yet to be made.
@@ -347,10 +345,8 @@ class X402Permits:
         # Nothing of ours has settled it yet: what counts is the most.
         seen = await self._trace(proxied.sought(record, record.amount_minor))
         if seen.state is Settlement.UNKNOWN:
-            raise SettlementUnknown(
-                "The payment may have been made; do not pay again.",
-                private=f"chain {self._settings.chain_id}: {seen.detail}",
-                retry_after_s=self._settings.retry_after_s,
+            raise may_be_paid(
+                f"chain {self._settings.chain_id}: {seen.detail}", self._settings.retry_after_s
             )
         if seen.state is Settlement.REFUSED:
             raise VerificationFailed("This permit was used already.")

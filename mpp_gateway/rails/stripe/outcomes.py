@@ -10,7 +10,7 @@ from mpp_gateway.protocol.problems import (
     Problem,
     VerificationFailed,
 )
-from mpp_gateway.rails.base import Settlement as State
+from mpp_gateway.rails.base import Settlement
 
 FUNDS = frozenset({"insufficient_funds", "withdrawal_count_limit_exceeded"})
 ACTION = frozenset({"authentication_required", "authentication_not_handled"})
@@ -23,7 +23,7 @@ ON_ITS_WAY = frozenset({"pending", "requires_action"})
 class Finding:
     """Where the money of one PaymentIntent is."""
 
-    state: State
+    state: Settlement
     intent_id: str = ""
     detail: str = ""
     is_held: bool = False
@@ -39,18 +39,22 @@ def read_intent(intent: Mapping[str, Any], amount_minor: int, currency: str) -> 
     # One that has failed moves nothing, whatever it was about: taken for an open one, it would
     # keep open for ever what became of another charge of its token.
     if asked != (amount_minor, currency) and status not in FAILED:
-        return Finding(State.UNKNOWN, intent_id, "it is about another amount", may_be_paid=True)
+        return Finding(
+            Settlement.UNKNOWN, intent_id, "it is about another amount", may_be_paid=True
+        )
     match status:
         case "succeeded" if intent.get("amount_received") == amount_minor:
-            return Finding(State.SETTLED, intent_id)
+            return Finding(Settlement.SETTLED, intent_id)
         case "requires_capture":
-            return Finding(State.UNKNOWN, intent_id, "held, not captured", is_held=True)
+            return Finding(Settlement.UNKNOWN, intent_id, "held, not captured", is_held=True)
         case "requires_action":
             # Only who has the intent's client secret can act on it, and nobody is given that.
-            return Finding(State.REFUSED, intent_id, "action required", needs_action=True)
+            return Finding(Settlement.REFUSED, intent_id, "action required", needs_action=True)
         case failed if failed in FAILED:
-            return Finding(State.REFUSED, intent_id, f"the PaymentIntent is {status}")
-    return Finding(State.UNKNOWN, intent_id, "the PaymentIntent is under way", may_be_paid=True)
+            return Finding(Settlement.REFUSED, intent_id, f"the PaymentIntent is {status}")
+    return Finding(
+        Settlement.UNKNOWN, intent_id, "the PaymentIntent is under way", may_be_paid=True
+    )
 
 
 def refusal_of(code: str) -> Problem:

@@ -17,9 +17,9 @@ from mpp_gateway.rails.base import (
     Outcome,
     Presented,
     RailMisconfigured,
+    Settlement,
     Verified,
 )
-from mpp_gateway.rails.base import Settlement as State
 from mpp_gateway.rails.payment_scheme import PaymentScheme, echoed_request
 from mpp_gateway.rails.stripe.client import StripeClient, StripeFailed, StripeRefused
 from mpp_gateway.rails.stripe.outcomes import (
@@ -164,16 +164,16 @@ class StripeRail:
             answered = await self._client.create(charge.parameters(self._settings), charge.key)
         except StripeRefused as refused:
             if refused.is_key_mismatch:
-                return Outcome(State.UNKNOWN, detail=str(refused), may_be_paid=True)
+                return Outcome(Settlement.UNKNOWN, detail=str(refused), may_be_paid=True)
             return _refused(refused)
         except StripeFailed as failed:
             return _unclear(failed)
         found = self._found(answered.data, presented.record)
-        if answered.is_replayed and found.state is State.SETTLED:
+        if answered.is_replayed and found.state is Settlement.SETTLED:
             # Our store has no settlement of it: it was put back from a backup. Served now, one
             # charge would buy two calls.
             return Outcome(
-                State.REFUSED,
+                Settlement.REFUSED,
                 detail="Stripe says that this charge was made before",
                 refusal=VerificationFailed("This payment has been processed already."),
             )
@@ -187,16 +187,17 @@ class StripeRail:
         That there is none is certain only `LATE_S` after the challenge has ended.
         """
         if record.payee != self._settings.payee:
-            return Outcome(State.UNKNOWN, detail="it was paid to another account of Stripe")
+            return Outcome(Settlement.UNKNOWN, detail="it was paid to another account of Stripe")
         try:
             found = await self._find(record)
         except (StripeFailed, StripeRefused) as error:
-            return Outcome(State.UNKNOWN, detail=str(error), may_be_paid=True)
+            return Outcome(Settlement.UNKNOWN, detail=str(error), may_be_paid=True)
         if found is not None:
             return self._outcome(found, record.challenge_id, now_s)
         is_over = now_s > record.valid_until_s + LATE_S
         return Outcome(
-            State.REFUSED if is_over else State.UNKNOWN, detail="there is no PaymentIntent"
+            Settlement.REFUSED if is_over else Settlement.UNKNOWN,
+            detail="there is no PaymentIntent",
         )
 
     async def refund(self, record: PaymentRecord, now_s: int) -> Outcome:  # noqa: ARG002
@@ -206,7 +207,7 @@ class StripeRail:
         without that a refund that is tried on the next day would be a second one.
         """
         if record.payee != self._settings.payee:
-            return Outcome(State.REFUSED, detail="it was paid to another account of Stripe")
+            return Outcome(Settlement.REFUSED, detail="it was paid to another account of Stripe")
         try:
             intent_id = record.reference or await self._paid_by(record)
             given = read_refunds(await self._client.refunds(intent_id))
@@ -215,13 +216,13 @@ class StripeRail:
                 await self._client.refund(self._refunding(intent_id), key)
                 given = read_refunds(await self._client.refunds(intent_id))
         except StripeRefused as refused:
-            return Outcome(State.REFUSED, detail=str(refused))
+            return Outcome(Settlement.REFUSED, detail=str(refused))
         except StripeFailed as failed:
-            state = State.UNKNOWN if failed.sent else State.REFUSED
+            state = Settlement.UNKNOWN if failed.sent else Settlement.REFUSED
             return Outcome(state, detail=str(failed))
         if given.back_minor >= record.amount_minor:
-            return Outcome(State.SETTLED, given.reference)
-        return Outcome(State.UNKNOWN, given.reference, detail="the refund is under way")
+            return Outcome(Settlement.SETTLED, given.reference)
+        return Outcome(Settlement.UNKNOWN, given.reference, detail="the refund is under way")
 
     async def self_check(self) -> None:
         """Ask Stripe whose key this is, at start.
@@ -310,14 +311,14 @@ class StripeRail:
             return self._found(await self._client.retrieve(record.reference), record)
         proof = record.proof_id.removeprefix(PROOF_PREFIX)
         found = self._best(await self._client.search(proof), record)
-        if found is not None and found.state is not State.REFUSED:
+        if found is not None and found.state is not Settlement.REFUSED:
             return found
         first_s = record.valid_until_s - max(self._scheme.ttl_s, EARLY_S) - GRACE_S
         last_s = record.valid_until_s + LATE_S
         return self._best(await self._client.created(proof, first_s, last_s), record) or found
 
     def _best(self, intents: list[Mapping[str, Any]], record: PaymentRecord) -> Finding | None:
-        order = (State.SETTLED, State.UNKNOWN, State.REFUSED)
+        order = (Settlement.SETTLED, Settlement.UNKNOWN, Settlement.REFUSED)
         found = [self._found(intent, record) for intent in intents]
         return min(found, key=lambda finding: order.index(finding.state), default=None)
 
@@ -346,7 +347,7 @@ class StripeRail:
             try:
                 intent = await self._client.retrieve(intent_id)
             except (StripeFailed, StripeRefused) as error:
-                return Outcome(State.UNKNOWN, detail=str(error), may_be_paid=True)
+                return Outcome(Settlement.UNKNOWN, detail=str(error), may_be_paid=True)
             found = self._found(intent, record)
             if found.is_held:
                 return _refused(refused)  # asked for certain, and not done
@@ -359,9 +360,9 @@ class StripeRail:
         if found.needs_action:
             await self._let_go(found.intent_id)
             return action_required()
-        if found.state is State.REFUSED:
+        if found.state is Settlement.REFUSED:
             return VerificationFailed("The payment was not authorized; nothing was charged.")
-        if found.state is State.SETTLED:
+        if found.state is Settlement.SETTLED:
             return VerificationFailed("This payment has been processed already.")
         return self._unavailable(found.detail)
 
@@ -373,7 +374,7 @@ class StripeRail:
             log.warning("%s: %s could not be let go of: %s", self.name, intent_id, error)
 
     def _outcome(self, found: Finding, challenge_id: str | None, now_s: int) -> Outcome:
-        if found.state is not State.SETTLED:
+        if found.state is not Settlement.SETTLED:
             refusal = action_required() if found.needs_action else None
             return Outcome(
                 found.state,
@@ -388,7 +389,7 @@ class StripeRail:
         if self._settings.external_id is not None:
             extra["externalId"] = self._settings.external_id
         receipt = self._scheme.receipt(METHOD, found.intent_id, now_s, extra)
-        return Outcome(State.SETTLED, found.intent_id, receipt)
+        return Outcome(Settlement.SETTLED, found.intent_id, receipt)
 
     def _unavailable(self, why: str) -> RailUnavailable:
         return RailUnavailable(
@@ -406,14 +407,14 @@ def _grant(presented: Presented) -> Grant:
 
 def _refused(refused: StripeRefused) -> Outcome:
     if refused.is_untried:
-        return Outcome(State.REFUSED, detail=str(refused), is_untried=True)
-    return Outcome(State.REFUSED, detail=str(refused), refusal=refusal_of(refused.code))
+        return Outcome(Settlement.REFUSED, detail=str(refused), is_untried=True)
+    return Outcome(Settlement.REFUSED, detail=str(refused), refusal=refusal_of(refused.code))
 
 
 def _unclear(failed: StripeFailed) -> Outcome:
     if not failed.sent:
-        return Outcome(State.REFUSED, detail=str(failed), is_untried=True)
-    return Outcome(State.UNKNOWN, detail=str(failed), may_be_paid=True)
+        return Outcome(Settlement.REFUSED, detail=str(failed), is_untried=True)
+    return Outcome(Settlement.UNKNOWN, detail=str(failed), may_be_paid=True)
 
 
 def _ends_s(intent: Mapping[str, Any]) -> int:

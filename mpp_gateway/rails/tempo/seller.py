@@ -1,8 +1,6 @@
 """The seller's side of the `tempo` rail: offers, challenges, verification, settlement, receipts."""
 
 import asyncio
-import itertools
-from collections.abc import Iterator
 
 from mpp_gateway.crypto.addresses import checksum
 from mpp_gateway.errors import RailUnavailable, SettlementUnknown
@@ -42,6 +40,7 @@ from mpp_gateway.rails.tempo.request import (
 )
 from mpp_gateway.rails.tempo.sponsoring import Sponsoring, fee_minor
 from mpp_gateway.rails.tempo.tip20 import DECIMALS, Movement, movements
+from mpp_gateway.rails.waiting import unchecked, waits_ms
 
 SETTLES_WITHIN_S = 8
 """What a transaction must still live for to be sent: nodes refuse the last three seconds."""
@@ -49,7 +48,8 @@ LAG_S = 30
 """By how much another node behind the same address may be late: only after the end of a transaction
 and this is a missing receipt the proof that it will never have one."""
 BOUNDLESS = 2**256 - 1
-_POLLS_MS = (50, 50, 100, 100, 200, 200)
+BLOCK_MS = 400
+"""Every so often Tempo makes a block."""
 
 
 class TempoRail:
@@ -317,7 +317,7 @@ class TempoRail:
             # A balancer sends twice and tells us of the second time; and its buyer may have sent it
             # too. Only its end makes it certain that no block will have it.
             why = f"the node says {error.message}"
-        for wait_ms in _waits_ms(self._settings.settle_s * 1000):
+        for wait_ms in waits_ms(self._settings.settle_s * 1000, BLOCK_MS):
             try:
                 receipt = await self._node.receipt(transaction.tx_hash)
             except (RpcFailed, RpcRefused) as error:
@@ -401,18 +401,5 @@ class TempoRail:
         return f"{self.name}: currency {token} is not a TIP-20 token of {DECIMALS} decimals"
 
     def _unavailable(self, error: Exception) -> RailUnavailable:
-        return RailUnavailable(
-            "The payment could not be checked; nothing was charged.",
-            private=f"chain {self._settings.chain_id}: {error}",
-            retry_after_s=self._settings.retry_after_s,
-        )
-
-
-def _waits_ms(total_ms: int) -> Iterator[int]:
-    """Yield waits that grow to 400 ms, a block of Tempo, and add up to about `total_ms`."""
-    waited_ms = 0
-    for wait_ms in itertools.chain(_POLLS_MS, itertools.repeat(400)):
-        if waited_ms >= total_ms:
-            return
-        yield wait_ms
-        waited_ms += wait_ms
+        why = f"chain {self._settings.chain_id}: {error}"
+        return unchecked(why, self._settings.retry_after_s)
