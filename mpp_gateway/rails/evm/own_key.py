@@ -6,7 +6,7 @@ from mpp_gateway.rails.base import Settlement
 from mpp_gateway.rails.evm import abi
 from mpp_gateway.rails.evm.chain import ChainClient, gathered
 from mpp_gateway.rails.evm.inspection import Inspector
-from mpp_gateway.rails.evm.request import Attempt, EvmSettings, Payment
+from mpp_gateway.rails.evm.request import CALL_GAS, Attempt, EvmSettings, Payment
 from mpp_gateway.rails.evm.submissions import FOREVER_S, ONCE
 from mpp_gateway.rails.evm.submitter import Call, Fate, Submitted, Submitter
 from mpp_gateway.rails.jsonrpc import RpcFailed, RpcRefused
@@ -54,7 +54,7 @@ class OwnKeySettler:
         await self.check_call(payment.call, None, now_s, payment.gas_max)
 
     async def check_call(
-        self, payload: bytes, to: bytes | None, now_s: int, gas_max: int | None = None
+        self, payload: bytes, to: bytes | None, now_s: int, gas_max: int = CALL_GAS
     ) -> None:
         """Simulate a call of the token, or of `to`, and look at the key's gas."""
         try:
@@ -64,7 +64,7 @@ class OwnKeySettler:
                 self._submitter.known_floor(),
             )
         except RpcRefused as error:
-            if error.is_revert or (gas_max is not None and "gas" in error.message.lower()):
+            if error.is_revert or "gas" in error.message.lower():
                 raise VerificationFailed(
                     "The token would refuse this payment.", private=error.message
                 ) from error
