@@ -24,6 +24,8 @@ LONGEST_FIRST = (
     "peers/test_x402_upto.py",
     "process/test_crash_matrix.py",
     "peers/test_clients.py",
+    "inproc/test_rows_of_the_rails.py",
+    "inproc/test_rules_of_the_rails.py",
     "inproc/test_engine_uploads.py",
     "process/test_cli.py",
     "property/test_machine_books.py",

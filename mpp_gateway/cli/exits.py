@@ -18,7 +18,7 @@ _MEANINGS = {
     BAD_CONFIG: "the configuration has mistakes",
     CANNOT_START: "the gateway cannot start (port in use, store unusable), or its store cannot be"
     " read",
-    NOT_PAID: "no payment was made (price above --max, no offer that this key can pay)",
+    NOT_PAID: "no payment was made (price above --max, no offer that can be paid)",
     OWED: "paid, or perhaps paid, and not delivered: do not pay again, present MPP_CREDENTIAL",
     NOT_COMPARED: "what the payment network says could not be asked, or not for everything",
     INTERRUPTED: "interrupted (Ctrl-C)",

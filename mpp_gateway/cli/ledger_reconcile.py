@@ -81,8 +81,9 @@ async def compare(options: argparse.Namespace) -> int:
             asset = config.methods[name].asset.code
             work = Reconciliation(name, asset, statement, extract, last, int(time.time()))
             try:
-                with progress(f"{name}: transactions asked for, then blocks searched") as tick:
-                    outcome.comparisons.append(await work.run(options.from_block, tick))
+                with progress(f"{name}: payments asked for, then the network searched") as tick:
+                    first = None if statement.is_by_time else options.from_block
+                    outcome.comparisons.append(await work.run(first, tick))
             except (RailUnavailable, RailMisconfigured) as error:
                 _fail(outcome, name, error)
                 outcome.comparisons.append(work.so_far)
@@ -141,8 +142,10 @@ def _json(outcome: Outcome, assets: Assets) -> dict[str, Any]:
                 "refunds_found": done.refunds,
                 "under_way": done.under_way,
                 "other_transfers": done.others,
-                "from_block": done.first,
-                "to_block": done.last,
+                "from_block": None if done.is_by_time else done.first,
+                "to_block": None if done.is_by_time else done.last,
+                "from_at": _at(done.first) if done.is_by_time else None,
+                "to_at": _at(done.last) if done.is_by_time else None,
                 "differences": [_difference_json(found, assets) for found in done.differences],
             }
             for done in outcome.comparisons
@@ -208,7 +211,9 @@ def _verdict(outcome: Outcome) -> str:
     if outcome.code == NOT_COMPARED:
         return styled("not everything could be compared", "yellow")
     return (
-        styled("ledger and chain agree", "green") if outcome.comparisons else "nothing to compare"
+        styled("the books and the networks agree", "green")
+        if outcome.comparisons
+        else "nothing to compare"
     )
 
 
@@ -221,7 +226,7 @@ def _comparison_text(done: Comparison, assets: Assets) -> Iterable[str]:
             ("refunds found", str(done.refunds)),
             ("under way", str(done.under_way)),
             ("other transfers", str(done.others)),
-            ("searched", f"from {_place(done.first)} to {_place(done.last)}"),
+            ("searched", f"from {_place(done, done.first)} to {_place(done, done.last)}"),
         ]
     )
     for found in done.differences:
@@ -238,5 +243,11 @@ def _comparison_text(done: Comparison, assets: Assets) -> Iterable[str]:
         yield f"and {done.differences_found - len(done.differences)} more"
 
 
-def _place(place: int | None) -> str:
+def _place(done: Comparison, place: int | None) -> str:
+    if done.is_by_time:
+        return _at(place) or "-"
     return "-" if place is None else f"block {place}"
+
+
+def _at(place: int | None) -> str | None:
+    return format_rfc3339(place) if place else None  # 0: nothing was ever paid there

@@ -129,13 +129,13 @@ def _reconcile(verbs: Verbs) -> None:
         verbs,
         "reconcile",
         "compare the books with the payment networks",
-        "Looks for every payment of the books on its chain, and for every payment by proof to an"
-        "\naddress of yours in the books; for every refund of the books, and for money that your"
-        "\nkey sent to a buyer and that no refund explains. Refunds that are owed are told with"
-        "\nthe time since which they wait. Exits with 0 if all that could be compared agrees, with"
-        "\n1 on a difference, with 7 if a network could not be asked. A method without `rpc_url`"
-        "\ncannot be compared and is named. Other transfers by no proof are counted, and no fault."
-        "\nThe addresses must be the gateway's own: what another store sold to them is extra.",
+        "Looks for every payment of the books on its chain or at Stripe, and for every payment by"
+        "\nproof to you in the books; for every refund of the books, and for money that went back"
+        "\nto a buyer and that no refund explains. Refunds that are owed are told with the time"
+        "\nsince which they wait. Exits with 0 if all that could be compared agrees, with 1 on a"
+        "\ndifference, with 7 if a network could not be asked. A method without `rpc_url` cannot"
+        "\nbe compared and is named. Other money by no proof is counted, and no fault. Addresses"
+        "\nand accounts must be the gateway's own: what another store sold to them is extra.",
         "--config gateway.yaml",
         "--from-block 21000000",
         group=GROUP,
@@ -145,8 +145,8 @@ def _reconcile(verbs: Verbs) -> None:
         "--from-block",
         type=_block,
         metavar="N",
-        help="search for unknown payments from this block on (default: an hour before the first"
-        " exchange)",
+        help="on chains, search for unknown payments from this block on (default: an hour before"
+        " the first exchange)",
     )
     _ends(verb, reconcile)
 

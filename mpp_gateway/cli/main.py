@@ -25,6 +25,8 @@ from mpp_gateway.config.report import did_you_mean
 from mpp_gateway.errors import ConfigError
 
 PORT_MAX = 65_535
+PAYMENT_METHODS = ("evm", "tempo", "stripe")
+"""By which `pay` pays: written out, for what knows of them takes long to import."""
 
 UNWRITABLE = frozenset({errno.ENOSPC, errno.EIO, errno.EDQUOT})
 EXAMPLES = """\
@@ -122,6 +124,11 @@ def _pay(verbs: Verbs) -> None:
         "call a paid URL as a buyer",
         "Reads the 402, shows the price, pays with the key in MPP_PRIVATE_KEY and prints the answer"
         "\non stdout, the receipt on stderr. Without --max nothing above 0.10 is paid."
+        "\n\nOf several offers it pays the first, in the seller's order, that it can pay: on EVM"
+        "\nchains (evm) by a signed authorization, on Tempo (tempo) by a signed transaction, whose"
+        "\nfee the account pays unless the seller does, through Stripe (stripe) by a shared payment"
+        "\ntoken. --method picks. For tests Stripe makes a token, for the price and the seller"
+        "\nalone, for the test key in MPP_STRIPE_SECRET_KEY (sk_test_...); a live key is refused."
         "\n\nWithout a receipt and a whole answer it says what became of the payment. Where the"
         "\nseller has the money, or may still take it, it prints the credential: the same command"
         "\nwith that in MPP_CREDENTIAL presents it again and signs nothing. It goes to the origin"
@@ -130,10 +137,11 @@ def _pay(verbs: Verbs) -> None:
         "\nunder the printed MPP_IDEMPOTENCY_KEY the seller can give the same answer again.",
         "http://127.0.0.1:4402/weather/v1/forecast --dry-run",
         "http://127.0.0.1:4402/weather/v1/forecast --max 0.05",
+        "URL --method stripe --max 1.00 --spt spt_1N4Zv32eZvKYlo2CPhVPkJlW",
         "URL -d '{\"city\":\"Oslo\"}' -H 'Content-Type: application/json'",
     )
     verb.add_argument("url", metavar="URL", help="http:// or https:// URL of the call")
-    verb.add_argument("-X", "--method", default=None, help="HTTP method (default: GET, or POST)")
+    verb.add_argument("-X", "--request", metavar="VERB", help="HTTP method (default: GET, or POST)")
     verb.add_argument("-d", "--data", default=None, help="request body; @FILE reads a file")
     verb.add_argument(
         "-H", "--header", action="append", default=[], metavar="NAME: VALUE", help="may be repeated"
@@ -141,11 +149,28 @@ def _pay(verbs: Verbs) -> None:
     verb.add_argument(
         "--max",
         metavar="AMOUNT",
-        help="the most to pay, in whole units of the token (default: 0.10 of a dollar token;"
-        " of a token that this command does not know, it must be named); sent as X-Max-Price",
+        help="the most to pay: an amount and its unit ('0.05 usd'), or whole units of whatever"
+        " token or currency is asked for (default: '0.10 usd'); sent as X-Max-Price",
     )
     verb.add_argument(
-        "--chain", type=int, metavar="ID", help="pay on this chain only (8453, 84532, ...)"
+        "--method",
+        type=_payment_method,
+        metavar="NAME",
+        help="pay by this method only: evm, tempo or stripe (default: the first that can pay)",
+    )
+    verb.add_argument(
+        "--chain", type=int, metavar="ID", help="pay on this chain only (8453, 4217, ...)"
+    )
+    verb.add_argument(
+        "--spt",
+        metavar="TOKEN",
+        help="shared payment token for the seller, by your wallet or agent (or in MPP_SPT)",
+    )
+    verb.add_argument(
+        "--payment-method",
+        metavar="ID",
+        default="pm_card_visa",
+        help="what Stripe's test mode makes a token from (default: pm_card_visa)",
     )
     verb.add_argument(
         "--insecure", action="store_true", help="pay in clear text (http://) beyond this machine"
@@ -160,6 +185,16 @@ def _pay(verbs: Verbs) -> None:
         "--nonce", choices=("packed", "json"), default="packed", help=argparse.SUPPRESS
     )
     verb.set_defaults(run=commands.pay)
+
+
+def _payment_method(text: str) -> str:
+    if text not in PAYMENT_METHODS:
+        known = ", ".join(PAYMENT_METHODS)
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no payment method that this command knows ({known}); the HTTP method is"
+            " --request"
+        )
+    return text
 
 
 def _demo(verbs: Verbs) -> None:

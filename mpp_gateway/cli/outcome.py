@@ -1,7 +1,7 @@
 """What became of a payment that was sent: read from the answer, told in words, with what to do."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mpp_gateway.cli.exits import FAILED, OK, OWED
@@ -107,6 +107,8 @@ SILENT = Outcome(
     OWED,
     keeps_credential=True,
 )
+_ASKED_WITH_RPC_URL = frozenset({"evm"})
+"""Methods of which a node of the buyer's own knows more: another was asked already, or nobody."""
 _BY_STATE: Mapping[str, Outcome] = {
     "released": RELEASED,
     "credited": CREDITED,
@@ -162,13 +164,13 @@ def too_dear(body: bytes) -> str:
     return plain(" or ".join(f"{p.get('amount')} {p.get('unit')}" for p in each)) or "asked"
 
 
-def weigh(said: Outcome | None, *, is_made: bool | None) -> Outcome:
+def weigh(said: Outcome | None, *, is_made: bool | None, method: str) -> Outcome:
     """Return what holds of a claim, or of silence, once the chain was asked; None: it was not."""
     if is_made:
         return SPENT
     if is_made is False and said in {None, RELEASED}:
         return UNSPENT
-    return said or SILENT
+    return said or (SILENT if method in _ASKED_WITH_RPC_URL else replace(SILENT, retry=_SAME))
 
 
 def _problem(body: bytes) -> Mapping[str, Any]:

@@ -128,7 +128,8 @@ _EVENTS = """
 
 - `duration_ms` counts from the receipt of the request's head, by a clock that never goes back.
 - `method` and `amount_minor` are those of the credential, before there is one those of the first
-  offer. That money moved is said by `PaymentSettled` alone.
+  offer; once money has moved it is what has moved, which by use may be less. That it moved is said
+  by `PaymentSettled` alone.
 - A request that is refused for its form (no HTTP, too slow, too large a head) has no events.
 - What becomes of the money with no request at hand is told too: a start or a sweep takes up what
   was left, the rail answers late or is asked again, a refund is paid. There `request_id` is the id

@@ -270,6 +270,7 @@ def _claim(admission: Admission) -> Generator[Effect, Reply]:
         case Claim.CREDITED:
             exchange.turn, exchange.state = turn, State.SETTLED
             exchange.paid, exchange.receipt = True, claimed.receipt
+            exchange.moved_minor = claimed.paid_minor
         case Claim.DELIVERED if exchange.is_kept:
             admission.earlier = yield from idempotency.recall(exchange, claimed, admission.clock)
         case Claim.SPENT if is_identifier(presented.challenge_id) and not claimed.exchange_id:
@@ -341,9 +342,15 @@ def _resolve(
     # The same nonce can be signed twice, with different ends. Only after the last of them is an
     # unused one certain to stay unused.
     last_s = max(presented.valid_until_s, claimed.valid_until_s)
-    payment = replace(presented.record, valid_until_s=last_s)
-    outcome = yield from perform(admission.clock, LookUp(presented.rail, payment))
+    payment = replace(presented.record, valid_until_s=last_s, owed_minor=claimed.owed_minor)
+    rail = admission.exchange.rail
+    # Nobody but us can have moved it, so nothing is missed: and each question is a search in the
+    # rail's books, within a limit that all buyers share.
+    is_spaced = rail is not None and rail.capabilities.is_moved_by_us_alone
+    asked = LookUp(presented.rail, payment, is_spaced=is_spaced)
+    outcome = yield from perform(admission.clock, asked)
     turn, moved = Turn(claimed.exchange_id, claimed.attempt), False
+    moved_minor = payment.amount_minor - outcome.change_minor
     if outcome.state is Settlement.SETTLED:
         moved = yield from move(
             turn,
@@ -352,9 +359,7 @@ def _resolve(
             admission.clock,
             reference=outcome.reference,
             receipt=outcome.headers,
-            amount_minor=(
-                payment.amount_minor - outcome.change_minor if outcome.change_minor else None
-            ),
+            amount_minor=moved_minor if outcome.change_minor else None,
         )
     elif outcome.state is Settlement.REFUSED:
         moved = yield from move(turn, State.UNKNOWN, State.RELEASED, admission.clock)
@@ -364,6 +369,7 @@ def _resolve(
     if outcome.state is Settlement.REFUSED:
         yield from emit(event(events.PaymentReleased, exchange, now_s))
         return
+    exchange.moved_minor = moved_minor
     settled = event(events.PaymentSettled, exchange, now_s, reference=outcome.reference)
     yield from emit(settled)
     yield from emit(event(events.PaymentCredited, exchange, now_s))

@@ -48,6 +48,8 @@ class Exchange:
     """The money moved in an earlier attempt that was not delivered: settle nothing now."""
     used_minor: int | None = None
     """What a stream module counted, or the upstream has said; None: the whole price."""
+    moved_minor: int | None = None
+    """What has moved for it, in this attempt or an earlier one; None while nothing has."""
     was_paid_ahead: bool = False
     """The money had moved before the upstream was asked: a client who leaves then has had it."""
     is_brief: bool = False
@@ -144,7 +146,9 @@ def event[E: events.Event](kind: type[E], exchange: Exchange, at_s: int, **more:
     """Return an event of `kind` about `exchange`."""
     presented = exchange.presented
     offer = presented.offer if presented else next(iter(exchange.offers), None)
-    minor = presented.amount_minor if presented else offer.amount.minor if offer else 0
+    minor = exchange.moved_minor
+    if minor is None:
+        minor = presented.amount_minor if presented else offer.amount.minor if offer else 0
     return kind(
         request_id=exchange.request_id,
         at_s=at_s,

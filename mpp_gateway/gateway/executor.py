@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
 from mpp_gateway.errors import NotReady
+from mpp_gateway.gateway.inquiries import Inquiries
 from mpp_gateway.gateway.machine import Machine
 from mpp_gateway.gateway.reporting import Reporter, late_events
 from mpp_gateway.gateway.steps import (
@@ -98,6 +99,7 @@ class Executor:
         self._ask_soon = ask_soon
         self.free_calls: FreeCalls | None = None
         """Who counts them; without, there are none."""
+        self._inquiries = Inquiries()
         self._settling: set[asyncio.Future[Outcome]] = set()
         self._late: set[asyncio.Task[Any]] = set()
         self._attended: dict[Turn, asyncio.TimerHandle] = {}
@@ -181,8 +183,8 @@ class Executor:
                 return await self._settle(effect, now_s)
             case FindAnswer() | KeepAnswer():
                 return await self._kept(effect, now_s)
-            case LookUp(rail, payment):
-                return await self._look_up(rail, payment, now_s)
+            case LookUp(rail, payment, is_spaced):
+                return await self._look_up(rail, payment, now_s, is_spaced=is_spaced)
             case TakeFreeCall(call):
                 return await self.free_calls.take(call, now_s) if self.free_calls else None
             case _:
@@ -214,6 +216,7 @@ class Executor:
             detail=effect.detail,
             due_s=effect.due_s,
             amount_minor=effect.amount_minor,
+            owed_minor=effect.owed_minor,
         )
 
     async def _kept(self, effect: FindAnswer | KeepAnswer, now_s: int) -> KeptAnswer | bool | None:
@@ -359,7 +362,9 @@ class Executor:
         )
         if after is None:
             return
-        used_minor = effect.amount_minor - outcome.change_minor
+        # Of what was presented, as the rail says it: of what was asked for, less may be left than
+        # nothing, and a buyer who has paid would have neither call nor money.
+        used_minor = effect.presented.amount_minor - outcome.change_minor
         # The request's own word that it gave up waiting may come after this: it finds no way then.
         late = GiveUp(
             effect.turn,
@@ -380,11 +385,18 @@ class Executor:
         )
         await self._until_given_up(late, self._reporter.begin())
 
-    async def _look_up(self, name: str, payment: PaymentRecord, now_s: int) -> Outcome:
+    async def _look_up(
+        self, name: str, payment: PaymentRecord, now_s: int, *, is_spaced: bool
+    ) -> Outcome:
+        if is_spaced and not self._inquiries.may_ask(payment.proof_id, now_s):
+            return Outcome(Settlement.UNKNOWN, detail="asked a moment ago", may_be_paid=True)
         try:
-            return await self._rails[name].look_up(payment, now_s)
+            outcome = await self._rails[name].look_up(payment, now_s)
         except Problem:
             return Outcome(Settlement.UNKNOWN)
+        if outcome.state is not Settlement.UNKNOWN:
+            self._inquiries.ended(payment.proof_id)
+        return outcome
 
     async def close(self) -> None:
         """Wait for the money that is under way, and for its record."""

@@ -44,9 +44,10 @@ def move(
     detail: str = "",
     due_s: int | None = None,
     amount_minor: int | None = None,
+    owed_minor: int | None = None,
 ) -> Machine[bool]:
     """Write down a move of the exchange; False if somebody else made it."""
-    effect = Move(turn, before, after, reference, receipt, detail, due_s, amount_minor)
+    effect = Move(turn, before, after, reference, receipt, detail, due_s, amount_minor, owed_minor)
     moved: bool = yield from perform(clock, effect)
     return moved
 

@@ -59,6 +59,8 @@ class Comparison:
     first: int | None = None
     last: int | None = None
     """The places between which everything that came in was looked at."""
+    is_by_time: bool = False
+    """Whether places are unix times; else they are blocks."""
     differences: list[Difference] = field(default_factory=list)
     differences_found: int = 0
 
@@ -102,7 +104,9 @@ class Reconciliation:
         self._statement = statement
         self._extract = extract
         self._now_s = now_s
-        self._done = Comparison(rail, extract.rails().get(rail, 0), last=last)
+        self._done = Comparison(
+            rail, extract.rails().get(rail, 0), last=last, is_by_time=statement.is_by_time
+        )
         self._on_its_way: Counter[Transferred] = Counter()
         """Transfers back that a refund which is still owed may be, and no other one."""
 
@@ -117,10 +121,16 @@ class Reconciliation:
         Errors: `errors.RailUnavailable`, `rails.base.RailMisconfigured`.
         """
         # The statement has to know all of our payees before it reads anything.
-        self._statement.watch(self._extract.payees(self._rail), self._extract.givers())
+        self._statement.watch(
+            self._extract.payees(self._rail), self._extract.givers(), self._extract.proofs_of
+        )
+        start = await self._start() if first is None else first
+        await self._statement.read_ahead(start)
         beginning = await self._check_payments(tick)
         await self._check_refunds(tick)
-        self._done.first = await self._first(beginning) if first is None else first
+        if first is None and beginning is not None:
+            start = min(start, beginning)
+        self._done.first = start
         await self._search(self._done.first, self._done.last or 0, tick)
         return self._done
 
@@ -202,12 +212,11 @@ class Reconciliation:
             self._judge(entry)
         return entry
 
-    async def _first(self, beginning: int | None) -> int:
+    async def _start(self) -> int:
         began_s = self._extract.first_s(self._rail)
         if began_s is None:
             return self._done.last or 0
-        first = await self._statement.place_at(began_s - EARLIER_S)
-        return first if beginning is None else min(first, beginning)
+        return await self._statement.place_at(began_s - EARLIER_S)
 
     async def _search(self, first: int, last: int, tick: Tick) -> None:
         """Look at everything that came to our payees, whoever sent it, and at what went back."""

@@ -18,6 +18,11 @@ QUESTIONS_MAX = 100
 """How much one rail is asked in one round: the rest has its turn in the next."""
 AT_ONCE = 4
 START: tuple[int, str] = (0, "")
+RARELY_S = 3600
+"""How long a question rests at most that has had no answer for long."""
+OF_ITS_AGE = 8
+"""It rests for so large a part of the time that it is open."""
+RESTING_MAX = 10_000
 
 ANSWERS: dict[tuple[State, Settlement], State] = {
     (State.UNKNOWN, Settlement.SETTLED): State.CREDITED,
@@ -46,6 +51,8 @@ class Resolver:
         self._reporter = reporter
         self._clock = clock
         self._next = dict.fromkeys(rails, START)
+        self._rests_until: dict[str, int] = {}
+        """By the id of the exchange: when it is asked about again."""
         self.wanted = asyncio.Event()
         """Set when there is a new question that should not wait for the next round."""
 
@@ -64,6 +71,7 @@ class Resolver:
         # One that the rail cannot answer must not keep the later ones from being asked.
         last = asked[-1] if len(asked) == QUESTIONS_MAX else None
         self._next[name] = (last.asked_s, last.turn.exchange_id) if last else START
+        asked = [question for question in asked if self._is_due(question)]
         slots = asyncio.Semaphore(AT_ONCE)
 
         async def ask(question: Question) -> bool:
@@ -75,7 +83,31 @@ class Resolver:
         for question, answered in zip(asked, found, strict=True):
             if isinstance(answered, Exception):
                 log.error("%s could not be asked: %r", question.turn.exchange_id, answered)
+            if answered is not True:
+                self._let_rest(question)
         return sum(answered is True for answered in found)
+
+    def _is_due(self, question: Question) -> bool:
+        key = question.turn.exchange_id
+        if self._clock() < self._rests_until.get(key, 0):
+            return False
+        self._rests_until.pop(key, None)
+        return True
+
+    def _let_rest(self, question: Question) -> None:
+        """Ask the more rarely the longer there was no answer; a debt is tried in every round.
+
+        A buyer can spend the nonce of its payment elsewhere: what became of it is then never found,
+        by a hundred questions to the node each time. Asked without rest, some such calls would use
+        up what the node gives, and nobody could pay any more.
+        """
+        now_s = self._clock()
+        rest_s = min((now_s - question.asked_s) // OF_ITS_AGE, RARELY_S)
+        if len(self._rests_until) >= RESTING_MAX:  # of some the buyers have asked meanwhile
+            kept = {key: until_s for key, until_s in self._rests_until.items() if until_s > now_s}
+            self._rests_until = kept
+        if question.state is State.UNKNOWN and rest_s > 0 and len(self._rests_until) < RESTING_MAX:
+            self._rests_until[question.turn.exchange_id] = now_s + rest_s
 
     async def _ask(self, question: Question) -> bool:
         rail, key = self._rails[question.rail], question.turn.exchange_id

@@ -19,7 +19,7 @@ from mpp_gateway.ledger.answers import ANSWERS_SCHEMA, Answers
 from mpp_gateway.ledger.database import Database
 from mpp_gateway.ledger.exchanges import Exchanges, TakenUp
 from mpp_gateway.ledger.free_calls import FREE_CALLS_SCHEMA, FreeCalls
-from mpp_gateway.ledger.schema import EXCHANGES_SCHEMA, QUESTIONS_SCHEMA
+from mpp_gateway.ledger.schema import EXCHANGES_SCHEMA, OWED_SCHEMA, QUESTIONS_SCHEMA
 from mpp_gateway.ledger.sql import Lease, StoreUnavailable
 from mpp_gateway.ledger.stores import driver_of
 from mpp_gateway.limits.buckets import TokenBuckets
@@ -44,6 +44,7 @@ MIGRATIONS = (
     ONCE_SCHEMA,
     FREE_CALLS_SCHEMA,
     RELAYS_SCHEMA,
+    OWED_SCHEMA,
 )
 """The schema of the store, one entry a version, forward only: never edit one that was released."""
 

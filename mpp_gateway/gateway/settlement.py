@@ -1,7 +1,6 @@
 """What happens to the money once the upstream has spoken, or has failed to."""
 
 import re
-from dataclasses import replace
 
 from mpp_gateway import events
 from mpp_gateway.errors import (
@@ -25,6 +24,7 @@ from mpp_gateway.gateway.steps import (
     RenewTurn,
     Settle,
 )
+from mpp_gateway.ledger.book import Turn
 from mpp_gateway.ledger.states import State
 from mpp_gateway.protocol.messages import Answer, Headers
 from mpp_gateway.protocol.problems import PaymentRequired, Problem, VerificationFailed
@@ -56,12 +56,7 @@ def settle(exchange: Exchange, clock: Clock, found: Outcome | None = None) -> Ma
     assert turn is not None
     assert presented is not None
     if exchange.state is not State.SETTLING:  # written with the hold, where nothing is in between
-        # After a crash this record is what tells the restart to ask the rail. Without it the money
-        # could have moved with nobody left who knows.
-        due_s = exchange.settled_by_s(clock.now_s)
-        if not (yield from move(turn, State.VERIFIED, State.SETTLING, clock, due_s=due_s)):
-            raise GatewayFault(private=f"{turn.exchange_id} was not ours to settle")
-        exchange.state = State.SETTLING
+        yield from _begin(exchange, turn, presented, clock)
     outcome = found
     if outcome is None:
         timeout_s = exchange.route.timeouts.settle_s
@@ -69,8 +64,8 @@ def settle(exchange: Exchange, clock: Clock, found: Outcome | None = None) -> Ma
         outcome = yield from perform(clock, asked)
     match outcome.state:
         case Settlement.SETTLED:
+            exchange.moved_minor = presented.amount_minor - outcome.change_minor
             told = event(events.PaymentSettled, exchange, clock.now_s, reference=outcome.reference)
-            told = replace(told, amount_minor=presented.amount_minor - outcome.change_minor)
             settled = move(
                 turn,
                 State.SETTLING,
@@ -80,7 +75,7 @@ def settle(exchange: Exchange, clock: Clock, found: Outcome | None = None) -> Ma
                 receipt=outcome.headers,
                 detail=f"change {outcome.change_minor}" if outcome.change_minor else "",
                 due_s=exchange.answered_by_s(clock.now_s),
-                amount_minor=_used(presented, outcome),
+                amount_minor=exchange.moved_minor if outcome.change_minor else None,
             )
             if not (yield from _recorded(settled)):
                 # A restart took the exchange over, or the store is gone: whoever looks at it next
@@ -95,7 +90,7 @@ def settle(exchange: Exchange, clock: Clock, found: Outcome | None = None) -> Ma
                         reference=outcome.reference,
                         receipt=outcome.headers,
                         detail="settled, and not recorded in time",
-                        amount_minor=presented.amount_minor - outcome.change_minor,
+                        amount_minor=exchange.moved_minor,
                         told=(told, event(events.PaymentCredited, exchange, clock.now_s)),
                     )
                 )
@@ -116,10 +111,18 @@ def settle(exchange: Exchange, clock: Clock, found: Outcome | None = None) -> Ma
             raise _unknown(exchange)
 
 
-def _used(presented: Presented, outcome: Outcome) -> int | None:
-    if not outcome.change_minor:
-        return None
-    return presented.amount_minor - outcome.change_minor
+def _begin(exchange: Exchange, turn: Turn, presented: Presented, clock: Clock) -> Machine[None]:
+    """Write down that the rail is about to be asked, and for how much."""
+    # After a crash this record is what tells the restart to ask the rail. Without it the money
+    # could have moved with nobody left who knows.
+    due_s, owed_minor = exchange.settled_by_s(clock.now_s), exchange.owed_minor
+    # And what for: of a permit that has moved less than the most, whoever asks later could not
+    # tell whether that was the price or a trifle which its payer has had moved.
+    owed = owed_minor if owed_minor < presented.amount_minor else None
+    began = move(turn, State.VERIFIED, State.SETTLING, clock, due_s=due_s, owed_minor=owed)
+    if not (yield from began):
+        raise GatewayFault(private=f"{turn.exchange_id} was not ours to settle")
+    exchange.state = State.SETTLING
 
 
 def _refusal_of(outcome: Outcome) -> Problem:

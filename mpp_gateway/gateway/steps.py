@@ -119,6 +119,8 @@ class Move:
     """When we are done with it, or gone; None leaves what was said before."""
     amount_minor: int | None = None
     """What was used of what was held; None for all of it."""
+    owed_minor: int | None = None
+    """What the rail is asked to move, where that is less than was held."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +180,8 @@ class LookUp:
 
     rail: str
     payment: PaymentRecord
+    is_spaced: bool = False
+    """Whether it is asked only every so often: UNKNOWN in between."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,8 +44,12 @@ class Claimed:
     """The last end of validity that any signature under this proof was shown with."""
     seq: int = 0
     """The journal's last entry at the time of the claim."""
+    owed_minor: int | None = None
+    """What the rail was asked to move, where that is less than what was presented."""
     was_held: bool = False
     """An earlier attempt has found it good: its money moved after it was shown here, not before."""
+    paid_minor: int | None = None
+    """What a credit was paid with, which may be less than its proof is good for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +80,8 @@ class PaymentRecord:
     challenge_id: str | None = None
     reference: str = ""
     """What the rail called the payment when it was settled; empty before."""
+    owed_minor: int | None = None
+    """What the rail was asked to move, where that is less; None for all of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +167,7 @@ class Entry:
     paid_seq: int = 0
     """The journal's line that last brought its money to the seller."""
     amount_minor: int = 0
+    owed_minor: int | None = None
     updated_s: int = 0
     forget_s: int = 0
 
@@ -221,7 +228,8 @@ class Book:
                 return Claimed(Claim.EXPIRED, key, was_held=self._was_held(key))
             case State.RELEASED:
                 again = replace(request, exchange_id=key)
-                entry = replace(entry, request=again, amount_minor=request.amount_minor)
+                minor = request.amount_minor
+                entry = replace(entry, request=again, amount_minor=minor, owed_minor=None)
                 self._reopen(entry, State.CLAIMED, request.due_s, now_s)
                 self.entries[key] = replace(self.entries[key], valid_until_s=last_s)
                 held = self._was_held(key)
@@ -231,7 +239,8 @@ class Book:
             case State.CREDITED:
                 self._reopen(entry, State.SETTLED, request.due_s, now_s)
                 number = entry.attempt + 1
-                return Claimed(Claim.CREDITED, key, number, entry.reference, entry.receipt)
+                paid = Claimed(Claim.CREDITED, key, number, entry.reference, entry.receipt)
+                return replace(paid, paid_minor=entry.amount_minor)
             case State.UNKNOWN if is_about(
                 request,
                 entry.request.asset,
@@ -239,7 +248,8 @@ class Book:
                 entry.request.payee,
                 entry.amount_minor,
             ):
-                return Claimed(Claim.UNKNOWN, key, entry.attempt, valid_until_s=last_s)
+                owed, number = entry.owed_minor, entry.attempt
+                return Claimed(Claim.UNKNOWN, key, number, valid_until_s=last_s, owed_minor=owed)
         return Claimed(Claim.IN_PROGRESS, key, entry.attempt, valid_until_s=last_s)
 
     def hold(
@@ -285,6 +295,7 @@ class Book:
         receipt: tuple[tuple[str, str], ...] | None = None,
         due_s: int | None = None,
         amount_minor: int | None = None,
+        owed_minor: int | None = None,
     ) -> bool:
         """Move from `before` to `after`; False if it is not `turn`'s move."""
         if after not in TRANSITIONS[before]:
@@ -292,6 +303,8 @@ class Book:
         if amount_minor is not None and ((before, after) not in POSTING or amount_minor < 0):
             said = f"{turn.exchange_id}: {before} -> {after} cannot post {amount_minor}"
             raise IllegalTransition(said)
+        if owed_minor is not None and after is not State.SETTLING:
+            raise IllegalTransition(f"{turn.exchange_id}: {after} asks for no money")
         entry = self.entries.get(turn.exchange_id)
         if entry is None or (entry.attempt, entry.state) != (turn.attempt, before):
             return False
@@ -305,6 +318,7 @@ class Book:
             reference=entry.reference if reference is None else reference,
             receipt=entry.receipt if receipt is None else receipt,
             amount_minor=entry.amount_minor if amount_minor is None else amount_minor,
+            owed_minor=entry.owed_minor if owed_minor is None else owed_minor,
             updated_s=now_s,
             forget_s=self._forget_s(entry),
         )

@@ -142,6 +142,11 @@ class Extract:
         row = self._db.execute(asked, (proof_id,)).fetchone()
         return None if row is None else _booked(row)
 
+    def proofs_of(self, text: str) -> tuple[str, ...]:
+        """Return the proofs that begin with a text, of whatever rail."""
+        asked = "SELECT proof_id FROM booked WHERE proof_id >= ? AND proof_id < ? ORDER BY proof_id"
+        return tuple(proof for (proof,) in self._db.execute(asked, (text, text + "\U0010ffff")))
+
     def look(self, rail: str, reference: str) -> bool:
         """Note that a reference is looked at; False if it was before."""
         done = self._db.execute(

@@ -32,6 +32,7 @@ class Change(NamedTuple):
     due_s: int | None = None
     amount_minor: int | None = None
     refund: str | None = None
+    owed_minor: int | None = None
 
 
 # The number of this very move's line, or one that is left out: one transaction writes at a time.
@@ -119,6 +120,8 @@ def move(db: Connection, turn: Turn, change: Change, now_s: int) -> bool:
     if posted and not (step.is_posting and posted.isdecimal()):
         said = f"{turn.exchange_id}: {step.before} -> {step.after} cannot post {posted}"
         raise IllegalTransition(said)
+    if change.owed_minor is not None and change.after is not State.SETTLING:
+        raise IllegalTransition(f"{turn.exchange_id}: {step.after} asks for no money")
     columns = _columns(turn, step, change, posted, now_s)
     theirs = turn.exchange_id, turn.attempt, step.before
     values = (step.after, now_s, *columns.values(), *theirs)
@@ -164,6 +167,8 @@ def _columns(
         columns["amount_minor"] = posted
     if change.refund is not None:
         columns["refund"] = change.refund
+    if change.owed_minor is not None:
+        columns["owed_minor"] = str(change.owed_minor)
     return columns
 
 

@@ -74,3 +74,6 @@ CREATE UNIQUE INDEX exchanges_challenge ON exchanges (challenge_id)
 """Who was paid, what the rail calls a refund that it made, and a column for each list that the
 books keep of their rows: holds, payments, questions for a rail, and releases to forget. Lists by
 `state` would have every move of every payment compare its state with each of them."""
+
+OWED_SCHEMA = "ALTER TABLE exchanges ADD COLUMN owed_minor TEXT NOT NULL DEFAULT ''"
+"""What a settlement has asked the rail to move, where that is less than was held; else empty."""

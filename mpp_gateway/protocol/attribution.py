@@ -19,14 +19,14 @@ def memo_of(challenge_id: str, realm: str, client_id: str | None = None) -> byte
     return _TAG + _hash(realm)[:10] + client + _hash(challenge_id)[:7]
 
 
-def is_of_payment(memo: bytes) -> bool:
-    """Tell whether a memo says that its transfer pays some challenge, whoever has issued it."""
+def is_one(memo: bytes) -> bool:
+    """Tell whether a memo is of this form: whoever wrote it meant to pay some challenge."""
     return len(memo) == MEMO_BYTES and memo[: len(_TAG)] == _TAG
 
 
 def is_for_challenge(memo: bytes, challenge_id: str) -> bool:
     """Tell whether a memo names this challenge. A challenge id is never issued by two realms."""
-    return is_of_payment(memo) and memo[_CHALLENGE] == _hash(challenge_id)[:7]
+    return is_one(memo) and memo[_CHALLENGE] == _hash(challenge_id)[:7]
 
 
 def is_for_realm(memo: bytes, realm: str) -> bool:

@@ -1,6 +1,7 @@
 """The `Payment` HTTP authentication scheme, as every MPP rail uses it (draft-httpauth-payment)."""
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,6 +19,9 @@ from mpp_gateway.protocol.verification import check_echo
 from mpp_gateway.rails.base import Binding, Offer
 
 ENTROPY_BYTES = 16
+DESCRIPTION_CHARS_MAX = 500
+"""A client reads a head of 16 KiB, in which several offers repeat these words, escaped."""
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 def scope_of(
@@ -42,6 +46,17 @@ def scope_of(
     # credential of the cheap one would buy the dear one.
     text = "".join(f"{len(part)}:{part}" for part in parts)
     return base64url(hashlib.sha256(text.encode("latin-1", "backslashreplace")).digest())
+
+
+def _for_a_field(words: str | None) -> str | None:
+    """Return a description as a header field can carry it: on one line, and no page long.
+
+    In a configuration it may have lines and paragraphs; refused here, the call could not be sold.
+    """
+    if words is None:
+        return None
+    line = _CONTROL.sub("", " ".join(words.split()))
+    return line if len(line) <= DESCRIPTION_CHARS_MAX else line[: DESCRIPTION_CHARS_MAX - 1] + "…"
 
 
 PAYMENT_AUTHORIZATION = "Payment-Authorization"
@@ -96,7 +111,7 @@ class PaymentScheme:
             expires=format_rfc3339(now_s + self.ttl_s),
             digest=binding.body_digest,
             opaque=base64url(opaque),
-            description=offer.description,
+            description=_for_a_field(offer.description),
             header=binding.header,
         )
         return (("WWW-Authenticate", challenge.format()),)

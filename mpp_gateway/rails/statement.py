@@ -1,8 +1,11 @@
 """What a payment network says by itself about money that came in, to hold the books against."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
+
+type ProofsOf = Callable[[str], Iterable[str]]
+"""The proofs of the books that begin with a text."""
 
 
 class NoStatement(Exception):
@@ -62,12 +65,19 @@ class Statement(Protocol):
     Errors of every question: `errors.RailUnavailable`, `rails.base.RailMisconfigured`.
     """
 
+    is_by_time: bool
+    """Whether places are unix times; else they are blocks of a chain."""
+
     async def newest(self) -> int:
         """Return the last place that is certain by now."""
         ...
 
     async def place_at(self, unix_s: int) -> int:
         """Return a place before which nothing happened at `unix_s` or later."""
+        ...
+
+    async def read_ahead(self, first: int) -> None:
+        """Read at once what there is from a place on, where that is better than one by one."""
         ...
 
     async def under(self, reference: str) -> Entry:
@@ -82,10 +92,11 @@ class Statement(Protocol):
         """Tell whether a transfer gives this very payment back, or one like it."""
         ...
 
-    def watch(self, payees: frozenset[str], givers: frozenset[str]) -> None:
+    def watch(self, payees: frozenset[str], givers: frozenset[str], proofs_of: ProofsOf) -> None:
         """Count these among ours too, beside those of the configuration, from here on.
 
-        `payees` are paid, and from `givers` money is given back.
+        `payees` are paid, and from `givers` money is given back. Where a network shows less of a
+        proof than its name, `proofs_of` has the names.
         """
         ...
 

@@ -3,6 +3,7 @@
 from collections.abc import Collection
 
 from mpp_gateway.protocol.messages import Headers
+from mpp_gateway.protocol.x402_permits import OVERRIDES
 
 HOP_BY_HOP = frozenset(
     {
@@ -132,8 +133,11 @@ def request_trailers(trailers: Headers, steering: Collection[str] = ()) -> Heade
 
 
 def response_trailers(trailers: Headers) -> Headers:
-    """Return the upstream's trailer fields that may go to the client: no framing, no receipt."""
-    dropped = STRIPPED_FROM_REQUEST | STRIPPED_FROM_RESPONSE
+    """Return the upstream's trailer fields that may go to the client: no framing, no receipt.
+
+    Nor what was used: it was settled by the head, and is between the upstream and the gateway.
+    """
+    dropped = STRIPPED_FROM_REQUEST | STRIPPED_FROM_RESPONSE | {OVERRIDES}
     return tuple((name, value) for name, value in trailers if _may_go(name.lower(), dropped))
 
 

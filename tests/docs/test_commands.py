@@ -51,6 +51,11 @@ RUN_BY = {
     r' --header "Authorization: Bearer TOKEN" --max 0.01': (
         "tests/process/test_pay_attacks.py::test_a_payment_goes_beside_the_buyers_own_authorization"
     ),
+    r"mpp-gateway pay https://gateway.example.com/openai/v1/models --method tempo --max 0.05": (
+        "tests/process/test_pay_tempo.py::test_a_call_costs_its_price_and_the_fee_and_has_a_receipt"
+    ),
+    r"mpp-gateway pay https://gateway.example.com/anthropic/v1/messages --method stripe --max 0.50"
+    r" --data @body": "tests/process/test_pay_stripe.py::test_a_post_is_paid_with_its_body",
     r"PYTHONPATH=docs/how-to/examples mpp-gateway serve --config gateway.yaml": (
         "tests/docs/test_hooks_example.py::test_the_example_changes_request_and_answer"
     ),

@@ -12,7 +12,7 @@ from mpp_gateway.addons.translation import HIDDEN_TOKEN
 from mpp_gateway.protocol.challenge import Challenge
 from tests.support.client import RawClient
 from tests.support.evm import now
-from tests.support.paid import refused, slug_of, wait_until
+from tests.support.paid import at_once, refused, slug_of, wait_until
 from tests.support.stripe_server import KEY, PROFILE, StandInStripe, stand_in_stripe
 from tests.support.stripe_shop import PRICE, ROUTES, stripe_shop
 
@@ -51,6 +51,50 @@ def test_an_authorization_that_cannot_be_read_is_refused_before_it_is_paid_for(
         assert shop.ask("/api/free", f"Authorization: {own}")[0] == 200
         assert shop.upstream.seen[0].get("authorization") is None
         assert shop.ask("/api/paid", pays(credential))[0] == 200
+
+
+ASKS = ("retrieve", "list", "search")
+
+
+def test_who_repeats_a_charge_that_is_processing_has_stripe_asked_once_in_five_seconds(
+    server, tmp_path
+):
+    """A free request cost a search and a list, and Stripe's limit is that of all buyers."""
+    with stripe_shop(server, tmp_path) as shop:
+        clock_s = now()
+        shop.proxy.runtime.serving.executor.clock = lambda: clock_s
+        spt = server.mint(PRICE, payment_method="pm_slow")
+        credential, _ = shop.buy(spt=spt)
+        slow = [shop.send(credential)]
+        server.asked.clear()
+
+        def rounds() -> int:
+            """Return how often Stripe was asked, and take that for read."""
+            asked = [verb for verb, *_ in server.asked if verb in ASKS]
+            server.asked.clear()
+            return asked.count("search")
+
+        slow += [shop.send(credential) for _ in range(10)]
+        slow += at_once([lambda: shop.send(credential)] * 10)
+        assert rounds() == 1
+        assert {(slug_of(answer), answer[1]["retry-after"]) for answer in slow} == {
+            ("settlement-unknown", "5")
+        }
+
+        clock_s += 4
+        shop.send(credential)
+        assert rounds() == 0
+        clock_s += 1
+        shop.send(credential)
+        assert rounds() == 1
+
+        # Another payment does not wait for it, and the buyer who comes back in time has its call.
+        (intent,) = server.of(spt)
+        intent |= {"status": "succeeded", "amount_received": PRICE}
+        assert shop.send(shop.buy()[0])[0] == 200
+        clock_s += 5
+        assert shop.send(credential)[0] == 200
+        assert shop.row(spt)["state"] == "settled"
 
 
 def test_an_upload_that_its_client_stalls_is_a_credit_and_no_refund(server, tmp_path):

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from mpp_gateway.config.zero import MOUNT, SERVICE
 from mpp_gateway.protocol.challenge import Challenge
 from mpp_gateway.routing.table import RouteTable
 from tests.support.client import RawClient, get
+from tests.support.components import need
 from tests.support.proxy import Proxy, config_text, running
 from tests.support.upstream import upstream
 
@@ -207,8 +207,7 @@ def test_a_single_service_at_the_root_keeps_its_own_paths(tmp_path):
 
 
 def test_mppx_finds_the_documents_in_order(gateway, tmp_path):
-    if not MPPX.is_dir() or shutil.which("node") is None:
-        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)("mppx is not installed")
+    need("mppx")
     proxy, _ = gateway
     command = ["node", str(MPPX / "dist" / "bin.js"), "validate", proxy.url, "-j"]
     home = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}

@@ -46,16 +46,6 @@ def test_a_replayed_hash_buys_one_call_in_whatever_case(shop: BuyersShop):
     assert (shop.balance(), shop.hits, len(shop.rows())) == (PRICE, 1, 1)
 
 
-def test_ten_copies_of_a_hash_at_once_run_the_upstream_once(shop: BuyersShop):
-    challenge = shop.challenge()
-    credential = shop.push(challenge, shop.transfer(challenge))
-
-    answers = at_once([lambda: shop.send(credential)] * 10)
-
-    assert [status for status, *_ in answers].count(200) == 1
-    assert (shop.balance(), shop.hits) == (PRICE, 1)
-
-
 def test_ten_challenges_for_one_hash_at_once_run_the_upstream_once(shop: BuyersShop):
     challenges = [shop.challenge() for _ in range(10)]
     tx_hash = shop.transfer(challenges[0])

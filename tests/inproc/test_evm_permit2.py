@@ -1,5 +1,6 @@
 """EVM, `permit2`: the buyer signs for our key, and Permit2 moves its money once."""
 
+import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -383,3 +384,32 @@ def test_a_payment_whose_transaction_is_not_known_any_more_is_found_on_the_chain
     shop.reaches(credited=1)
     assert shop.send(credential)[0] == 200
     assert shop.balance() == PRICE
+
+
+def test_what_a_key_has_left_open_is_found_by_a_gateway_with_another_or_none(shop: PermitShop):
+    """Whose transactions count is what the store says, not today's configuration."""
+    configs = (
+        re.sub(r'private_key: "[^"]*"', f'private_key: "0x{fresh_key("gas").hex()}"', shop.config),
+        re.sub(r'private_key: "[^"]*"', 'facilitator: "http://127.0.0.1:9"', shop.config).replace(
+            "credential_types: [permit2]", "credential_types: [authorization]"
+        ),
+    )
+    credentials = [shop.buy() for _ in configs]
+    for number, (config, credential) in enumerate(zip(configs, credentials, strict=True)):
+        shop.node.then[SEND] = lambda: shop.node.faults.update({RECEIPT: "500"})
+        refused(shop.send(credential), "settlement-unknown", 503)
+        shop.stop()
+        with closing(sqlite3.connect(shop.store)) as db:
+            db.execute("DELETE FROM broadcasts")
+            db.commit()
+        shop.node.faults.clear()
+        shop.start(config)
+
+        shop.reaches(credited=number + 1)
+        assert not shop.crashes()
+        shop.stop()
+        shop.start()
+
+    for credential in credentials:
+        assert shop.send(credential)[0] == 200
+    assert shop.balance() == len(configs) * PRICE

@@ -296,25 +296,6 @@ def test_a_node_that_is_down_takes_no_money_and_asks_for_none(shop: BuyersShop, 
     assert shop.balance() == PRICE
 
 
-def test_a_node_that_is_slow_takes_no_money(shop: BuyersShop):
-    credential = shop.buy()
-
-    shop.node.faults[RECEIPT] = "hang"
-    refused(shop.send(credential), "rail-unavailable", 503)
-
-    shop.untouched(released=1)
-
-
-def test_an_answer_that_is_lost_after_the_transaction_went_out_charges_once(shop: BuyersShop):
-    credential = shop.buy()
-    shop.node.faults[SEND] = "lost"
-
-    assert shop.send(credential)[0] == 200
-    refused(shop.send(credential), "invalid-challenge")
-
-    assert (shop.balance(), shop.hits) == (PRICE, 1)
-
-
 @pytest.mark.parametrize("fault", ["reset", "swallow", "error: insufficient funds"])
 def test_what_may_have_been_sent_is_open_until_the_chain_shows_it(shop: BuyersShop, fault):
     challenge = shop.challenge()

@@ -9,12 +9,13 @@ import shlex
 
 import pytest
 
+from mpp_gateway.cli.main import parser
 from mpp_gateway.gateway.page.parts import SCRIPT, STYLE, TEMPLATE
 from mpp_gateway.gateway.page.showing import wants_page
 from mpp_gateway.protocol.challenge import Challenge
 from tests.support.client import RawClient
 from tests.support.paid import paid_gateway
-from tests.support.stripe_server import stand_in_stripe
+from tests.support.stripe_server import PROFILE, stand_in_stripe
 from tests.support.stripe_shop import stripe_shop
 from tests.support.tempo import tempo_shop
 
@@ -55,11 +56,13 @@ def test_no_program_gets_the_page_for_a_vague_word(accept):
     assert not wants_page([accept] if accept else [])
 
 
-def ask_at(port: int, host: str) -> bytes:
+def ask_at(port: int, host: str, method: str = "GET", body: bytes = b"") -> bytes:
     """Return the page as somebody sees it who says that the gateway has that name."""
+    fields = [f"Host: {host}", BROWSER] + ([f"Content-Length: {len(body)}"] if body else [])
     with RawClient(port) as client:
-        client.send(f"GET /api/paid HTTP/1.1\r\nHost: {host}\r\n{BROWSER}\r\n\r\n".encode())
-        return client.response("GET")[2]
+        head = "\r\n".join([f"{method} /api/paid HTTP/1.1", *fields, "", ""])
+        client.send(head.encode() + body)
+        return client.response(method)[2]
 
 
 def data_of(page: str) -> dict:
@@ -67,9 +70,14 @@ def data_of(page: str) -> dict:
     return json.loads(found[1])
 
 
+def commands_of(page: str) -> list[list[str]]:
+    found = re.findall(r'<code class="command">(.*?)</code>', page, re.DOTALL)
+    return [shlex.split(html.unescape(line)) for line in found]
+
+
 def command_of(page: str) -> list[str]:
-    found = re.search(r'<code id="command">(.*?)</code>', page, re.DOTALL)
-    return shlex.split(html.unescape(found[1]))
+    (words,) = commands_of(page)
+    return words
 
 
 def test_a_browser_gets_the_same_402_with_another_body(tmp_path):
@@ -187,12 +195,21 @@ def test_a_request_with_a_body_says_that_the_page_cannot_repeat_it(tmp_path):
     with paid_gateway(tmp_path) as paid:
         page = paid.ask("/api/paid", BROWSER, method="POST", body=b"secret body")[2].decode()
     assert data_of(page)["offers"] == {}
-    assert command_of(page)[4:6] == ["--data", "@body"]
+    assert command_of(page)[4:8] == ["--request", "POST", "--data", "@body"]
     assert "this page cannot see it" in page
     assert "secret body" not in page
 
 
-def test_a_page_for_tempo_alone_has_the_line_of_a_client_that_can_pay_it(tmp_path):
+def test_a_request_without_a_body_is_not_given_one(tmp_path):
+    with paid_gateway(tmp_path) as paid:
+        fields = (BROWSER, "Content-Length: 0")
+        page = paid.ask("/api/paid", *fields, method="POST")[2].decode()
+    assert command_of(page)[4:6] == ["--request", "POST"]
+    assert len(command_of(page)) == 7
+    assert "this page cannot see it" not in page
+
+
+def test_a_page_for_tempo_alone_has_the_line_that_pays_it(tmp_path):
     routes = """
       "GET /item/:id": {charge: "0.01"}
       "POST /item/:id": {charge: "0.01"}
@@ -202,24 +219,56 @@ def test_a_page_for_tempo_alone_has_the_line_of_a_client_that_can_pay_it(tmp_pat
         page = shop.ask(target, BROWSER)[2].decode()
         posted = shop.ask(target, BROWSER, method="POST", body=b"secret body")[2].decode()
     words = command_of(page)
-    assert words[:2] == ["npx", "mppx"]
-    assert len(words) == 3
-    assert words[2].endswith(target)
-    assert '<div class="line">' in page
-    # A substitution of the shell's, which mppx needs: it reads no file itself.
-    assert command_of(posted)[2:6] == ["--method", "POST", "--data", "$(cat body)"]
+    assert words[:6] == ["mpp-gateway", "pay", "--method", "tempo", "--max", "0.01"]
+    assert words[6].endswith(target)
+    assert len(words) == 7
+    assert command_of(posted)[6:10] == ["--request", "POST", "--data", "@body"]
     assert "secret body" not in posted
     for text in (page, posted):
-        assert "mpp-gateway pay" not in text
-        assert "mppx runs on Node" in text
+        assert "MPP_PRIVATE_KEY holds the key that pays. The fee of the network comes" in text
+        assert "mppx" not in text
 
 
-def test_a_page_for_cards_alone_says_who_can_pay_and_shows_no_empty_line(tmp_path):
+def test_a_page_for_cards_alone_has_the_line_and_says_what_a_buyer_needs(tmp_path):
     with stand_in_stripe() as server, stripe_shop(server, tmp_path) as shop:
         page = shop.ask("/api/paid", BROWSER)[2].decode()
-    assert '<div class="line" hidden>' in page
-    assert "shared payment token" in page
-    assert "mpp-gateway pay" not in page
+    assert command_of(page)[:6] == ["mpp-gateway", "pay", "--method", "stripe", "--max", "1.00"]
+    assert f"MPP_SPT holds a shared payment token for the seller {PROFILE}" in page
+
+
+MANY = """
+  evm: {network: base, token: USDC, recipient: "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed", submit: {facilitator: "http://127.0.0.1:9"}}
+  sepolia: {kind: evm, network: base-sepolia, token: USDC, recipient: "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed", submit: {facilitator: "http://127.0.0.1:9"}}
+  tempo: {chain_id: 1337, rpc_url: "http://127.0.0.1:9", currency: "0x20c0000000000000000000000000000000000000", recipient: "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed"}
+"""  # noqa: E501
+
+
+def test_each_way_has_a_line_that_takes_it_and_no_other(tmp_path):
+    with (
+        stand_in_stripe() as server,
+        stripe_shop(server, tmp_path, methods=MANY, more="payment_page: true") as shop,
+    ):
+        page = shop.ask("/api/paid", BROWSER)[2].decode()
+        long = shop.ask("/api/paid?" + "x" * 15_000, BROWSER)[2]
+    lines = commands_of(page)
+    assert [words[2:-1] for words in lines] == [
+        ["--method", "stripe", "--max", "1.00"],
+        ["--method", "evm", "--chain", "8453", "--max", "1.00"],
+        ["--method", "evm", "--chain", "84532", "--max", "1.00"],
+        ["--method", "tempo", "--max", "1.00"],
+    ]
+    assert len({words[-1] for words in lines}) == 1
+    assert "Add --rpc-url with a node of chain 1337" in page
+    assert [html.unescape(name) for name in re.findall(r'<h3 class="by">(.*?)</h3>', page)] == [
+        "1.00 usd with Stripe",
+        "1.00 USD Coin on Base",
+        "1.00 USDC on Base Sepolia",
+        "1.00 USD with Tempo",
+    ]
+    assert len(commands_of(long.decode())) == 1
+    assert len(long) < PAGE_BYTES_MAX
+    for words in lines:  # as the command reads them
+        assert parser().parse_args(words[1:]).max == "1.00"
 
 
 def test_the_page_stays_small_whatever_the_configuration_says(tmp_path):

@@ -1,7 +1,6 @@
 """The payment page in a real browser, with a wallet, an upstream and a chain: what people live
 through, and where their money is then."""
 
-import os
 from contextlib import contextmanager
 
 import pytest
@@ -9,7 +8,8 @@ import pytest
 from mpp_gateway.gateway.page import contents
 from mpp_gateway.gateway.page.chains import Chain
 from tests.inproc.test_payment_page import EVIL
-from tests.support.browser import Browser, Page, Wallet, chromium
+from tests.support.browser import Browser, Page, Wallet
+from tests.support.components import need
 from tests.support.paid import PRICE, PURSE_MINOR, paid_gateway, wait_until
 
 PAID = "Paid 0.01"
@@ -19,9 +19,7 @@ LATE_S = 400
 
 @pytest.fixture(scope="module")
 def browser():
-    if chromium() is None:
-        assert os.environ.get("CI") != "true", "Chromium is not installed (Debian: chromium)"
-        pytest.skip("Chromium is not installed (Debian: chromium)")
+    need("chromium")
     with Browser().opened() as browser:
         yield browser
 
@@ -371,7 +369,13 @@ def test_without_a_wallet_the_page_says_so_and_shows_the_line(tmp_path, browser)
     with visit(tmp_path, browser, has_wallet=False) as v:
         v.page.sees("#state", "No wallet was found")
         assert v.page.text("#pay") == ""
-        assert v.page.text("#command").startswith("mpp-gateway pay --max 0.01 http")
+        line = v.page.text(".command")
+        assert line.startswith("mpp-gateway pay --max 0.01 http")
+        v.page.run("Object.defineProperty(navigator, 'clipboard', {value:"
+                   " {writeText: async (text) => { window.copied = text; }}})")  # fmt: skip
+        v.page.click(".copy")
+        v.page.sees(".copy", "Copied")
+        assert v.page.run("window.copied") == line
 
 
 def test_no_frame_of_another_page_shows_it(tmp_path, browser):

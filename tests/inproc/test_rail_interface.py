@@ -7,9 +7,10 @@ import sqlite3
 import pytest
 
 from mpp_gateway.errors import Forbidden
+from mpp_gateway.events import ExchangeFinished, PaymentCredited, PaymentSettled
 from mpp_gateway.gateway.slots import Slots
 from mpp_gateway.protocol.messages import Answer
-from mpp_gateway.rails.base import Capabilities
+from mpp_gateway.rails.base import Capabilities, Outcome, Settlement
 from tests.support.client import RawClient, get
 from tests.support.scene import Scene, eventually, scene
 from tests.support.toy_rail import ToyRail
@@ -81,6 +82,33 @@ def test_a_rail_without_change_settles_the_whole_price():
         with_slots(played, stream=(metered,))
         assert get(played.proxy.port, "/api/paid", KEY)[0] == 200
         assert rail.amounts == [PRICE]
+
+
+@pytest.mark.parametrize("became", ["settled", "found"])
+def test_of_less_than_the_price_what_moved_is_told_in_every_event_after(became: str):
+    """Also by the request that has its credit, and by the one that asks what became of it."""
+    heard, used, rail = [], 300, ToyRail(settle_as="settled")
+
+    def pre(exchange, clock):
+        exchange.used_minor = used
+        yield from ()
+
+    async def found(record, now_s):
+        return Outcome(Settlement.SETTLED, change_minor=record.amount_minor - used)
+
+    if became == "found":
+        rail.settle_as, rail.look_up = "unknown", found
+    with scene(rail=rail, sink=heard.append, base_url="http://127.0.0.1:1") as played:
+        with_slots(played, pre=(pre,))
+        for _ in range(2):
+            get(played.port, "/api/first", KEY)
+        assert eventually(lambda: len([e for e in heard if type(e) is ExchangeFinished]) == 2)
+
+    moved = [type(event) for event in heard].index(PaymentSettled)
+    assert {event.amount_minor for event in heard[:moved] if event.method} == {PRICE}
+    after = [event for event in heard[moved:] if event.method]
+    assert {PaymentSettled, PaymentCredited, ExchangeFinished} <= {type(event) for event in after}
+    assert {event.amount_minor for event in after} == {used}
 
 
 def test_a_bearer_key_is_a_credential_and_never_reaches_the_upstream():

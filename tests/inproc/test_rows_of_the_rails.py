@@ -43,6 +43,7 @@ def sold_once(till: Till, payment: Payment) -> None:
     hits = till.shop.hits
     assert turned_down(till.send(payment)) in NOT_THIS
     assert (till.takings(), till.shop.hits) == (till.price_minor, hits)
+    assert till.shop.states() == {"settled": 1}
 
 
 def test_a_payment_moves_its_exact_price_and_has_a_receipt(till: Till):
@@ -61,8 +62,10 @@ def test_a_payment_that_is_shown_again_buys_nothing(till: Till):
     payment = till.buy()
     assert till.send(payment)[0] == 200
 
-    assert turned_down(till.send(payment)) == "invalid-challenge"
+    answer = till.send(payment)
 
+    assert turned_down(answer) == "invalid-challenge"
+    assert "payment-response" not in answer[1]  # "it failed" would be a lie about what is paid
     sold_once(till, payment)
 
 
@@ -118,7 +121,7 @@ def test_an_upstream_that_fails_costs_its_buyer_nothing(till: Till):
     answer = till.send(payment)
 
     assert answer[0] == (500 if till.gives_back == "released" else 502)
-    assert "payment-receipt" not in answer[1]
+    assert not {"payment-receipt", "payment-response"} & set(answer[1])
     assert (till.shop.hits, "www-authenticate" in answer[1]) == (1, False)
     till.shop.keeper.answers("200 OK")
     if till.gives_back == "refunded":
@@ -136,6 +139,7 @@ def is_put_off(till: Till, answer: Response, slug: str) -> None:
     """Assert that the buyer is told to come again, is not asked to pay, and has paid nothing."""
     refused(answer, slug, 503)
     assert int(answer[1]["retry-after"]) > 0
+    assert "payment-required" not in answer[1]
     till.nothing_happened()
 
 

@@ -6,23 +6,22 @@ is decided before any rail is asked stands under `any`.
 
 import ast
 import functools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+import json
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mpp_gateway.protocol.challenge import Challenge, ChallengeKeys
-from mpp_gateway.protocol.credential import Credential
-from tests.support import stripe_shop, tempo
 from tests.support.evm import now
-from tests.support.paid import refused
+from tests.support.paid import paid_gateway, refused
 from tests.support.scene import VERSIONS, call
-from tests.support.stripe_server import stand_in_stripe
+from tests.support.tills import TILLS, TIMES, Till
 
 TESTS = Path(__file__).parents[1]
+FOREIGN = {"node_modules", ".venv"}
 SPENT = "invalid-challenge"
 LONG_AFTER_S = 100_000
 
@@ -69,8 +68,8 @@ RULES: dict[str, dict[str, str]] = {
     "V09": {
         "any": "test_many_claims_from_two_processes_worth_of_writers_are_one_claim",
         "evm": "test_twenty_copies_at_once_reach_the_upstream_once_and_are_charged_once",
-        "stripe": "test_ten_copies_at_once_charge_once_and_run_the_upstream_once",
-        "tempo": "test_ten_copies_of_a_hash_at_once_run_the_upstream_once",
+        "stripe": "test_ten_copies_at_once_buy_one_call",
+        "tempo": "test_ten_copies_at_once_buy_one_call",
     },
     "V10": {
         "evm": "test_a_signature_for_another_challenge_pays_for_none",
@@ -93,7 +92,7 @@ RULES: dict[str, dict[str, str]] = {
         "tempo": "test_what_was_paid_buys_no_second_call_after_a_restart_and_long_after_its_end",
     },
     "V14": {
-        "evm": "test_a_challenge_with_a_changed_field_is_refused",
+        "evm": "test_a_challenge_with_any_member_changed_or_left_out_pays_for_nothing",
         "stripe": "test_a_challenge_with_any_member_changed_or_left_out_pays_for_nothing",
         "tempo": "test_a_challenge_with_any_member_changed_or_left_out_pays_for_nothing",
     },
@@ -106,10 +105,10 @@ RULES: dict[str, dict[str, str]] = {
     "V16": {
         "evm": "test_no_receipt_on_an_answer_that_is_no_success",
         "stripe": "test_an_upstream_that_fails_has_its_charge_refunded_once",
-        "tempo": "test_who_has_paid_keeps_a_credit_when_the_upstream_fails",
+        "tempo": "test_an_upstream_that_fails_costs_its_buyer_nothing",
     },
     "V17": {
-        "evm": "test_an_expired_challenge_is_refused_though_its_payment_is_still_good",
+        "evm": "test_what_was_paid_buys_no_second_call_after_a_restart_and_long_after_its_end",
         "stripe": "test_what_was_paid_buys_no_second_call_after_a_restart_and_long_after_its_end",
         "tempo": "test_what_was_paid_buys_no_second_call_after_a_restart_and_long_after_its_end",
     },
@@ -132,7 +131,12 @@ RULES: dict[str, dict[str, str]] = {
         "stripe": "test_nothing_of_a_payment_reaches_the_upstream_and_nobody_keeps_its_answer",
         "tempo": "test_nothing_of_a_payment_reaches_the_upstream_and_nobody_keeps_its_answer",
     },
-    "V22": {"any": "test_the_scheme_name_inside_a_quoted_string_is_no_boundary"},
+    "V22": {
+        "any": "test_the_scheme_name_inside_a_quoted_string_is_no_boundary",
+        "evm": "test_whatever_a_seller_writes_of_a_call_it_can_be_bought",
+        "stripe": NotOurs("one line writes the challenges of every rail"),
+        "tempo": NotOurs("one line writes the challenges of every rail"),
+    },
     "V23": {
         "evm": "test_noise_of_any_kind_is_refused_and_never_a_fault",
         "stripe": "test_a_member_of_any_other_kind_is_refused_and_never_a_fault",
@@ -156,8 +160,9 @@ RAILS = ("evm", "stripe", "tempo")
 
 @functools.cache
 def known_tests() -> frozenset[str]:
-    trees = (ast.parse(path.read_text(encoding="utf-8")) for path in TESTS.rglob("test_*.py"))
-    nodes = (node for tree in trees for node in ast.walk(tree))
+    ours = (p for p in TESTS.rglob("test_*.py") if not FOREIGN & set(p.parts))
+    trees = (ast.parse(path.read_text(encoding="utf-8")) for path in ours)
+    nodes = (node for tree in trees for node in tree.body)
     return frozenset(node.name for node in nodes if isinstance(node, ast.FunctionDef))
 
 
@@ -174,51 +179,13 @@ def test_the_rules_are_those_that_are_known():
     assert list(RULES) == [f"V{n:02}" for n in range(1, 28)]
 
 
-# What no other file tests, for both rails alike
+# What no other file tests, for all of them alike
 
 
-@dataclass
-class Till:
-    """A gateway, its buyers, and what they have paid."""
-
-    shop: Any
-    pay: Callable[[Challenge], Credential]
-    paid_minor: Callable[[], int]
-    price_minor: int
-
-    def buy(self) -> Credential:
-        return self.pay(self.shop.challenge())
-
-    def nothing_happened(self) -> None:
-        assert (self.shop.hits, self.paid_minor()) == (0, 0)
-
-
-@contextmanager
-def stripe_till(folder: Path) -> Iterator[Till]:
-    with stand_in_stripe() as server, stripe_shop.stripe_shop(server, folder) as shop:
-        price = stripe_shop.PRICE
-
-        def pay(challenge: Challenge) -> Credential:
-            return shop.credential(challenge, server.mint(price))
-
-        def paid() -> int:
-            return sum(e.minor for e in server.ledger if e.kind == "charged")
-
-        yield Till(shop, pay, paid, price)
-
-
-@contextmanager
-def tempo_till(folder: Path) -> Iterator[Till]:
-    with tempo.tempo_shop(folder) as shop:
-        yield Till(shop, lambda c: tempo.pull(c, shop.key), shop.balance, tempo.PRICE)
-
-
-TILLS: dict[str, Callable[[Path], Any]] = {"stripe": stripe_till, "tempo": tempo_till}
-
-
-@pytest.fixture(params=TILLS)
+@pytest.fixture(params=[name for name in TILLS if not name.startswith("x402")])
 def till(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Till]:
-    with TILLS[request.param](tmp_path) as till:
+    """Of every way to pay that answers a challenge; test_x402_rules.py has the others."""
+    with TILLS[request.param](tmp_path, TIMES) as till:
         yield till
 
 
@@ -235,7 +202,7 @@ def test_what_was_paid_buys_no_second_call_after_a_restart_and_long_after_its_en
     till.shop.proxy.call(lambda: serving.exchanges.purge(now() + LONG_AFTER_S))
 
     assert till.shop.send(credential)[0] == 402
-    assert (till.shop.hits, till.paid_minor()) == (1, till.price_minor)
+    assert (till.shop.hits, till.takings()) == (1, till.price_minor)
 
 
 def test_a_challenge_with_any_member_changed_or_left_out_pays_for_nothing(till: Till):
@@ -309,9 +276,34 @@ def test_nothing_of_a_payment_reaches_the_upstream_and_nobody_keeps_its_answer(t
 
     assert status == 200
     (seen,) = till.shop.upstream.seen
-    assert {name.lower() for name, _ in seen.headers} <= {"host", "stripe-account"}
+    assert {name.lower() for name, _ in seen.headers} <= {"host", "stripe-account", "authorization"}
+    assert seen.get("authorization") in (None, "Bearer marked-upstream-secret")
     assert asked[1]["cache-control"] == "no-store"
     assert "private" in fields["cache-control"]
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        ("Two lines,\nand a third:\r\nX-Evil: 1\n", "Two lines, and a third: X-Evil: 1"),
+        ('M\u00e9t\u00e9o "now" \\ \u20ac\U0001f327', 'M\u00e9t\u00e9o "now" \\ \u20ac\U0001f327'),
+        ("a\tb \x07c\x7f", "a b c"),
+        ('", realm="evil', '", realm="evil'),
+        ("\u0663" * 10_000, "\u0663" * 499 + "\u2026"),
+    ],
+    ids=["lines", "letters", "controls", "a parameter", "a page"],
+)
+def test_whatever_a_seller_writes_of_a_call_it_can_be_bought(tmp_path: Path, words, shown):
+    """V22: as YAML has it, a description has lines; a header field has one."""
+    quoted = json.dumps(words, ensure_ascii=False).replace("\x7f", "\\x7f")
+    routes = f'\n      "GET /said": {{charge: "0.01", description: {quoted}}}'
+    with paid_gateway(tmp_path, routes=routes) as paid:
+        status, fields, _ = paid.ask("/api/said")
+        challenge = Challenge.parse(fields["www-authenticate"])
+
+        assert (status, challenge.description, "x-evil" in fields) == (402, shown, False)
+        assert paid.send(paid.sign(challenge), "/api/said")[0] == 200
+        assert not paid.crashes()
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -325,4 +317,4 @@ def test_a_call_is_paid_once_over_every_version_of_http(till: Till, version: str
     assert (first.status, second.status) == (200, 402)
     assert "payment-receipt" in first.fields
     assert "payment-receipt" not in second.fields
-    assert (till.shop.hits, till.paid_minor()) == (1, till.price_minor)
+    assert (till.shop.hits, till.takings()) == (1, till.price_minor)

@@ -16,7 +16,7 @@ from mpp_gateway.rails.stripe import client
 from mpp_gateway.rails.stripe.request import proof_id_of
 from mpp_gateway.rails.stripe.seller import LATE_S
 from tests.support.evm import now
-from tests.support.paid import at_once, receipt_of, refused, slug_of, wait_until
+from tests.support.paid import receipt_of, refused, slug_of, wait_until
 from tests.support.stripe_server import StandInStripe, stand_in_stripe
 from tests.support.stripe_shop import PRICE, StripeShop, stripe_shop
 
@@ -91,16 +91,6 @@ def test_the_charge_is_made_with_the_parameters_of_the_draft(shop: StripeShop):
     assert "x-stripe-client-telemetry" not in fields
 
 
-def test_the_same_credential_again_buys_nothing(shop: StripeShop):
-    credential, spt = buy(shop)
-    assert shop.send(credential)[0] == 200
-    hits = shop.hits
-
-    refused(shop.send(credential), SPENT)
-
-    assert (shop.hits, shop.server.sums(spt)) == (hits, {"charged": PRICE})
-
-
 def test_a_token_that_has_paid_buys_nothing_with_another_challenge(shop: StripeShop):
     """V08: one token, many challenges."""
     spt = shop.server.mint(10 * PRICE)
@@ -122,17 +112,6 @@ def test_a_challenge_that_was_paid_takes_no_second_token(shop: StripeShop):
     refused(shop.send(second), SPENT)
 
     assert shop.server.sums(tokens[1]) == {}
-
-
-def test_ten_copies_at_once_charge_once_and_run_the_upstream_once(shop: StripeShop):
-    credential, spt = buy(shop)
-    hits = shop.hits
-
-    answers = at_once([lambda: shop.send(credential)] * 10)
-
-    assert [answer[0] for answer in answers].count(200) == 1
-    assert {answer[0] for answer in answers} <= {200, 402, 409}
-    assert (shop.hits, shop.server.sums(spt)) == (hits + 1, {"charged": PRICE})
 
 
 def test_a_credential_of_the_cheap_route_does_not_buy_the_dear_one(shop: StripeShop):
@@ -331,20 +310,6 @@ def test_a_charge_is_found_on_whatever_page_of_the_list_it_stands(shop: StripeSh
     monkeypatch.setattr(client, "PAGES_MAX", 1)
     found = shop.call(lambda: shop.rail.look_up(record, now() + 10 * LATE_S))
     assert (found.state.value, found.may_be_paid) == ("unknown", True)
-
-
-def test_a_stripe_that_is_gone_charges_nothing_and_the_credential_stays_good(shop: StripeShop):
-    credential, spt = buy(shop)
-    sdk = shop.rail._client._sdk
-    addresses = sdk._requestor._options.base_addresses
-    good = dict(addresses)
-    addresses["api"] = "http://127.0.0.1:1"
-
-    refused(shop.send(credential), "rail-unavailable", 503)
-
-    addresses.update(good)
-    assert shop.send(credential)[0] == 200
-    assert shop.server.sums(spt) == {"charged": PRICE}
 
 
 def test_a_charge_whose_outcome_is_lost_is_found_by_its_metadata(shop: StripeShop):

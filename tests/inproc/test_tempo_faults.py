@@ -27,47 +27,6 @@ def let_time_pass(shop: TempoShop) -> None:
     shop.node.lies["eth_getBlockByNumber"] = lambda block: block | {"timestamp": late}
 
 
-@pytest.mark.parametrize("asked", [RECEIPT, "eth_call balanceOf", "eth_call"])
-@pytest.mark.parametrize("fault", ["500", "reset", "garbage"])
-def test_a_node_that_is_down_takes_no_money_and_asks_for_none(shop: TempoShop, asked, fault):
-    credential = shop.buy()
-
-    shop.node.faults[asked] = fault
-    refused(shop.send(credential), "rail-unavailable", 503)
-    assert (shop.balance(), shop.hits, shop.states()) == (0, 0, {"released": 1})
-    shop.node.faults.clear()
-
-    assert shop.send(credential)[0] == 200
-    assert shop.balance() == PRICE
-
-
-def test_a_node_that_is_slow_takes_no_money(shop: TempoShop):
-    credential = shop.buy()
-
-    shop.node.faults[RECEIPT] = "hang"
-    refused(shop.send(credential), "rail-unavailable", 503)
-
-    shop.untouched(released=1)
-
-
-def test_a_refusal_of_the_node_is_not_believed_of_what_it_may_have_sent(shop: TempoShop):
-    """A balancer sends twice, and tells of the second time."""
-    shop.node.faults[SEND] = "twice"
-
-    assert shop.send(shop.buy())[0] == 200
-    assert (shop.balance(), shop.hits) == (PRICE, 1)
-
-
-def test_an_answer_that_is_lost_after_the_transaction_went_out_charges_once(shop: TempoShop):
-    credential = shop.buy()
-    shop.node.faults[SEND] = "lost"
-
-    assert shop.send(credential)[0] == 200
-    refused(shop.send(credential), "invalid-challenge")
-
-    assert (shop.balance(), shop.hits) == (PRICE, 1)
-
-
 UNSENT = ["reset", "swallow", "error: insufficient funds"]
 
 

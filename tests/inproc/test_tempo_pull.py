@@ -57,25 +57,6 @@ def test_a_transaction_pays_its_exact_price_and_names_itself(shop: TempoShop):
     assert not shop.crashes()
 
 
-def test_a_replayed_transaction_buys_one_call(shop: TempoShop):
-    credential = shop.buy()
-
-    assert shop.send(credential)[0] == 200
-    refused(shop.send(credential), "invalid-challenge")
-
-    assert (shop.balance(), shop.hits) == (PRICE, 1)
-
-
-def test_ten_copies_at_once_run_the_upstream_once(shop: TempoShop):
-    credential = shop.buy()
-
-    answers = at_once([lambda: shop.send(credential)] * 10)
-
-    assert min(status for status, *_ in answers) == 200
-    assert [status for status, *_ in answers].count(200) == 1
-    assert (shop.balance(), shop.hits) == (PRICE, 1)
-
-
 def test_a_transaction_shown_as_pull_and_as_push_is_one_payment(shop: TempoShop):
     credential = shop.buy()
     reference = receipt_of(shop.send(credential)).reference

@@ -1,5 +1,7 @@
 """x402's scheme `exact` by Permit2: a permit for the price, at a real gateway."""
 
+import functools
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -22,9 +24,9 @@ from tests.support.paid import (
     wait_until,
 )
 from tests.support.upto import UptoBuyer, asked, new_chain, upto_gateway
-from tests.support.x402 import decoded, encoded, settled
+from tests.support.x402 import X402Buyer, decoded, encoded, proof, settled, signed
 
-STRANGER = fresh_key("stranger")
+STRANGER, GAS = fresh_key("stranger"), "0x" + fresh_key("gas").hex()
 
 
 class PermitBuyer(UptoBuyer):
@@ -248,6 +250,27 @@ def test_an_empty_purse_buys_nothing(buyer: PermitBuyer):
     buyer.paid.untouched(released=1)
 
 
+@pytest.mark.parametrize("minor", [0, PRICE, 2 * PRICE])
+def test_what_permit2_may_move_bounds_the_calls_at_once(buyer: PermitBuyer, minor: int):
+    """By use as for the price: the upstream works for no more than can be paid."""
+    ways = buyer, UptoBuyer(buyer.paid)
+    payments = [way.buy() for way in ways for _ in range(3)]
+    buyer.approve(minor=minor)
+    buyer.paid.keeper.opened.clear()
+
+    def opens() -> None:
+        calls = max(1, minor // PRICE)
+        wait_until(lambda: buyer.paid.states().get("released") == 6 - calls, "refusals")
+        wait_until(lambda: buyer.paid.hits == calls, "calls")
+        buyer.paid.keeper.opened.set()
+
+    *answers, _ = at_once([*(lambda p=p: buyer.send(p) for p in payments), opens])
+
+    assert buyer.paid.hits == max(1, minor // PRICE)
+    assert [status for status, *_ in answers].count(200) == minor // PRICE
+    assert buyer.paid.balance() == minor
+
+
 # What goes wrong
 
 
@@ -356,3 +379,79 @@ def test_a_permit_that_was_settled_elsewhere_buys_nothing(buyer: PermitBuyer):
 
     assert (answer[0], buyer.paid.hits) == (402, 0)
     assert "settled" not in buyer.paid.states()
+
+
+# What is open when the configuration changes
+
+
+def with_own_key(config: str) -> str:
+    """Return the configuration of a gateway that settles itself by now, and takes no x402."""
+    settles = re.sub(r'submit: {facilitator: "[^"]*"}', f'submit: {{private_key: "{GAS}"}}', config)
+    return settles.replace(", x402: true, x402_permit2: true", "").replace(", upto: true", "")
+
+
+@pytest.mark.parametrize("scheme", ["exact", "upto"])
+def test_what_a_facilitator_left_open_is_found_by_a_gateway_with_a_key(buyer, scheme: str):
+    """Nobody of today's configuration would have settled it."""
+    by = UptoBuyer(buyer.paid) if scheme == "upto" else buyer
+    buyer.facilitator.faults["/settle"] = "500"
+    permit = by.permit()
+    assert slug_of(buyer.send(by.payment(permit))) == "settlement-unknown"
+    buyer.paid.stop()
+    settler = STAND_IN_KEY if scheme == "upto" else STRANGER
+    buyer.call(settler, permit.proxy, permit_settle(permit, PRICE))
+
+    buyer.paid.start(with_own_key(buyer.paid.config))
+
+    buyer.paid.reaches(credited=1)
+    assert (buyer.paid.balance(), booked(buyer)) == (PRICE, [("credited", PRICE)])
+    assert not buyer.paid.crashes()
+
+
+def test_what_was_left_open_and_ended_unused_is_released_by_a_gateway_with_a_key(tmp_path: Path):
+    thread = new_chain()
+    try:
+        with permit2_gateway(tmp_path, thread=thread) as buyer:
+            buyer.facilitator.faults["/settle"] = "500"
+            assert slug_of(buyer.send(buyer.buy())) == "settlement-unknown"
+            buyer.paid.stop()
+            thread.advance(1_000)
+
+            buyer.paid.start(with_own_key(buyer.paid.config))
+
+            buyer.paid.reaches(released=1)
+    finally:
+        thread.close()
+
+
+@pytest.mark.parametrize("said", [1.5, 1e30, functools.reduce(lambda v, _: [v], range(29), "x")])
+def test_an_extension_that_cannot_be_passed_on_is_a_400(buyer: PermitBuyer, said):
+    """A facilitator would be asked with it, and an amount is never a fraction on our wire."""
+    extensions = {"eip2612GasSponsoring": {"info": said}}
+
+    refused(
+        buyer.send(buyer.payment(buyer.permit(), extensions=extensions)), "malformed-payment", 400
+    )
+
+    buyer.paid.untouched()
+
+
+def test_one_id_pays_once_in_whichever_scheme(buyer: PermitBuyer):
+    """Signed by use, for the price, and by an authorization; at once, and after."""
+    by_use, exact = UptoBuyer(buyer.paid), X402Buyer(buyer.paid)
+    entry = next(e for e in buyer.required()["accepts"] if "assetTransferMethod" not in e["extra"])
+    plain = {"x402Version": 2, "accepted": entry, "payload": proof(signed(entry, buyer.paid.key))}
+    extensions = {"payment-identifier": {"info": {"id": "pay_0123456789abcdef"}}}
+    made = [way.payment(way.permit(), extensions=extensions) for way in (by_use, buyer)]
+    made.append(encoded(plain | {"extensions": extensions}))
+    buyer.uses('{"amount":"4200"}')
+
+    answers = at_once([lambda text=text: exact.send(text) for text in made])
+
+    assert sorted(status for status, *_ in answers) == [200, 409, 409]
+    paid = buyer.paid.balance()
+    assert paid in {4_200, PRICE}
+    for text, first in zip(made, answers, strict=True):
+        again = exact.send(text)
+        assert (again[0], first[0]) in {(200, 200), (409, 409)}
+    assert (buyer.paid.balance(), buyer.paid.hits) == (paid, 1)

@@ -1,6 +1,8 @@
 """x402 by use: signed for the most, settled for what the upstream says, at a real gateway."""
 
+import asyncio
 import json
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +12,7 @@ import pytest
 from mpp_gateway.crypto.addresses import checksum, parse_address
 from mpp_gateway.crypto.secp256k1 import address_of
 from mpp_gateway.protocol.x402_permits import UPTO_PROXY
+from tests.support.client import RawClient
 from tests.support.command import run
 from tests.support.evm import address, now
 from tests.support.evm_permits import GIVE_UP
@@ -168,6 +171,19 @@ def test_a_head_that_says_what_was_used_is_settled_before_its_body(buyer: UptoBu
     assert (answer[0], answer[2]) == (200, b"part")
     assert settled(answer)["amount"] == str(USED)
     assert buyer.paid.balance() == USED
+
+
+def test_a_trailer_that_says_what_was_used_is_neither_read_nor_passed_on(buyer: UptoBuyer):
+    buyer.paid.keeper.raw = (
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npart\r\n0\r\n"
+        b"X-Sum: 7\r\nSettlement-Overrides: " + SAID.encode() + b"\r\n\r\n"
+    )
+
+    answer = buyer.send(buyer.buy())
+
+    assert (answer[0], answer[2], answer[1]["x-sum"]) == (200, b"part", "7")
+    assert "settlement-overrides" not in answer[1]
+    assert (buyer.paid.balance(), booked(buyer)) == (PRICE, [("settled", PRICE)])
 
 
 def test_the_books_of_sales_by_use_are_sound_and_agree_with_the_chain(buyer, tmp_path: Path):
@@ -370,8 +386,8 @@ def test_a_lost_reply_is_found_on_the_chain_with_its_amount(buyer: UptoBuyer):
     assert (buyer.paid.balance(), booked(buyer)) == (USED, [("settled", USED)])
 
 
-@pytest.mark.parametrize("minor", [1, USED, PRICE - 1])
-def test_what_was_unknown_is_not_paid_by_less_than_the_most(buyer: UptoBuyer, minor: int):
+@pytest.mark.parametrize("minor", [1, USED - 1])
+def test_what_was_unknown_is_not_paid_by_less_than_was_used(buyer: UptoBuyer, minor: int):
     """The payer has its own permit settled for a trifle: a facilitator moves what it is asked."""
     buyer.uses(SAID)
     buyer.facilitator.faults["/settle"] = "500"
@@ -387,18 +403,27 @@ def test_what_was_unknown_is_not_paid_by_less_than_the_most(buyer: UptoBuyer, mi
     assert (buyer.paid.balance(), booked(buyer)) == (minor, [("unknown", PRICE)])
 
 
-def test_what_was_unknown_is_found_later_if_the_most_has_moved(buyer: UptoBuyer):
+@pytest.mark.parametrize("minor", [USED, USED + 1, PRICE])
+@pytest.mark.parametrize("is_restarted", [False, True])
+def test_what_was_unknown_is_found_later_if_what_was_used_has_moved(
+    buyer: UptoBuyer, minor: int, is_restarted: bool
+):
+    """What was used is in the books, for a gateway that was killed knows nothing else of it."""
     buyer.uses(SAID)
     buyer.facilitator.faults["/settle"] = "500"
     permit = buyer.permit()
     payment = buyer.payment(permit)
     assert slug_of(buyer.send(payment)) == "settlement-unknown"
 
-    buyer.call(STAND_IN_KEY, UPTO_PROXY, permit_settle(permit, PRICE))
+    buyer.call(STAND_IN_KEY, UPTO_PROXY, permit_settle(permit, minor))
+    if is_restarted:
+        buyer.paid.stop()
+        buyer.paid.start()
+        buyer.paid.reaches(credited=1)
     answer = wait_until(lambda: (a := buyer.send(payment))[0] == 200 and a, "a call for it")
 
-    assert settled(answer)["amount"] == str(PRICE)
-    assert (buyer.paid.balance(), booked(buyer)) == (PRICE, [("settled", PRICE)])
+    assert settled(answer)["amount"] == str(minor)
+    assert (buyer.paid.balance(), booked(buyer)) == (minor, [("settled", minor)])
     assert buyer.send(payment)[0] == 402
 
 
@@ -492,3 +517,66 @@ def test_a_facilitator_that_takes_the_money_when_asked_to_verify_is_paid_once(bu
 
     assert answer[0] == 200
     assert (buyer.paid.balance(), booked(buyer)) == (PRICE, [("settled", PRICE)])
+
+
+HASTY = """
+      "GET /paid": {charge: "0.01", upto: true, timeouts: {settle_s: 1}}
+"""
+
+
+def test_a_settlement_that_comes_late_is_a_credit_over_what_moved(tmp_path: Path):
+    """The facilitator has moved what was used, and does not say so while the route waits for it."""
+    with upto_gateway(tmp_path, routes=HASTY) as buyer:
+        buyer.uses(SAID)
+        payment = buyer.buy()
+        submit = buyer.facilitator._submit
+
+        async def slowly(body: dict) -> str:
+            await submit(body)
+            return await asyncio.Event().wait()
+
+        buyer.facilitator._submit = slowly
+
+        assert slug_of(buyer.send(payment)) == "settlement-unknown"
+        buyer.paid.reaches(credited=1)
+
+        assert (buyer.paid.balance(), booked(buyer)) == (USED, [("credited", USED)])
+        answer = buyer.send(payment)
+        assert (answer[0], settled(answer)["amount"]) == (200, str(USED))
+        assert buyer.paid.balance() == USED
+        assert buyer.send(payment)[0] == 402
+        assert not buyer.paid.crashes()
+
+
+@pytest.mark.parametrize("keeps", [True, False], ids=["open", "closed"])
+@pytest.mark.parametrize("step", ["upstream", "settle", "body"])
+def test_who_hangs_up_on_a_call_by_use_has_had_it(buyer: UptoBuyer, step: str, keeps: bool):
+    """A credit over what a small answer used would buy a dearer one for it."""
+    gone, paid = threading.Event(), buyer.paid
+    said = f"Settlement-Overrides: {SAID}\r\nContent-Length: {9 if step == 'body' else 1}"
+    paid.keeper.raw, paid.keeper.keeps = f"HTTP/1.1 200 OK\r\n{said}\r\n\r\nx".encode(), keeps
+    payment = buyer.buy()
+
+    async def left() -> None:
+        while not gone.is_set():  # noqa: ASYNC110 - set from another thread
+            await asyncio.sleep(0.01)
+
+    if step == "upstream":
+        paid.keeper.before = left
+    if step == "settle":
+        buyer.facilitator.then["/settle"] = left
+    with RawClient(paid.port) as client:
+        head = f"GET /api/paid HTTP/1.1\r\nHost: x\r\nPAYMENT-SIGNATURE: {payment}\r\n\r\n"
+        client.send(head.encode())
+        wait_until(lambda: paid.hits, "the call at the upstream")
+        if step == "settle":
+            wait_until(lambda: asked(buyer.facilitator, "/settle"), "the settlement")
+        if step == "body":
+            assert client.head()[0] == 200
+    if step != "body":
+        wait_until(lambda: paid.proxy.orphans == 1, "the departure")
+    gone.set()
+
+    wait_until(lambda: [(r["state"], r["due_s"]) for r in paid.rows()] == [("settled", None)], "it")
+    assert buyer.send(payment)[0] == 402
+    assert (paid.balance(), paid.hits, booked(buyer)) == (USED, 1, [("settled", USED)])

@@ -98,6 +98,16 @@ def test_a_token_that_is_no_known_dollar_needs_a_limit_of_its_own(tmp_path, toke
     assert signed(asked) == []
 
 
+@pytest.mark.parametrize(("token", "paid"), [(OTHER_TOKEN, 0), (EURC, 0), (USDC_SEPOLIA, 1)])
+def test_a_limit_in_dollars_pays_in_nothing_else(tmp_path, token, paid):
+    """Without the unit, the same limit would be a tenth of whatever the seller names."""
+    with seller(token=token) as asked:
+        done = pay(tmp_path, asked, "--max", "0.10 usd")
+
+    assert (done.code, len(signed(asked))) == (0 if paid else 5, paid)
+    assert ("is in no usd that is known here" in done.err) is not bool(paid)
+
+
 @pytest.mark.parametrize(("chain", "paid"), [("84532", 0), ("8453", 1)])
 def test_the_buyer_names_the_chain_and_not_the_seller(tmp_path, chain, paid):
     with seller(chain_id=8453, token=USDC_BASE) as asked:

@@ -224,7 +224,7 @@ def test_an_answer_is_taken_at_its_word_and_no_further(status, media_type, body,
     ],
 )
 def test_the_chain_is_believed_before_the_seller(said, is_made, expected):
-    assert outcome.weigh(said, is_made=is_made) == expected
+    assert outcome.weigh(said, is_made=is_made, method="evm") == expected
 
 
 @pytest.mark.parametrize(
@@ -245,8 +245,8 @@ def test_a_refusal_of_a_payment_that_the_chain_shows_is_none():
     body = document(detail="no")
     refusal = outcome.judge(402, outcome.PROBLEM, body, is_new=True)
 
-    assert outcome.weigh(refusal, is_made=True) == outcome.SPENT
-    assert outcome.weigh(refusal, is_made=False) == refusal
+    assert outcome.weigh(refusal, is_made=True, method="evm") == outcome.SPENT
+    assert outcome.weigh(refusal, is_made=False, method="evm") == refusal
     assert refusal.money == "not accepted: no"
 
 

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from mpp_gateway.cli import buyer
+from mpp_gateway.cli import buyer, call
 from mpp_gateway.cli.exits import OK, OWED
 from mpp_gateway.cli.main import parser
 from mpp_gateway.cli.output import CommandFailed
@@ -57,7 +57,7 @@ def run_paced(monkeypatch, asked, gap_s: float, go_on: threading.Semaphore) -> t
 
 @pytest.mark.parametrize(
     ("gap_s", "code", "body"),
-    [(buyer.TIMEOUT_S - 20, OK, b"piece" * PIECES), (buyer.TIMEOUT_S + 1, OWED, b"piece")],
+    [(call.TIMEOUT_S - 20, OK, b"piece" * PIECES), (call.TIMEOUT_S + 1, OWED, b"piece")],
 )
 def test_a_paid_answer_may_take_long_as_long_as_it_goes_on(gap_s, code, body, monkeypatch, capfd):
     go_on = threading.Semaphore(0)

@@ -22,6 +22,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from mpp_gateway.ledger import claims as claims_module
 from mpp_gateway.ledger import exchanges as store_module
 from mpp_gateway.ledger import moves as moves_module
 from mpp_gateway.ledger.book import (
@@ -38,7 +39,7 @@ from mpp_gateway.ledger.book import (
 from mpp_gateway.ledger.book import Line as BookLine
 from mpp_gateway.ledger.database import Database
 from mpp_gateway.ledger.exchanges import Exchanges
-from mpp_gateway.ledger.schema import EXCHANGES_SCHEMA, QUESTIONS_SCHEMA
+from mpp_gateway.ledger.schema import EXCHANGES_SCHEMA, OWED_SCHEMA, QUESTIONS_SCHEMA
 from mpp_gateway.ledger.sqlite import SqliteDriver
 from mpp_gateway.ledger.states import LEFT_OPEN, PAID, POSTING, TRANSITIONS, WAYS_OUT, State
 from tests.support.ledger import swept, taken_up
@@ -83,7 +84,7 @@ class Books(RuleBasedStateMachine):
         super().__init__()
         self.folder = tempfile.TemporaryDirectory(dir=in_memory())
         self.loop = asyncio.new_event_loop()
-        self.database = Database(self.driver(), (EXCHANGES_SCHEMA, QUESTIONS_SCHEMA))
+        self.database = Database(self.driver(), (EXCHANGES_SCHEMA, QUESTIONS_SCHEMA, OWED_SCHEMA))
         self.database.open()
         self.store = Exchanges(self.database, OWNER)
         self.book = Book(OWNER)
@@ -164,11 +165,24 @@ class Books(RuleBasedStateMachine):
             lambda: self.book.hold(turn, spendable, self.book.lines[seen].seq, NOW_S, settled_by_s),
         )
 
-    @rule(turn=turns, move=st.sampled_from(MOVES), used=st.none() | st.integers(0, PRICE + 9))
-    def move(self, turn, move, used=None):
+    @rule(
+        turn=turns,
+        move=st.sampled_from(MOVES),
+        used=st.none() | st.integers(0, PRICE + 9),
+        owed=st.none() | st.integers(0, PRICE),
+    )
+    def move(self, turn, move, used=None, owed=None):
         if move not in POSTING:
             used = None
-        changes = {"due_s": DUE_S + 9, "reference": "0x1", "receipt": RECEIPT, "amount_minor": used}
+        if move[1] is not State.SETTLING:
+            owed = None
+        changes = {
+            "due_s": DUE_S + 9,
+            "reference": "0x1",
+            "receipt": RECEIPT,
+            "amount_minor": used,
+            "owed_minor": owed,
+        }
         moved = self.both(
             self.store.move(turn, *move, NOW_S, **changes),
             lambda: self.book.move(turn, *move, NOW_S, **changes),
@@ -237,12 +251,15 @@ class Books(RuleBasedStateMachine):
     @invariant()
     def the_store_is_the_book(self):
         rows, lines = self.read(
-            "SELECT id, state, attempt, due_s, owner, reference FROM exchanges",
+            "SELECT id, state, attempt, due_s, owner, reference, owed_minor FROM exchanges",
             "SELECT seq, exchange_id, attempt, from_state, to_state, amount_minor FROM journal"
             " ORDER BY seq",
         )
         assert {row[0]: tuple(row[1:]) for row in rows} == {
-            key: (e.state, e.attempt, e.due_s, e.owner, e.reference)
+            key: (
+                *(e.state, e.attempt, e.due_s, e.owner, e.reference),
+                "" if e.owed_minor is None else str(e.owed_minor),
+            )
             for key, e in self.book.entries.items()
         }
         self.the_journal_alone_tells_where_everything_stands(lines)
@@ -328,7 +345,7 @@ def test_postgresql_keeps_the_same_book(postgres):
 @contextmanager
 def planted(monkeypatch, name: str, bug) -> Iterator[None]:
     with monkeypatch.context() as patch:
-        for module in (store_module, moves_module):
+        for module in (store_module, moves_module, claims_module):
             if hasattr(module, name):
                 patch.setattr(module, name, bug)
         yield
@@ -376,7 +393,7 @@ def claim_after_money(right):
 
 @pytest.mark.parametrize(
     ("name", "bug"),
-    [("_journal", double_post), ("move", lost_void), ("_claim", claim_after_money)],
+    [("_journal", double_post), ("move", lost_void), ("claim", claim_after_money)],
     ids=lambda value: getattr(value, "__name__", value),
 )
 def test_a_planted_bug_is_found(monkeypatch, name, bug):
@@ -386,7 +403,7 @@ def test_a_planted_bug_is_found(monkeypatch, name, bug):
             self.loop.close()
             self.folder.cleanup()
 
-    right = getattr(moves_module if hasattr(moves_module, name) else store_module, name)
+    right = getattr(moves_module if hasattr(moves_module, name) else claims_module, name)
     quick = settings(
         max_examples=300,
         stateful_step_count=40,

@@ -3,7 +3,6 @@
 import asyncio
 import itertools
 import json
-import shutil
 import subprocess
 import tempfile
 import threading
@@ -18,6 +17,7 @@ from typing import Any
 
 import aiohttp
 
+from tests.support.components import chromium
 from tests.support.paid import wait_until
 
 ARTIFACTS = Path(__file__).parents[1] / "artifacts"
@@ -51,11 +51,6 @@ PROVIDER = """(() => {
     }),
   };
 })();"""
-
-
-def chromium() -> str | None:
-    """Return the program, or None where it is not installed."""
-    return shutil.which("chromium") or shutil.which("chromium-browser")
 
 
 class WalletError(Exception):

@@ -44,7 +44,7 @@ IMPORTED = (
     "mpp_gateway.cli.main",
     "mpp_gateway.engine.server",
     "mpp_gateway.rails.evm.opening",
-    "mpp_gateway.rails.evm.payer",
+    "mpp_gateway.rails.evm.wallet",
     "psycopg",
 )
 """What the programs import sooner or later; the rest each of them imports for itself."""

@@ -12,30 +12,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
-import pytest
 
+from tests.support.components import need, postgres
 from tests.support.process import free_port
 from tests.support.stores import in_memory
 
-BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
 START_S = 30
 NOBODY = "postgres"
 ROOM_BYTES = 2 * 1024 * 1024 * 1024
 """A database takes seven mebibytes; making one takes a third of the time in memory."""
 QUICK = ("fsync=off", "full_page_writes=off", "shared_buffers=16MB", "max_connections=40")
 """For tests: it is our own processes that are killed, and never the server's machine."""
-
-
-def binaries() -> Path:
-    """Return the folder of the server's programs, or skip; CI must have them."""
-    found = [*BINARIES, *(Path(folder) for folder in os.get_exec_path())]
-    for folder in found:
-        if (folder / "postgres").is_file() and (folder / "initdb").is_file():
-            return folder
-    message = "PostgreSQL is missing (Debian's package: postgresql)"
-    if os.environ.get("CI") == "true":
-        pytest.fail(message)
-    pytest.skip(message)
 
 
 def _as_nobody(command: list[str]) -> list[str]:
@@ -47,7 +34,8 @@ class Server:
     """`url` is of its first database; `database` makes another one."""
 
     def __init__(self, settings: tuple[str, ...] = QUICK) -> None:
-        self._programs = binaries()
+        need("postgres")
+        self._programs = postgres()
         self._settings = settings
         self._folder = Path(tempfile.mkdtemp(prefix="mpp-postgres-", dir=in_memory(ROOM_BYTES)))
         self._is_root = os.geteuid() == 0

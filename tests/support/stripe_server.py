@@ -27,6 +27,7 @@ LEAST_MINOR = 50
 TURNED_AWAY = {
     "401": "invalid_api_key",
     "402": "capture_charge_authorization_expired",
+    "403": "more_permissions_required",
     "409": "lock_timeout",
     "429": "rate_limit",
 }
@@ -36,6 +37,8 @@ CREATE = {
     "transfer_data[amount]", "automatic_payment_methods[enabled]",
     "automatic_payment_methods[allow_redirects]",
 }  # fmt: skip
+LISTED = {"limit", "starting_after", "created[gte]", "created[lte]", "created[lt]"}
+PAGE_MAX = 100
 REFUND = {"payment_intent", "metadata[mpp_refund]", "refund_application_fee", "reverse_transfer"}
 
 type Reply = tuple[int, dict[str, Any]]
@@ -65,10 +68,11 @@ class Entry:
 class StandInStripe:
     """Set `faults[verb]` for good or `once[verb]` for the next calls (`lost,429`: for two).
 
-    Verbs: create, capture, cancel, retrieve, list, search, refund, refunds, account.
+    Verbs: create, capture, cancel, retrieve, list, search, refund, refunds, returned (one refund by
+    its id), account.
 
     Faults: reset (cut before anything is done), hang, lost (done, then cut), late (done, then
-    never said), 500 (kept for the key), garbage (done, then HTML), 401, 402, 409, 429.
+    never said), 500 (kept for the key), garbage (done, then HTML), 401, 402, 403, 409, 429.
     """
 
     faults: dict[str, str] = field(default_factory=dict)
@@ -188,19 +192,21 @@ class StandInStripe:
         return reply, False
 
     def _do(self, request: web.Request, verb: str, given: dict[str, str]) -> Reply:
-        intent_id = request.match_info.get("id", "")
-        if intent_id and intent_id not in self.intents:
+        intent_id, account = request.match_info.get("id", ""), request.headers.get("Stripe-Account")
+        # What one account has, no other account sees.
+        if intent_id and self.intents.get(intent_id, {"_account": ""})["_account"] != account:
             return 404, _problem("invalid_request_error", "resource_missing")
         works: dict[str, Callable[[], Reply]] = {
             "account": lambda: self._account(request),
             "mint": lambda: self._mint(given),
             "create": lambda: self._create(request, given),
             "retrieve": lambda: (200, _shown(self.intents[intent_id])),
-            "list": lambda: self._list(given),
+            "list": lambda: self._list("/v1/payment_intents", given, self._intents_of(account)),
             "search": lambda: self._page(given),
             "capture": lambda: self._capture(self.intents[intent_id]),
             "cancel": lambda: self._cancel(self.intents[intent_id]),
-            "refunds": lambda: self._refunds(given["payment_intent"]),
+            "refunds": lambda: self._refunds(given, account),
+            "returned": lambda: self._returned(request, account),
             "refund": lambda: self._refund(given),
         }
         return works[verb]()
@@ -221,9 +227,26 @@ class StandInStripe:
         )
         return 200, {"id": spt, "object": "shared_payment.granted_token"}
 
-    def _refunds(self, intent_id: str) -> Reply:
-        found = [r for r in self.refunded if r["payment_intent"] == intent_id]
-        return 200, {"data": found, "has_more": False}
+    def _intents_of(self, account: str | None) -> list[dict[str, Any]]:
+        return [intent for intent in self.intents.values() if intent["_account"] == account]
+
+    def _refunds_of(self, account: str | None) -> list[dict[str, Any]]:
+        ours = {intent["id"] for intent in self._intents_of(account)}
+        return [refund for refund in self.refunded if refund["payment_intent"] in ours]
+
+    def _refunds(self, given: dict[str, str], account: str | None) -> Reply:
+        about = {**given}
+        intent_id, found = about.pop("payment_intent", None), self._refunds_of(account)
+        if intent_id is not None:
+            found = [refund for refund in found if refund["payment_intent"] == intent_id]
+        return self._list("/v1/refunds", about, found)
+
+    def _returned(self, request: web.Request, account: str | None) -> Reply:
+        name = request.path.rpartition("/")[2]
+        for refund in self._refunds_of(account):
+            if refund["id"] == name:
+                return 200, dict(refund)
+        return 404, _problem("invalid_request_error", "resource_missing")
 
     def _create(self, request: web.Request, given: dict[str, str]) -> Reply:
         plain = {n for n in given if not n.startswith(("metadata[", "payment_method_types["))}
@@ -300,14 +323,24 @@ class StandInStripe:
         intent["status"] = "canceled"
         return 200, _shown(intent)
 
-    def _list(self, given: dict[str, str]) -> Reply:
-        first, last = int(given["created[gte]"]), int(given["created[lte]"])
-        found = [i for i in self.intents.values() if first <= i["created"] <= last][::-1]
+    def _list(self, path: str, given: dict[str, str], found: list[dict[str, Any]]) -> Reply:
+        """Return a page as Stripe's lists do: the newest first, behind `starting_after`."""
+        size = int(given.get("limit", "10"))
+        if set(given) - LISTED or not 1 <= size <= PAGE_MAX:
+            return 400, _problem("invalid_request_error", "parameter_unknown")
+        found = sorted(found, key=lambda item: item["created"])
+        found.reverse()
         if after := given.get("starting_after"):
-            found = found[[i["id"] for i in found].index(after) + 1 :]
-        page = int(given["limit"])
-        shown = [_shown(intent) for intent in found[:page]]
-        return 200, {"data": shown, "has_more": len(found) > page}
+            names = [item["id"] for item in found]
+            if after not in names:
+                return 400, _problem("invalid_request_error", "resource_missing")
+            found = found[names.index(after) + 1 :]
+        first = int(given.get("created[gte]", "0"))
+        last = min(int(given.get("created[lte]", 2**62)), int(given.get("created[lt]", 2**62)) - 1)
+        found = [item for item in found if first <= item["created"] <= last]
+        page = [_shown(item) for item in found[:size]]
+        more = len(found) > size
+        return 200, {"object": "list", "url": path, "has_more": more, "data": page}
 
     def _page(self, given: dict[str, str]) -> Reply:
         found, first = self._search(given["query"]), int(given.get("page", "0"))
@@ -347,6 +380,9 @@ class StandInStripe:
             "object": "refund",
             "payment_intent": intent["id"],
             "amount": left,
+            "created": int(time.time()),
+            "currency": intent["currency"],
+            "metadata": {"mpp_refund": "true"},
             "status": "pending" if self.refunds_wait else "succeeded",
         }
         self.refunded.append(refund)
@@ -363,6 +399,8 @@ def _verb(request: web.Request) -> str:
         return "mint"
     if path == "refunds":
         return "refund" if is_post else "refunds"
+    if path.startswith("refunds/"):
+        return "returned"
     if path == "payment_intents":
         return "create" if is_post else "list"
     last = path.rpartition("/")[2]

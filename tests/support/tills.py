@@ -3,6 +3,7 @@
 A till has a gateway, a buyer who pays in one way, and the network that the money moves on.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
@@ -31,7 +32,7 @@ type Payment = Any
 """What a buyer presents: a credential, or the text of an x402 payment."""
 
 
-class Till:
+class Till(ABC):
     """Sells `/api/paid` to one buyer."""
 
     pays_ahead = False
@@ -47,17 +48,13 @@ class Till:
         self.shop = shop
         self.sent_minor = 0
         """What the buyer itself has moved to the seller."""
-        self._clock = shop.proxy.runtime.serving.executor.clock
         self._undo: list[Callable[[], None]] = []
 
     # The buyer
 
-    def pay(self, challenge: Challenge, **wrong: Any) -> Credential:
-        """Return a credential for a challenge; `wrong` is what a buyer has wrong in it."""
-        raise NotImplementedError
-
+    @abstractmethod
     def buy(self, target: str = "/api/paid", **wrong: Any) -> Payment:
-        return self.pay(self.shop.challenge(target), **wrong)
+        """Return what pays for a call; `wrong` is what a buyer has wrong in it."""
 
     def send(self, payment: Payment, target: str = "/api/paid", *fields: str) -> Response:
         answer: Response = self.shop.send(payment, target, *fields)
@@ -69,8 +66,9 @@ class Till:
     def wrong_recipients(self) -> list[Payment]:
         return [self.buy(recipient=STRANGER)]
 
+    @abstractmethod
     def wrong_chains(self) -> list[Payment]:
-        raise NotImplementedError
+        """Return payments on other chains, or in other currencies."""
 
     def expired(self) -> Payment:
         """Return what was good until just now."""
@@ -124,7 +122,18 @@ class Till:
         return self.shop.proxy.runtime.serving.rails["evm"]._chain._rpc
 
 
-class AuthorizationTill(Till):
+class ChallengedTill(Till):
+    """Its buyer answers a challenge."""
+
+    @abstractmethod
+    def pay(self, challenge: Challenge, **wrong: Any) -> Credential:
+        """Return a credential for a challenge."""
+
+    def buy(self, target: str = "/api/paid", **wrong: Any) -> Payment:
+        return self.pay(self.shop.challenge(target), **wrong)
+
+
+class AuthorizationTill(ChallengedTill):
     def pay(self, challenge: Challenge, **wrong: Any) -> Credential:
         names = {"amount_minor": "value"}
         changes = {names.get(name, name): value for name, value in wrong.items()}
@@ -136,7 +145,7 @@ class AuthorizationTill(Till):
         return [self.buy(domain=replace(domain, chain_id=ELSEWHERE))]
 
 
-class TransactionTill(Till):
+class TransactionTill(ChallengedTill):
     def pay(self, challenge: Challenge, **wrong: Any) -> Credential:
         credential: Credential = self.shop.pull(challenge, **wrong)
         return credential
@@ -145,7 +154,7 @@ class TransactionTill(Till):
         return [self.buy(chain_id=ELSEWHERE)]
 
 
-class PermitTill(Till):
+class PermitTill(ChallengedTill):
     def pay(self, challenge: Challenge, **wrong: Any) -> Credential:
         if amount := wrong.pop("amount_minor", 0):
             wrong |= {"permitted": amount, "requested": amount}
@@ -160,7 +169,7 @@ class PermitTill(Till):
         return [replace(good, source=good.source.replace(chain, str(ELSEWHERE)))]
 
 
-class _AheadTill(Till):
+class _AheadTill(ChallengedTill):
     pays_ahead = True
     gives_back = "credited"
     when_slow = when_down = "settlement-unknown"
@@ -183,7 +192,7 @@ class HashTill(_AheadTill):
         return [replace(self.buy(), source=self.shop.source(chain_id=ELSEWHERE))]
 
 
-class PullTill(Till):
+class PullTill(ChallengedTill):
     def pay(self, challenge: Challenge, **wrong: Any) -> Credential:
         fields = {name: wrong.pop(name) for name in ("chain_id",) if name in wrong}
         key = self.shop.key
@@ -209,7 +218,7 @@ class PushTill(_AheadTill):
         return [replace(self.buy(), source=tempo.source_of(self.shop.key, ELSEWHERE))]
 
 
-class StripeTill(Till):
+class StripeTill(ChallengedTill):
     """A token is a permission to charge up to a sum: it cannot be for too much."""
 
     gives_back = "refunded"

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.components import VECTORS, do_without
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -19,15 +21,13 @@ def _folder() -> Path | None:
 
 def _load(folder: Path | None, name: str) -> Any:
     if folder is None or not (folder / name).is_file():
-        pytest.skip(
-            f"{name} not found: set MPP_VECTORS to the folder of the MPP conformance vectors"
-        )
+        do_without(name, VECTORS)
     return json.loads((folder / name).read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="session")
 def conformance():
-    """Return a function that loads one published conformance file, or skips."""
+    """Return a function that loads one published conformance file."""
     folder = _folder()
     return lambda name: _load(folder, name)
 

@@ -1,23 +1,18 @@
 """What the page says of one request: the goods, the ways to pay, and what a wallet has to sign."""
 
 import json
-import re
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
-from urllib.parse import urlsplit
 
 from mpp_gateway.config.methods import EvmMethod
-from mpp_gateway.config.stripe import StripeMethod
-from mpp_gateway.config.tempo import TempoMethod
 from mpp_gateway.gateway.exchange import Exchange
 from mpp_gateway.gateway.page.chains import CHAINS, chain_name
+from mpp_gateway.gateway.page.lines import Line, lines_of
 from mpp_gateway.gateway.page.parts import SCRIPT, STYLE, TEMPLATE
 from mpp_gateway.protocol.challenge import Challenge
 from mpp_gateway.protocol.eip3009 import challenge_hashes
-from mpp_gateway.protocol.messages import RequestHead
 from mpp_gateway.protocol.money import format_short
 from mpp_gateway.protocol.problems import PaymentRequired, Problem
 from mpp_gateway.protocol.timestamps import parse_rfc3339
@@ -31,20 +26,7 @@ TEXT_CHARS_MAX = 2000
 TARGET_CHARS_MAX = 4000
 AUTHORIZATION = "authorization"
 FOREVER = "9999-12-31T23:59:59Z"
-OWN_NOTE = "MPP_PRIVATE_KEY holds the key that pays."
-MPPX_NOTE = (
-    "mppx runs on Node and pays without asking again, from an account that its command"
-    " `account create` makes once."
-)
-CARD_NOTE = (
-    "A card pays through an agent: one that has a shared payment token for this seller, and an MPP"
-    " client that pays with it."
-)
 ANY_NOTE = "An MPP client that knows one of these ways can pay."
-BODY_NOTE = " Put the request body in a file named body: this page cannot see it."
-BODILESS = frozenset({"GET", "HEAD"})
-"""What a page can send again: it never sees the body of the request that it answers."""
-_HOST = re.compile(r"(?:[A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?\Z")
 _JSON_ESCAPES = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
 
 
@@ -106,7 +88,6 @@ def page_of(exchange: Exchange, ways: Sequence[Way], problem: Problem, now_s: in
     title = route.title or service.title or service.id
     about = route.description or (service.description if route.title is None else None) or ""
     first = ways[0]
-    command, note = _command(exchange, ways)
     return TEMPLATE.substitute(
         style=STYLE,
         script=SCRIPT,
@@ -119,9 +100,7 @@ def page_of(exchange: Exchange, ways: Sequence[Way], problem: Problem, now_s: in
         problem=_problem(problem),
         offers="".join(_offer(way, place) for place, way in enumerate(ways)),
         many="" if len(ways) > 1 or first.method is None else " hidden",
-        command_hidden="" if command else " hidden",
-        command=escape(command),
-        note=_text(note),
+        lines=_lines(exchange, ways),
         data=_data(exchange, ways, now_s),
     ).encode("utf-8", "replace")
 
@@ -155,41 +134,24 @@ def _offer(way: Way, place: int) -> str:
     )
 
 
-def _command(exchange: Exchange, ways: Sequence[Way]) -> tuple[str, str]:
-    """Return the line for a terminal, where there is one, and what else to know."""
-    method, url = exchange.head.method, shlex.quote(url_of(exchange))
-    has_body = method not in BODILESS
-    of_wallet = next((way for way in ways if way.method is not None), None)
-    if of_wallet is not None:
-        line, note = f"mpp-gateway pay --max {of_wallet.price}", OWN_NOTE
-        if method not in {"GET", "POST"}:
-            line += f" --method {shlex.quote(method)}"
-        line += " --data @body" if has_body else ""
-    elif any(way.offer.method == TempoMethod.kind for way in ways):
-        line, note = "npx mppx", MPPX_NOTE
-        if method != "GET":
-            line += f" --method {shlex.quote(method)}"
-        line += ' --data "$(cat body)"' if has_body else ""
-    elif any(way.offer.method == StripeMethod.kind for way in ways):
-        return "", CARD_NOTE
-    else:
-        return "", ANY_NOTE
-    return f"{line} {url}", note + (BODY_NOTE if has_body else "")
+def _lines(exchange: Exchange, ways: Sequence[Way]) -> str:
+    """Return what to type into a terminal, each with what else to know; or who else can pay."""
+    lines = lines_of(exchange, [way.offer for way in ways])
+    by_offer = {(way.offer.method, way.offer.request_encoded): way for way in ways}
+    shown = []
+    for line in lines:
+        way = by_offer[line.offer.method, line.offer.request_encoded]
+        named = f"{way.price} {way.unit} {way.where}" if len(lines) > 1 else ""
+        shown.append(_element("h3", "by", named) + _line(line))
+    return "".join(shown) or _element("p", "meta", ANY_NOTE)
 
 
-def url_of(exchange: Exchange) -> str:
-    """Return the address that the client asked for, as far as it can be told from here."""
-    config, head = exchange.snapshot.config, exchange.head
-    if config.public_url:
-        public = urlsplit(config.public_url)
-        return f"{public.scheme}://{public.netloc}{head.target}"
-    is_secure = config.tls is not None or bool(config.trusted_proxies)
-    return f"{'https' if is_secure else 'http'}://{_host(head, config.realm)}{head.target}"
-
-
-def _host(head: RequestHead, realm: str) -> str:
-    host = head.get("host") or ""
-    return host if _HOST.match(host) else realm
+def _line(line: Line) -> str:
+    return (
+        '<div class="line"><pre tabindex="0" aria-label="Command"><code class="command">'
+        f'{escape(line.command)}</code></pre> <button class="copy" type="button" hidden>Copy'
+        f"</button></div>{_element('p', 'meta', line.note)}"
+    )
 
 
 def _data(exchange: Exchange, ways: Sequence[Way], now_s: int) -> str:

@@ -481,17 +481,20 @@
   const first = Object.keys(data.offers)[0];
   const radio = document.querySelector(`input[name=offer][value="${Number(first)}"]`);
   if (radio) radio.checked = true;
-  const copy = byId("copy");
-  copy.hidden = !navigator.clipboard;
-  copy.addEventListener("click", async () => {
-    try {
-      await navigator.clipboard.writeText(byId("command").textContent);
-      copy.textContent = "Copied";
-    } catch {
-      getSelection().selectAllChildren(byId("command"));
-      copy.textContent = "Press Ctrl+C";
-    }
-  });
+  for (const line of document.querySelectorAll(".line")) {
+    const copy = line.querySelector(".copy");
+    const command = line.querySelector(".command");
+    copy.hidden = !navigator.clipboard;
+    copy.addEventListener("click", async () => {
+      try {
+        await navigator.clipboard.writeText(command.textContent);
+        copy.textContent = "Copied";
+      } catch {
+        getSelection().selectAllChildren(command);
+        copy.textContent = "Press Ctrl+C";
+      }
+    });
+  }
   addEventListener("storage", (event) => {
     if (event.key === slot && !isBusy && !hasEnded) refresh();
   });

@@ -66,6 +66,9 @@ PERMIT_MANY = selector(
     "permitWitnessTransferFrom(((address,uint256)[],uint256,uint256),(address,uint256)[],address,"
     "bytes32,string,bytes)"
 )
+# Words of such a call, as `permit_transfer` writes it.
+_NONCE_OF_ONE, _OWNER_OF_ONE = 2, 6
+_OWNER_OF_MANY, _NONCE_OF_MANY = 2, 7
 IS_VALID_SIGNATURE = selector("isValidSignature(bytes32,bytes)")
 
 TRANSFER_TOPIC = topic("Transfer(address,address,uint256)")
@@ -224,6 +227,25 @@ def _settle_words(
     if len(words) < least or any(any(words[at][:12]) for at in addresses):
         return None
     return words
+
+
+def read_permit_use(payload: bytes) -> tuple[bytes, int] | None:
+    """Return whose permit a call of Permit2 uses, and which nonce of it; None for another call.
+
+    By place: any other number in the call, its deadline say, may be the nonce of another permit.
+    """
+    words = [payload[i : i + WORD] for i in range(4, len(payload), WORD)]
+    if payload[:4] == PERMIT_ONE and len(words) > _OWNER_OF_ONE:
+        owner, nonce = words[_OWNER_OF_ONE], words[_NONCE_OF_ONE]
+    elif (
+        payload[:4] == PERMIT_MANY
+        and words[:1] == [uint_word(6 * WORD)]
+        and len(words) > _NONCE_OF_MANY
+    ):
+        owner, nonce = words[_OWNER_OF_MANY], words[_NONCE_OF_MANY]
+    else:
+        return None
+    return None if any(owner[:12]) else (owner[12:], int.from_bytes(nonce))
 
 
 def nonce_bitmap(owner: bytes, nonce: int) -> bytes:

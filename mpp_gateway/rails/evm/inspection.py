@@ -4,16 +4,15 @@ import asyncio
 from collections.abc import Iterator
 
 from mpp_gateway.rails.base import Settlement
+from mpp_gateway.rails.blocks import LOG_WINDOWS
 from mpp_gateway.rails.evm import abi
 from mpp_gateway.rails.evm.abi import Transfer
 from mpp_gateway.rails.evm.chain import Block, ChainClient, TxReceipt
 from mpp_gateway.rails.evm.request import Attempt, PaymentKey
 from mpp_gateway.rails.jsonrpc import RpcFailed, RpcRefused
 
-LOG_WINDOWS = (5_000, 500, 50)
-"""Blocks to look back for the event, the widest first: public nodes cap the range differently."""
 WINDOWS_MAX = 40
-"""How many of them, one behind the other: with the widest about five days of a two-second chain."""
+"""How many windows, one behind the other: with the widest about five days of a two-second chain."""
 
 
 class Inspector:

@@ -12,6 +12,7 @@ from mpp_gateway.rails.evm.facilitator import FacilitatorSettler
 from mpp_gateway.rails.evm.facilitator_client import FacilitatorClient
 from mpp_gateway.rails.evm.facilitators import Facilitators
 from mpp_gateway.rails.evm.inspection import Inspector
+from mpp_gateway.rails.evm.permit_trace import PermitTrace, Senders
 from mpp_gateway.rails.evm.relaying import Relay
 from mpp_gateway.rails.evm.relays import Relays
 from mpp_gateway.rails.evm.request import RPC_S, EvmSettings, Settler, Share
@@ -58,19 +59,25 @@ def open_rail(
     if chain is not None:
         relay = Relay(settings, chain, Relays(database, settings.chain_id), scheme.ttl_s)
     settler = _settler(name, method, settings, chain, database)
-    permits = None
-    if chain is not None and method.submit.private_key is not None:
+    trace = permits = None
+    if chain is not None:
+        trace = PermitTrace(settings, chain, Senders(database, settings.chain_id))
+    if chain is not None and trace is not None and method.submit.private_key is not None:
         # Imported here, as the settler is, and for it alone.
         from mpp_gateway.rails.evm.own_key import OwnKeySettler  # noqa: PLC0415
         from mpp_gateway.rails.evm.permits import Permits  # noqa: PLC0415
 
         assert isinstance(settler, OwnKeySettler)
-        permits = Permits(settings, chain, settler)
+        permits = Permits(settings, chain, settler, trace)
     x402_permits = None
     # Without a node the facilitator's word may be about less, which the payer had it move.
-    if settings.x402 and chain is not None and isinstance(settler, FacilitatorSettler):
-        x402_permits = X402Permits(settings, settler.facilitators, chain)
-    return EvmRail(name, settings, scheme, settler, chain, relay, permits, x402_permits)
+    if chain is not None:
+        # Without facilitators for what is open in the store alone: that may have been sold by some.
+        facilitators = Facilitators(())
+        if settings.x402 and isinstance(settler, FacilitatorSettler):
+            facilitators = settler.facilitators
+        x402_permits = X402Permits(settings, facilitators, chain)
+    return EvmRail(name, settings, scheme, settler, chain, relay, permits, x402_permits, trace)
 
 
 def open_statement(name: str, method: EvmMethod, recipients: frozenset[str]) -> EvmStatement:

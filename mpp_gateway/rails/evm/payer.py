@@ -9,17 +9,13 @@ from mpp_gateway.protocol import eip3009
 from mpp_gateway.protocol.challenge import Challenge
 from mpp_gateway.protocol.credential import Credential
 from mpp_gateway.protocol.eip3009 import Authorization
-from mpp_gateway.protocol.timestamps import parse_rfc3339
 from mpp_gateway.rails.evm.request import AUTHORIZATION, INTENT, METHOD, NonceForm, Terms
+from mpp_gateway.rails.wallet import PaymentDeclined, check_open
 
 LIFETIME_S = 600
 """How long an authorization lives at least: longer than the seller's upstream may take."""
 LIFETIME_MAX_S = 3600
 """And at most: the end of a challenge is the seller's choice, and may be in the year 9999."""
-
-
-class PaymentDeclined(Exception):
-    """The challenge asks for something that this purse was not told to pay."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +39,7 @@ def pay(challenge: Challenge, purse: Purse, private_key: bytes, now_s: int) -> C
         raise PaymentDeclined("the challenge asks for another token, or on another chain")
     if terms.amount_minor > purse.amount_max:
         raise PaymentDeclined(f"the price is above the limit of {purse.amount_max}")
-    expires_s = 0 if challenge.expires is None else parse_rfc3339(challenge.expires)
-    if challenge.expires is not None and expires_s <= now_s:
-        raise PaymentDeclined("the challenge has expired")
+    expires_s = check_open(challenge, now_s) or 0
     packed, json_array = eip3009.challenge_hashes(challenge.id, challenge.realm)
     unsigned = Authorization(
         sender=address_of(private_key),

@@ -7,8 +7,11 @@ from collections.abc import Iterator
 from mpp_gateway.errors import RailUnavailable, SettlementUnknown
 from mpp_gateway.ledger.book import PaymentRecord
 from mpp_gateway.ledger.sql import StoreUnavailable
+from mpp_gateway.protocol import permit2
 from mpp_gateway.protocol.problems import PaymentInsufficient, VerificationFailed
+from mpp_gateway.protocol.x402_permits import EXACT_PROXY, UPTO_PROXY
 from mpp_gateway.rails.base import Settlement
+from mpp_gateway.rails.evm import abi
 from mpp_gateway.rails.evm.abi import Transfer
 from mpp_gateway.rails.evm.chain import ChainClient, TxReceipt
 from mpp_gateway.rails.evm.relays import Relays
@@ -30,6 +33,9 @@ LAG_S = 30
 """By how much another node behind the same address may be late."""
 SKEW_S = 15
 """By how much a block may be dated too early."""
+SIGNED_FOR = frozenset({permit2.ADDRESS, EXACT_PROXY, UPTO_PROXY})
+"""Contracts whose calls make the payments that buyers sign permits for: such a transfer is one of
+those, and its transaction none besides."""
 REPLACED_DEPTH = 32
 """Blocks after which it is certain which transaction has used a nonce."""
 _POLLS_MS = (50, 50, 100, 100, 200, 200)
@@ -75,14 +81,13 @@ class Relay:
         try:
             head = await self._chain.latest_block()
             receipt = await self._chain.receipt(pushed.tx_hash)
-            made_s, is_known = None, False
+            made_s, made = None, await self._chain.made_by(pushed.tx_hash)
             if receipt is not None:
                 made_s = (await self._chain.block(receipt.block_number)).time_s
-            else:
-                is_known = await self._chain.made_by(pushed.tx_hash) is not None
         except (RpcFailed, RpcRefused) as error:
             raise self._unknown("The payment could not be looked for", str(error)) from error
-        if receipt is None or made_s is None:
+        if receipt is None or made_s is None or made is None:
+            is_known = made is not None or receipt is not None
             if is_known or head.time_s < pushed.issued_s + self._ttl_s + LAG_S:
                 raise self._unknown("The transaction is in no block that is deep enough")
             raise VerificationFailed("There is no such transaction.")
@@ -91,7 +96,7 @@ class Relay:
         if made_s + SKEW_S < pushed.issued_s:
             # What was paid for something else long ago would buy calls today.
             raise VerificationFailed("The transaction is older than the challenge.")
-        if not _pays(receipt, pushed.transfer):
+        if made[1] in SIGNED_FOR or not _pays(receipt, pushed.transfer):
             raise VerificationFailed(
                 "The transaction does not make this payment: token, payer, recipient and amount."
             )
@@ -128,6 +133,7 @@ class Relay:
         """Return what became of a transaction: made, failed, replaced, or not known yet."""
         token, payer = self._settings.token, holder(record.account)
         transfer = Transfer(token, payer, holder(record.payee), record.amount_minor)
+        made = None
         try:
             nonce = await self._relays.nonce_of(key.tx_hash)
             if nonce is None and HASH not in self._settings.types:
@@ -141,8 +147,14 @@ class Relay:
                 made_s = (await self._chain.block(receipt.block_number)).time_s
                 if made_s + SKEW_S < record.valid_until_s - TX_LIFE_S - self._ttl_s:
                     return Attempt(Settlement.REFUSED, detail="it is older than the challenge")
+                made = await self._chain.made_by(key.tx_hash)
+                if made is None:
+                    detail = "the node has its receipt alone"
+                    return Attempt(Settlement.UNKNOWN, key.tx_hash, detail)
         except (RpcFailed, RpcRefused, StoreUnavailable) as error:
             return Attempt(Settlement.UNKNOWN, detail=f"the chain cannot be asked: {error}")
+        if made is not None and made[1] in SIGNED_FOR:
+            return Attempt(Settlement.REFUSED, key.tx_hash, "it has used a permit")
         return _judge(receipt, transfer)
 
     async def _unseen(self, tx_hash: str, record: PaymentRecord) -> Attempt:
@@ -204,7 +216,14 @@ class Relay:
 
 
 def _pays(receipt: TxReceipt, transfer: Transfer) -> bool:
-    return receipt.succeeded and any(transfer.is_shown_by(log) for log in receipt.logs)
+    """Tell whether a transaction shows the transfer, and that no signed authorization made it.
+
+    That would be another payment, which has bought a call of its own: one price would buy two.
+    """
+    if not receipt.succeeded:
+        return False
+    shown = abi.transfers(receipt.logs, transfer.token)
+    return any(found == transfer and nonce is None for found, nonce in shown)
 
 
 def _judge(receipt: TxReceipt, transfer: Transfer) -> Attempt:

@@ -33,6 +33,7 @@ from mpp_gateway.rails.evm import x402
 from mpp_gateway.rails.evm.abi import Transfer
 from mpp_gateway.rails.evm.chain import ChainClient, gathered
 from mpp_gateway.rails.evm.inspection import Inspector
+from mpp_gateway.rails.evm.permit_trace import PermitTrace
 from mpp_gateway.rails.evm.reading import NOT_SIGNED, read_payment
 from mpp_gateway.rails.evm.relaying import Relay
 from mpp_gateway.rails.evm.request import (
@@ -79,6 +80,7 @@ class EvmRail:
         relay: Relay | None = None,
         permits: "Permits | None" = None,
         x402_permits: X402Permits | None = None,
+        permit_trace: PermitTrace | None = None,
     ) -> None:
         self.name = name
         self._settings = settings
@@ -88,6 +90,7 @@ class EvmRail:
         self._relay = relay
         self._permits = permits
         self._x402_permits = x402_permits
+        self._permit_trace = permit_trace
         self._pays_gas = not SENT_BY_BUYERS.issuperset(settings.types)
         self._inspector = None if chain is None else Inspector(chain)
         self.capabilities = Capabilities(
@@ -103,7 +106,7 @@ class EvmRail:
             return offer
         payee = Terms.read(offer.request).recipient
         offer = replace(offer, x402=x402.terms(self._settings, price, payee))
-        if self._x402_permits is None:
+        if self._x402_permits is None or not self._x402_permits.is_selling:
             return offer
         by_use, exact = (
             partial(self._x402_permits.terms, scheme, price, payee) for scheme in (UPTO, EXACT)
@@ -247,10 +250,11 @@ class EvmRail:
             attempt = await self._relaying().look_up(tx_key, record)
             return self._outcome(attempt, record, now_s)
         if permit_key := PermitKey.parse(record.proof_id):
-            if self._x402_permits is not None:
-                attempt = await self._x402_permits.look_up(permit_key, record)
-            else:
-                attempt = await self._permitting().look_up(permit_key, record)
+            # By what it is, and not by what is sold today: `submit` may have been another one.
+            is_x402 = is_unchallenged(record.challenge_id)
+            tracing = self._x402_permits if is_x402 else self._permit_trace
+            assert tracing is not None  # there is a node
+            attempt = await tracing.look_up(permit_key, record)
             return self._outcome(attempt, record, now_s)
         key = PaymentKey.parse(record.proof_id)
         transfer = Transfer(key.token, key.sender, holder(record.payee), record.amount_minor)

@@ -6,19 +6,21 @@ from collections.abc import AsyncIterator, Iterable
 
 from mpp_gateway.errors import RailUnavailable
 from mpp_gateway.rails.base import RailMisconfigured
+from mpp_gateway.rails.blocks import by_windows, first_block_at
 from mpp_gateway.rails.evm import abi
 from mpp_gateway.rails.evm.abi import Log
 from mpp_gateway.rails.evm.chain import ChainClient
-from mpp_gateway.rails.evm.inspection import LOG_WINDOWS
 from mpp_gateway.rails.evm.request import PaymentKey, PermitKey, TxKey, holder, purse
 from mpp_gateway.rails.jsonrpc import RpcFailed, RpcRefused
-from mpp_gateway.rails.statement import Booked, Entry, Shown, Transferred
+from mpp_gateway.rails.statement import Booked, Entry, ProofsOf, Shown, Transferred
 
 _HASH = re.compile(r"0x[0-9a-fA-F]{64}")
 
 
 class EvmStatement:
     """One token on one chain; see `rails.statement.Statement`. Places are blocks."""
+
+    is_by_time = False
 
     def __init__(
         self,
@@ -37,7 +39,6 @@ class EvmStatement:
         self._payees = set(payees)
         self._givers = set(givers)
         self._confirmations = confirmations
-        self._windows = list(LOG_WINDOWS)
 
     async def newest(self) -> int:
         """Return the last block that is deep enough. Errors: see `rails.statement.Statement`."""
@@ -55,16 +56,13 @@ class EvmStatement:
     async def place_at(self, unix_s: int) -> int:
         """Return the first block of that time or later, found by halves."""
         try:
-            low, high = 0, (await self._chain.latest_block()).number
-            while low < high:
-                middle = (low + high) // 2
-                if (await self._chain.block(middle)).time_s < unix_s:
-                    low = middle + 1
-                else:
-                    high = middle
+            head = await self._chain.latest_block()
+            return await first_block_at(unix_s, head.number, self._time_of)
         except (RpcFailed, RpcRefused) as error:
             raise _unavailable(error) from error
-        return low
+
+    async def read_ahead(self, first: int) -> None:
+        """Do nothing: a chain is asked by transaction, and searched by `movements`."""
 
     async def under(self, reference: str) -> Entry:
         """Return what a transaction paid, by its receipt."""
@@ -99,7 +97,7 @@ class EvmStatement:
         ends = transferred.source, transferred.target, transferred.amount_minor
         return ends == (booked.payee, booked.account, booked.amount_minor)
 
-    def watch(self, payees: frozenset[str], givers: frozenset[str]) -> None:
+    def watch(self, payees: frozenset[str], givers: frozenset[str], proofs_of: ProofsOf) -> None:  # noqa: ARG002 - logs name them
         """Count these among ours too, as the ledger names them."""
         self._payees |= _holders(payees)
         self._givers |= _holders(givers)
@@ -113,26 +111,25 @@ class EvmStatement:
         questions: list[list[str | list[str] | None]] = [[moved, None, _words(self._payees)]]
         if self._givers:
             questions.append([moved, _words(self._givers)])
-        while first <= last:
-            end = min(first + self._windows[0] - 1, last)
-            try:
-                logs = [
-                    log
-                    for topics in questions
-                    for log in await self._chain.logs(topics, first, end)
-                ]
-            except (RpcFailed, RpcRefused) as error:
-                # Nodes cap the blocks of one question, and what an answer may weigh.
-                if len(self._windows) == 1:
-                    raise _unavailable(error) from error
-                self._windows.pop(0)
-                continue
-            yield end, tuple(dict.fromkeys(log.tx_hash for log in logs))
-            first = end + 1
+
+        async def ask(first: int, last: int) -> tuple[str, ...]:
+            logs = [
+                log for topics in questions for log in await self._chain.logs(topics, first, last)
+            ]
+            return tuple(dict.fromkeys(log.tx_hash for log in logs))
+
+        try:
+            async for end, hashes in by_windows(ask, first, last):
+                yield end, hashes
+        except (RpcFailed, RpcRefused) as error:
+            raise _unavailable(error) from error
 
     async def close(self) -> None:
         """Release connections."""
         await self._chain.close()
+
+    async def _time_of(self, number: int) -> int:
+        return (await self._chain.block(number)).time_s
 
     def _entry(self, reference: str, number: int, logs: tuple[Log, ...]) -> Entry:
         payments, transfers, others = [], [], 0

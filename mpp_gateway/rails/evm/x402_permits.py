@@ -13,7 +13,7 @@ from mpp_gateway.crypto.addresses import checksum
 from mpp_gateway.crypto.secp256k1 import SignatureError, recover_address
 from mpp_gateway.errors import MalformedPayment, RailUnavailable, SettlementUnknown
 from mpp_gateway.ledger.book import PaymentRecord
-from mpp_gateway.protocol import permit2, x402
+from mpp_gateway.protocol import jcs, permit2, x402
 from mpp_gateway.protocol.money import Amount
 from mpp_gateway.protocol.problems import (
     InvalidPayload,
@@ -31,12 +31,13 @@ from mpp_gateway.protocol.x402_permits import (
     X402Permit,
 )
 from mpp_gateway.rails.base import Offer, Presented, Settlement
+from mpp_gateway.rails.blocks import LOG_WINDOWS
 from mpp_gateway.rails.evm import abi
 from mpp_gateway.rails.evm.abi import Transfer
 from mpp_gateway.rails.evm.chain import ChainClient
 from mpp_gateway.rails.evm.facilitator_client import Question
 from mpp_gateway.rails.evm.facilitators import Facilitators, Look
-from mpp_gateway.rails.evm.inspection import LOG_WINDOWS, WINDOWS_MAX
+from mpp_gateway.rails.evm.inspection import WINDOWS_MAX
 from mpp_gateway.rails.evm.request import (
     Attempt,
     EvmSettings,
@@ -81,11 +82,15 @@ class Sought:
 
     key: PermitKey
     record: PaymentRecord
-    settlers: frozenset[bytes]
-    """Whose settlements by use count."""
+    settlers: frozenset[bytes] | None
+    """Whose settlements by use count; None: anybody's."""
     least_minor: int
     """What must have moved. A facilitator moves what it is asked to, whoever asks: a payer can have
     a trifle of its own permit settled, and less than we have asked for pays for nothing."""
+
+    def takes_from(self, settler: bytes) -> bool:
+        """Tell whether what this account has settled by use counts."""
+        return self.settlers is None or settler in self.settlers
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +131,6 @@ def read(
         identified = identifier(payment, account)
     except ParseError as error:
         raise MalformedPayment(f"{str(error).capitalize()}.") from error
-    sponsored = {n: v for n, v in payment.extensions.items() if n in SPONSORINGS}
     return Presented(
         rail=offer.rail,
         offer=offer,
@@ -136,7 +140,7 @@ def read(
         amount_minor=offer.amount.minor,
         valid_until_s=min(permit.deadline, VALID_UNTIL_MAX_S),
         challenge_id=identified,
-        evidence=Proxied(key, permit, sponsored),
+        evidence=Proxied(key, permit, _sponsored(payment)),
         gives_change=by_use,
     )
 
@@ -154,6 +158,19 @@ def _check_terms(
         raise VerificationFailed("The permit is for more than the price.")
     if payment.accepted is None or payment.accepted.get("amount") != str(offer.amount.minor):
         raise VerificationFailed("The payment takes up an offer at another price.")
+
+
+def _sponsored(payment: x402.X402Payment) -> dict[str, Any]:
+    """Return what goes to the facilitator as it came; what cannot go there is refused."""
+    sponsored = {n: v for n, v in payment.extensions.items() if n in SPONSORINGS}
+    try:
+        # As deep as it stands in the question. Met there first, it would be a fault of ours.
+        jcs.dumps({"paymentPayload": {"extensions": sponsored}})
+    except ValueError as error:
+        raise MalformedPayment(
+            "The payment's extensions cannot be passed on: a fraction, or too deep."
+        ) from error
+    return sponsored
 
 
 def _check_signature(settings: EvmSettings, permit: X402Permit) -> None:
@@ -182,6 +199,11 @@ class X402Permits:
         self._settings = settings
         self._facilitators = facilitators
         self._chain = chain
+
+    @property
+    def is_selling(self) -> bool:
+        """Whether somebody may settle such payments; else what was sold before is looked up."""
+        return bool(self._facilitators.places)
 
     def terms(self, scheme: str, price: Amount, payee: bytes) -> x402.Terms | None:
         """Return what buyers under `scheme` are asked for now; None while nobody settles it."""
@@ -216,6 +238,7 @@ class X402Permits:
         try:
             used = await chain.permit_used(key.owner, key.nonce)
             minor = await chain.balance_of(key.owner)
+            allowed = await chain.allowance(key.owner, permit2.ADDRESS)
             if used:
                 return Found(await self._found(proxied, record), was_unused=False)
             if minor < proxied.permit.amount_minor:
@@ -234,7 +257,9 @@ class X402Permits:
                 private=f"chain {self._settings.chain_id}: {error}",
                 retry_after_s=self._settings.retry_after_s,
             ) from error
-        return minor
+        # What Permit2 may not move pays for nothing either: ten calls under an allowance for one
+        # would be nine for nothing. One call may come with an allowance of its own, yet to be made.
+        return min(minor, max(allowed, proxied.permit.amount_minor))
 
     async def settle(
         self, proxied: Proxied, used_minor: int, record: PaymentRecord, now_s: int
@@ -266,11 +291,11 @@ class X402Permits:
     async def look_up(self, key: PermitKey, record: PaymentRecord) -> Attempt:
         """Return what became of a permit, as far as the chain tells.
 
-        The books do not say what was used. Less than the most proves nothing here, and stays
-        UNKNOWN.
+        Less than was asked for proves nothing, and stays UNKNOWN. Who has moved it does not matter:
+        it may have been a facilitator of before.
         """
-        settlers = self._facilitators.settlers(UPTO, self._network)
-        return await self._trace(Sought(key, record, settlers, record.amount_minor))
+        least_minor = record.amount_minor if record.owed_minor is None else record.owed_minor
+        return await self._trace(Sought(key, record, None, least_minor))
 
     def question(self, proxied: Proxied, minor: int) -> Question:
         """Return what a facilitator is asked: the gateway's own terms, over `minor`."""
@@ -434,7 +459,7 @@ class X402Permits:
         if call is None:
             return None
         by_use = call.facilitator is not None
-        if by_use and (sender != call.facilitator or sender not in sought.settlers):
+        if by_use and not (sender == call.facilitator and sought.takes_from(sender)):
             return None
         minor, price = call.amount_minor, record.amount_minor
         if not (sought.least_minor if by_use else price) <= minor <= price:

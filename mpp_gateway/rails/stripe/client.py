@@ -20,10 +20,13 @@ ANSWER_MAX = 4 * 1024 * 1024
 """A page of a hundred PaymentIntents is below half of this."""
 PAGE = 100
 PAGES_MAX = 20
+INTENTS, REFUNDS = "/v1/payment_intents", "/v1/refunds"
 TRIES = 3
 FIRST_PAUSE_MS, PAUSE_MS_MAX = 100, 2_000
 SECOND_MS = 1_000
 SERVER_ERROR = 500
+BUSY = 429
+MISSING = 404
 CONFLICT = 409
 UNTRIED = frozenset({401, 403, 429})
 """Answers that Stripe gives before it looks at what is asked."""
@@ -137,9 +140,7 @@ class StripeClient:
 
         Errors: `StripeRefused`, `StripeFailed`.
         """
-        return await self._insist(
-            lambda: self._call("post", "/v1/payment_intents", parameters, key)
-        )
+        return await self._insist(lambda: self._call("post", INTENTS, parameters, key))
 
     async def capture(self, intent_id: str) -> Answered:
         """Take what a PaymentIntent holds; errors as of `create`."""
@@ -177,7 +178,7 @@ class StripeClient:
         Errors: as of `create`; `StripeFailed` too where there are too many to look at.
         """
         between = {"created": {"gte": first_s, "lte": last_s}}
-        pages = self._pages("/v1/payment_intents", between)
+        pages = self._pages(INTENTS, between)
         return [intent async for intent in pages if _is_for(intent, proof)]
 
     async def held(self) -> list[Mapping[str, Any]]:
@@ -195,16 +196,51 @@ class StripeClient:
 
     async def refunds(self, intent_id: str) -> list[Mapping[str, Any]]:
         """Return what was given back of a PaymentIntent; errors as of `create`."""
-        pages = self._pages("/v1/refunds", {"payment_intent": intent_id})
+        pages = self._pages(REFUNDS, {"payment_intent": intent_id})
         return [refund async for refund in pages]
 
     async def refund(self, parameters: Mapping[str, Any], key: str) -> Mapping[str, Any]:
         """Give back what is left of a PaymentIntent; errors as of `create`."""
-        return (await self._call("post", "/v1/refunds", parameters, key)).data
+        return (await self._call("post", REFUNDS, parameters, key)).data
 
     async def account(self) -> Mapping[str, Any]:
         """Return the account whose key this is; errors as of `create`."""
         return (await self._call("get", "/v1/account")).data
+
+    async def latest(self, path: str) -> Mapping[str, Any] | None:
+        """Return the newest object of a list, None if it is empty; errors as of `create`."""
+        found = _objects(await self._read(path, {"limit": 1}))
+        return found[0] if found else None
+
+    async def one(self, path: str, name: str) -> Mapping[str, Any] | None:
+        """Return an object of a list by its id, None if there is none; errors as of `create`."""
+        if not _ID.fullmatch(name):
+            return None
+        try:
+            return await self._read(f"{path}/{name}", {})
+        except StripeRefused as refused:
+            if refused.status == MISSING:
+                return None
+            raise
+
+    async def everything(
+        self, path: str, parameters: Mapping[str, Any], after: str | None = None
+    ) -> AsyncIterator[Mapping[str, Any]]:
+        """Yield all of a list, the newest first, however long it is; errors as of `create`.
+
+        With `after` it begins behind the object of that id.
+        """
+        while True:
+            asked = {**parameters, "limit": PAGE, "starting_after": after}
+            page = await self._read(path, {n: v for n, v in asked.items() if v is not None})
+            objects = _objects(page)
+            for item in objects:
+                yield item
+            if page.get("has_more") is not True or not objects:
+                return
+            before, after = after, str(objects[-1].get("id"))
+            if after == before:
+                raise StripeFailed(f"{path}: a list that does not go on")
 
     async def close(self) -> None:
         """Release connections."""
@@ -226,6 +262,21 @@ class StripeClient:
                 return
             after = {"starting_after": objects[-1].get("id")}
         raise StripeFailed(f"more than {PAGES_MAX * PAGE} objects in that time")
+
+    async def _read(self, path: str, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Ask again what moves nothing: one bad answer of a thousand is not to end a long read."""
+        pause_ms = FIRST_PAUSE_MS
+        for _ in range(TRIES - 1):
+            try:
+                return (await self._call("get", path, parameters)).data
+            except StripeFailed:
+                pass
+            except StripeRefused as refused:
+                if refused.status != BUSY:
+                    raise
+            await asyncio.sleep(pause_ms / 1000)
+            pause_ms = min(4 * pause_ms, PAUSE_MS_MAX)
+        return (await self._call("get", path, parameters)).data
 
     async def _insist(self, call: Callable[[], Awaitable[Answered]]) -> Answered:
         """Make a call under its key until an answer says what became of it, or the time is over."""

@@ -6,6 +6,10 @@ from mpp_gateway.rails.payment_scheme import PaymentScheme
 from mpp_gateway.rails.stripe.client import StripeClient
 from mpp_gateway.rails.stripe.request import ConnectTerms, StripeSettings
 from mpp_gateway.rails.stripe.seller import StripeRail
+from mpp_gateway.rails.stripe.statement import StripeStatement
+
+READ_S = 30
+"""A question to Stripe's lists may take a third of it."""
 
 
 def open_rail(
@@ -17,10 +21,25 @@ def open_rail(
     settle_s: int,
 ) -> StripeRail:
     """Return the rail that `method` describes; connects to nothing until it is used."""
+    settings = _settings(method, settle_s)
+    return StripeRail(name, settings, scheme, _client(method, settings))
+
+
+def open_statement(
+    name: str,
+    method: StripeMethod,
+    recipients: frozenset[str],  # noqa: ARG001 - Stripe pays the account of its key, nobody else
+) -> StripeStatement:
+    """Return what Stripe has of the method's account."""
+    settings = _settings(method, READ_S)
+    return StripeStatement(name, settings, _client(method, settings))
+
+
+def _settings(method: StripeMethod, settle_s: int) -> StripeSettings:
     connect = (
         ConnectTerms() if method.connect is None else ConnectTerms(**method.connect.model_dump())
     )
-    settings = StripeSettings(
+    return StripeSettings(
         network_id=method.network_id,
         currency=method.currency,
         is_live=method.is_live,
@@ -32,11 +51,13 @@ def open_rail(
         connect=connect,
         settle_s=settle_s,
     )
-    client = StripeClient(
+
+
+def _client(method: StripeMethod, settings: StripeSettings) -> StripeClient:
+    return StripeClient(
         method.secret_key.get_secret_value(),
         api_base=method.api_base,
         version=method.stripe_version,
-        account=connect.stripe_account,
-        settle_s=settle_s,
+        account=settings.connect.stripe_account,
+        settle_s=settings.settle_s,
     )
-    return StripeRail(name, settings, scheme, client)

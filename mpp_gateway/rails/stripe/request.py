@@ -66,6 +66,11 @@ class Grant:
     """The PaymentIntent that holds the money for it, once it is authorized."""
 
 
+def is_spt(text: str) -> bool:
+    """Tell whether a text has the form of a shared payment token."""
+    return _SPT.fullmatch(text) is not None
+
+
 def proof_id_of(spt: str) -> str:
     """Return the name of a token for the store and the log: a digest, never the token itself."""
     return PROOF_PREFIX + hashlib.sha256(b"mpp-gateway spt\0" + spt.encode("ascii")).hexdigest()
@@ -79,7 +84,7 @@ def read_payload(payload: Mapping[str, Any], request: Mapping[str, Any]) -> str:
     Errors: `InvalidPayload`, `InvalidChallenge`.
     """
     spt = payload.get("spt")
-    if not isinstance(spt, str) or not _SPT.fullmatch(spt):
+    if not isinstance(spt, str) or not is_spt(spt):
         raise InvalidPayload("The payload has no `spt`, or one that is no shared payment token.")
     asked = request.get("externalId")
     if asked is not None and payload.get("externalId") != asked:

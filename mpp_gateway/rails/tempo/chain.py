@@ -1,10 +1,10 @@
 """A Tempo node as typed questions."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mpp_gateway.protocol.tempo_transaction import TempoTransaction
+from mpp_gateway.protocol.tempo_transaction import TempoTransaction, Unsigned
 from mpp_gateway.rails.jsonrpc import (
     JsonRpc,
     RpcFailed,
@@ -27,10 +27,11 @@ def is_of_transaction(refused: RpcRefused) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class TxReceipt:
-    """A mined transaction: whether it succeeded, and what it logged."""
+    """A mined transaction: whether it succeeded, what it logged, and the number of its block."""
 
     succeeded: bool
     logs: tuple[Log, ...]
+    block_number: int
 
 
 class TempoNode:
@@ -51,6 +52,11 @@ class TempoNode:
     async def time_s(self) -> int:
         """Return the time of the latest block, in unix seconds."""
         return quantity((await self._block()).get("timestamp"))
+
+    async def block(self, number: int | None = None) -> tuple[int, int]:
+        """Return number and time (unix seconds) of a block, by default of the latest."""
+        block = await self._block("latest" if number is None else hex(number))
+        return quantity(block.get("number")), quantity(block.get("timestamp"))
 
     async def base_fee(self) -> int:
         """Return what a unit of gas costs at least, by the latest block; 0 if it does not say."""
@@ -90,6 +96,22 @@ class TempoNode:
             call["feeToken"] = hexadecimal(unsigned.fee_token)
         await self._rpc.ask("eth_call", call, "latest")
 
+    async def gas_for(self, sender: bytes, unsigned: Unsigned) -> int:
+        """Return the gas that the calls of a transaction would take; `RpcRefused` if they fail."""
+        asked: dict[str, Any] = {
+            "from": hexadecimal(sender),
+            "calls": [
+                {"to": hexadecimal(c.to), "value": hex(c.value), "data": hexadecimal(c.data)}
+                for c in unsigned.calls
+            ],
+            "nonceKey": hex(unsigned.nonce_key),
+        }
+        if unsigned.valid_before is not None:
+            asked["validBefore"] = hex(unsigned.valid_before)
+        if unsigned.fee_token is not None:
+            asked["feeToken"] = hexadecimal(unsigned.fee_token)
+        return quantity(await self._rpc.ask("eth_estimateGas", asked))
+
     async def send(self, raw: bytes) -> None:
         """Broadcast a signed transaction."""
         await self._rpc.ask("eth_sendRawTransaction", hexadecimal(raw))
@@ -105,10 +127,27 @@ class TempoNode:
         if found.get("blockNumber") is None:
             return None
         logs = tuple(_log(log) for log in sequence(found.get("logs")))
-        return TxReceipt(quantity(found.get("status")) == 1, logs)
+        number = quantity(found.get("blockNumber"))
+        return TxReceipt(quantity(found.get("status")) == 1, logs, number)
 
-    async def _block(self) -> Mapping[str, Any]:
-        block = await self._rpc.ask("eth_getBlockByNumber", "latest", False)
+    async def logged(
+        self, topics: Sequence[str | list[str] | None], first: int, last: int
+    ) -> tuple[str, ...]:
+        """Return the transactions in which the token logged such topics, each once.
+
+        From block `first` to `last`, both included.
+        """
+        where = {
+            "address": hexadecimal(self._token),
+            "topics": list(topics),
+            "fromBlock": hex(first),
+            "toBlock": hex(last),
+        }
+        logs = sequence(await self._rpc.ask("eth_getLogs", where))
+        return tuple(dict.fromkeys(_hash(log) for log in logs))
+
+    async def _block(self, which: str = "latest") -> Mapping[str, Any]:
+        block = await self._rpc.ask("eth_getBlockByNumber", which, False)
         if not isinstance(block, Mapping):
             raise RpcFailed("eth_getBlockByNumber: no block")
         return block
@@ -123,6 +162,13 @@ class TempoNode:
         if len(word) != tip20.WORD:
             raise RpcFailed("eth_call: the token did not answer with one word")
         return int.from_bytes(word)
+
+
+def _hash(value: Any) -> str:
+    tx_hash = value.get("transactionHash") if isinstance(value, Mapping) else None
+    if not isinstance(tx_hash, str):
+        raise RpcFailed("the node's answer has a log of no transaction")
+    return tx_hash.lower()
 
 
 def _log(value: Any) -> Log:

@@ -8,6 +8,7 @@ from mpp_gateway.rails.payment_scheme import PaymentScheme
 from mpp_gateway.rails.tempo.chain import TempoNode
 from mpp_gateway.rails.tempo.request import RPC_S, Share, Sponsor, TempoSettings
 from mpp_gateway.rails.tempo.seller import TempoRail
+from mpp_gateway.rails.tempo.statement import TempoStatement
 
 
 def open_rail(
@@ -33,6 +34,15 @@ def open_rail(
     )
     node = TempoNode(method.rpc_url.get_secret_value(), settings.token, settings.rpc_s)
     return TempoRail(name, settings, scheme, node)
+
+
+def open_statement(name: str, method: TempoMethod, recipients: frozenset[str]) -> TempoStatement:
+    """Return what the chain has of the rail; `recipients` are paid beside the method's own."""
+    token = parse_address(method.currency)
+    node = TempoNode(method.rpc_url.get_secret_value(), token, RPC_S)
+    payees = {parse_address(recipient) for recipient in {method.recipient, *recipients}}
+    sharers = {parse_address(share.recipient) for share in method.splits}
+    return TempoStatement(name, node, method.chain_id, token, payees, sharers)
 
 
 def _sponsor(method: TempoMethod, settings: TempoSponsor) -> Sponsor:

@@ -165,7 +165,7 @@ class Terms:
 
 
 def _pays_a_challenge(moved: Movement) -> bool:
-    return moved.memo is not None and attribution.is_of_payment(moved.memo)
+    return moved.memo is not None and attribution.is_one(moved.memo)
 
 
 @dataclass(frozen=True, slots=True)

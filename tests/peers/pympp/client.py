@@ -16,6 +16,8 @@ from mpp import Challenge, Receipt
 from mpp.client import Mpp
 from mpp.methods.evm import client as evm
 from mpp.methods.stripe import client as stripe
+from mpp.methods.tempo import TempoAccount
+from mpp.methods.tempo import client as tempo
 from mpp.runtime import CredentialParams
 
 
@@ -82,9 +84,26 @@ def on_chain(wallet: dict):
     )
 
 
+def on_tempo(wallet: dict):
+    # It signs for 60 seconds, as Tempo takes it since its hard fork T11; the chain that npm has is
+    # of T4, and takes 30 at most. mppx signs for 25.
+    tempo.EXPIRING_NONCE_VALID_BEFORE_SECS = 25
+    return tempo.charge(
+        account=TempoAccount.from_key(wallet["private_key"]),
+        chain_id=wallet["chain_id"],
+        rpc_url=wallet["rpc_url"],
+    )
+
+
+def method_of(wallet: dict):
+    if "mint_url" in wallet:
+        return by_card(wallet)
+    return on_tempo(wallet) if wallet.get("kind") == "tempo" else on_chain(wallet)
+
+
 def main() -> None:
     wallet = json.loads(os.environ["PEER_WALLET"])
-    method = by_card(wallet) if "mint_url" in wallet else on_chain(wallet)
+    method = method_of(wallet)
     verb, http_method, body, *urls = sys.argv[1:]
     request = {"method": http_method, "headers": {}}
     if body:

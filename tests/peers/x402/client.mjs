@@ -1,5 +1,6 @@
-// One buyer with the official Node client, three verbs; prints JSON.
+// One buyer with the official Node client, four verbs; prints JSON.
 //   client.mjs pay METHOD BODY URL...          calls each URL and pays whatever it asks
+//   client.mjs permit METHOD BODY URL...       the same, and takes no offer but one of Permit2
 //   client.mjs present METHOD BODY URL URL...  signs for the first URL's 402, and presents that one
 //                                              payment at each of the other URLs in turn
 //   client.mjs stream METHOD BODY URL          pays, and prints what arrives as it arrives
@@ -32,6 +33,12 @@ async function pay(targets) {
   return answers
 }
 
+async function permit(targets) {
+  const isOne = ({ scheme, extra }) => scheme === 'exact' && extra?.assetTransferMethod === 'permit2'
+  client.registerPolicy((_, offers) => offers.filter(isOne))
+  return await pay(targets)
+}
+
 async function present([first, ...others]) {
   const http = new x402HTTPClient(client)
   const unpaid = await fetch(first, request)
@@ -49,4 +56,4 @@ async function stream([url]) {
   return { status: response.status, receipt: response.headers.has('payment-response') }
 }
 
-console.log(JSON.stringify(await { pay, present, stream }[verb](urls)))
+console.log(JSON.stringify(await { pay, permit, present, stream }[verb](urls)))

@@ -46,15 +46,36 @@ def test_an_example_names_the_variables_it_lacks(path):
         load(path, {})
 
 
-def test_the_examples_are_these():
-    names = {
-        "minimal.yaml",
-        "openai.yaml",
-        "openai-tempo.yaml",
-        "anthropic.yaml",
-        "anthropic-stripe.yaml",
-        "custom-x402-facilitator.yaml",
-        "all-rails.yaml",
-    }
+SOLD_BY = {
+    "minimal.yaml": {("weather", "EvmMethod", False)},
+    "base.yaml": {("mine", "EvmMethod", False)},
+    "openai.yaml": {("openai", "EvmMethod", False)},
+    "openai-tempo.yaml": {("openai", "TempoMethod", False)},
+    "anthropic.yaml": {("anthropic", "EvmMethod", False)},
+    "anthropic-stripe.yaml": {("anthropic", "StripeMethod", False)},
+    "custom-x402-facilitator.yaml": {
+        ("weather", "EvmMethod", True),
+        ("reports", "EvmMethod", True),
+    },
+    "all-rails.yaml": {
+        ("weather", "EvmMethod", True),
+        ("weather", "TempoMethod", False),
+        ("weather", "StripeMethod", False),
+    },
+}
+"""Of each example: what it sells, by which rail, and whether by x402 too."""
 
-    assert names <= {path.name for path in CONFIGS}
+
+def test_each_example_sells_by_the_rails_that_it_is_an_example_of():
+    found = {}
+    for path in CONFIGS:
+        config = load(path, ENVIRON)
+        found[path.name] = {
+            (name, type(method).__name__, bool(getattr(method, "x402", False)))
+            for name, service in config.services.items()
+            for route in service.routes
+            for price in route.prices
+            for method in [config.methods[price.method_name]]
+        }
+
+    assert found == SOLD_BY

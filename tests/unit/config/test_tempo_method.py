@@ -146,9 +146,12 @@ def test_with_shares_money_is_said_to_move_first(build):
     assert last == "By tempo: it settles before, and is a credit if the upstream fails."
 
 
-def test_the_books_cannot_be_held_against_the_chain_and_that_is_said(build):
+def test_a_kind_that_cannot_read_its_network_says_so(build, monkeypatch):
+    method = build.load(text()).methods["tempo"]
+    registry.statement("tempo", method, frozenset())
+    monkeypatch.setitem(registry.KINDS, "tempo", "tests.support.toy_rail")
     with pytest.raises(NoStatement, match="tempo cannot be looked up"):
-        registry.statement("tempo", build.load(text()).methods["tempo"], frozenset())
+        registry.statement("tempo", method, frozenset())
 
 
 def test_a_configuration_with_tempo_alone_imports_no_other_rail():

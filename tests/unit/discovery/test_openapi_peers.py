@@ -1,14 +1,12 @@
 """The document as other people's validators see it."""
 
 import json
-import os
-import shutil
 import subprocess
-from importlib.util import find_spec
 
 import pytest
 
 from mpp_gateway.discovery.openapi import openapi_json
+from tests.support.components import need
 from tests.unit.discovery.scenery import ROOT, acme, catalog_of, config_of
 from tests.unit.discovery.test_openapi import many
 
@@ -24,15 +22,9 @@ DOCUMENTS = {
 }
 
 
-def need(is_present: bool, what: str) -> None:
-    """Skip without `what` at home; where everything must be there, fail."""
-    if not is_present:
-        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(f"{what} is not installed")
-
-
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_openapi_spec_validator_accepts_the_document(name):
-    need(find_spec("openapi_spec_validator") is not None, "openapi-spec-validator")
+    need("openapi-spec-validator")
     from openapi_spec_validator import OpenAPIV31SpecValidator
 
     errors = list(OpenAPIV31SpecValidator(json.loads(DOCUMENTS[name]())).iter_errors())
@@ -41,7 +33,7 @@ def test_openapi_spec_validator_accepts_the_document(name):
 
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_mppx_accepts_the_document_without_a_warning(name, tmp_path):
-    need(MPPX.is_dir() and shutil.which("node") is not None, "mppx")
+    need("mppx")
     file = tmp_path / "openapi.json"
     file.write_bytes(DOCUMENTS[name]())
     command = [

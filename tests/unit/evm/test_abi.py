@@ -11,6 +11,7 @@ from eth_abi import encode
 import mpp_gateway.demo
 from mpp_gateway.demo.chain import token_artifact
 from mpp_gateway.protocol.eip3009 import Authorization
+from mpp_gateway.protocol.permit2 import Move, Permit
 from mpp_gateway.rails.evm import abi
 from mpp_gateway.rails.evm.abi import Log, Transfer, authorization_paid
 from tests.support import contracts
@@ -150,3 +151,19 @@ def test_a_signature_of_any_length_is_encoded_as_solidity_does():
     assert abi.is_valid_signature(b"\5" * 32, b"\6" * 65)[4:] == encode(
         ["bytes32", "bytes"], [b"\5" * 32, b"\6" * 65]
     )
+
+
+@pytest.mark.parametrize("count", [1, 2, 11])
+def test_the_nonce_of_a_permits_use_is_read_by_its_place(count: int):
+    """Every word of the call could be the nonce of another permit."""
+    moves = tuple(Move(TOKEN, 1000 + n, PAYEE, 1000 + n) for n in range(count))
+    permit = Permit(moves, 77, 2**31, b"\5" * 32, b"\6" * 64 + b"\x1b")
+    call = abi.permit_transfer(permit, PAYER, next(permit.witnesses()))
+
+    assert abi.read_permit_use(call) == (PAYER, 77)
+    at = call.index(abi.uint_word(77))
+    assert abi.read_permit_use(call[:at] + abi.uint_word(78) + call[at + 32 :]) == (PAYER, 78)
+    for other in (b"", b"\0" * 4 + call[4:], call[: 4 + 6 * 32], abi.mint(PAYER, 77)):
+        assert abi.read_permit_use(other) is None
+    shifted = call[:4] + abi.uint_word(7 * 32) + call[36:]
+    assert count == 1 or abi.read_permit_use(shifted) is None

@@ -20,9 +20,10 @@ from mpp_gateway.protocol.problems import (
 )
 from mpp_gateway.rails.base import Binding, Presented
 from mpp_gateway.rails.evm.facilitator import FacilitatorSettler
-from mpp_gateway.rails.evm.payer import PaymentDeclined, Purse, pay
+from mpp_gateway.rails.evm.payer import Purse, pay
 from mpp_gateway.rails.evm.request import EvmSettings, PaymentKey, Terms
 from mpp_gateway.rails.evm.seller import EvmRail
+from mpp_gateway.rails.wallet import PaymentDeclined
 from tests.support.evm import BINDING, PAYEE, PAYER, PRICE, SCHEME, STRANGER, address, head
 
 NOW = 1_900_000_000

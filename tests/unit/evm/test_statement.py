@@ -7,10 +7,10 @@ import pytest
 
 from mpp_gateway.errors import RailUnavailable
 from mpp_gateway.rails.base import RailMisconfigured
+from mpp_gateway.rails.blocks import LOG_WINDOWS
 from mpp_gateway.rails.evm import abi
 from mpp_gateway.rails.evm.abi import Log
 from mpp_gateway.rails.evm.chain import Block, TxReceipt
-from mpp_gateway.rails.evm.inspection import LOG_WINDOWS
 from mpp_gateway.rails.evm.request import PaymentKey, purse
 from mpp_gateway.rails.evm.statement import EvmStatement
 from mpp_gateway.rails.jsonrpc import RpcFailed, RpcRefused
@@ -204,7 +204,7 @@ def test_what_leaves_the_account_of_the_key_is_marked_and_searched_for():
 
 def test_accounts_that_gave_money_back_by_the_ledger_are_searched_too():
     asked = EvmStatement("base", Chain((moved(payer=OTHER, to=PAYER),)), CHAIN, TOKEN, {PAYEE})
-    asked.watch(frozenset(), frozenset({purse(CHAIN, TOKEN, OTHER)}))
+    asked.watch(frozenset(), frozenset({purse(CHAIN, TOKEN, OTHER)}), lambda _: ())
     (found,) = asyncio.run(asked.under(HASH)).transfers
     assert found.is_from_us
 
@@ -266,6 +266,6 @@ def test_a_node_that_does_not_answer_is_unavailable():
 
 def test_payees_of_the_ledger_are_ours_too():
     asked = EvmStatement("base", Chain((used(), moved(to=OTHER))), CHAIN, TOKEN, {PAYEE})
-    asked.watch(frozenset({purse(CHAIN, TOKEN, OTHER), "from before"}), frozenset())
+    asked.watch(frozenset({purse(CHAIN, TOKEN, OTHER), "from before"}), frozenset(), lambda _: ())
     (found,) = asyncio.run(asked.under(HASH)).payments
     assert found.is_ours

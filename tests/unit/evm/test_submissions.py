@@ -7,6 +7,7 @@ import pytest
 
 from mpp_gateway.ledger.database import Database
 from mpp_gateway.rails.evm import submissions
+from mpp_gateway.rails.evm.permit_trace import Senders
 from mpp_gateway.rails.evm.submissions import (
     DONE,
     FOREVER_S,
@@ -138,5 +139,25 @@ def test_a_nonce_that_was_leased_meanwhile_is_not_filled(place):
         assert await key.fill(1, signed(8), NOW_S)
         assert not await key.fill(1, signed(9), NOW_S)
         assert (await key.lease("q", 1, 0, signed, NOW_S)).nonce == 2
+
+    on_a_store(place, story)
+
+
+def test_what_any_key_of_ours_has_sent_is_known_whichever_there_is_now(place):
+    keys = tuple(bytes((first,)) * 20 for first in (1, 9, 10, 255))
+
+    async def story(key: Submissions) -> None:
+        database, others = key._database, (2, b"o" * 20)
+        assert await Senders(database, 1).accounts() == ()
+        await Submissions(database, *others).lease("q", FOREVER_S, 0, lambda _: signed(9), NOW_S)
+        for number, of in enumerate(keys):
+            own = Submissions(database, 1, of)
+            await own.lease(f"p{number}", FOREVER_S, 0, lambda _, n=number: signed(n), NOW_S)
+
+        senders = Senders(database, 1)
+        assert await senders.accounts() == keys
+        for number in range(len(keys)):
+            assert await senders.sent_for(f"p{number}") == (signed(number).tx_hash,)
+        assert await senders.sent_for("q") == ()
 
     on_a_store(place, story)

@@ -15,7 +15,7 @@ from mpp_gateway.gateway.reconciliation import (
 from mpp_gateway.ledger.extract import Extract
 from mpp_gateway.ledger.inquiry import Record
 from mpp_gateway.ledger.states import State
-from mpp_gateway.rails.statement import Booked, Entry, Shown, Transferred
+from mpp_gateway.rails.statement import Booked, Entry, ProofsOf, Shown, Transferred
 
 NOW_S = 1_000
 LAST = 9
@@ -23,6 +23,8 @@ LAST = 9
 
 class Statement:
     """A network of three lines; place and reference are the same number."""
+
+    is_by_time = False
 
     def __init__(self, *entries: Entry) -> None:
         self.entries = {entry.reference: entry for entry in entries}
@@ -36,6 +38,9 @@ class Statement:
     async def place_at(self, unix_s: int) -> int:
         return 4
 
+    async def read_ahead(self, first: int) -> None:
+        self.ahead = first
+
     async def under(self, reference: str) -> Entry:
         self.asked.append(reference)
         return self.entries.get(reference, Entry(reference, None, why="it is nowhere"))
@@ -47,7 +52,7 @@ class Statement:
         ends = transferred.source, transferred.target, transferred.amount_minor
         return ends == (booked.payee, booked.account, booked.amount_minor)
 
-    def watch(self, payees: frozenset[str], givers: frozenset[str]) -> None:
+    def watch(self, payees: frozenset[str], givers: frozenset[str], proofs_of: ProofsOf) -> None:
         self.watched = payees, givers
 
     async def movements(self, first: int, last: int) -> AsyncIterator[tuple[int, tuple[str, ...]]]:

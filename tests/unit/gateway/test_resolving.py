@@ -12,7 +12,7 @@ from mpp_gateway.gateway.resolving import QUESTIONS_MAX, Resolver
 from mpp_gateway.ledger.book import PaymentRecord, Turn
 from mpp_gateway.ledger.database import Database
 from mpp_gateway.ledger.exchanges import Exchanges
-from mpp_gateway.ledger.schema import EXCHANGES_SCHEMA, QUESTIONS_SCHEMA
+from mpp_gateway.ledger.schema import EXCHANGES_SCHEMA, OWED_SCHEMA, QUESTIONS_SCHEMA
 from mpp_gateway.ledger.states import State
 from mpp_gateway.rails.base import Capabilities, Outcome, Settlement
 from tests.support.ledger import PATHS
@@ -53,8 +53,9 @@ class Stage:
         self.exchanges = Exchanges(database, LOCK)
         self.rail = rail
         self.told: list = []
+        self.now_s = NOW_S + 1
         self.resolver = Resolver(
-            self.exchanges, {"evm": rail}, Reporter(self.told.append), lambda: NOW_S + 1
+            self.exchanges, {"evm": rail}, Reporter(self.told.append), lambda: self.now_s
         )
 
     async def at(self, state: State, *proofs: str) -> None:
@@ -70,7 +71,7 @@ class Stage:
 
 def stage(place, story, rail: Rail):
     async def main() -> None:
-        database = Database(place.driver(), (EXCHANGES_SCHEMA, QUESTIONS_SCHEMA))
+        database = Database(place.driver(), (EXCHANGES_SCHEMA, QUESTIONS_SCHEMA, OWED_SCHEMA))
         database.open()
         try:
             await story(Stage(database, rail))
@@ -146,3 +147,36 @@ def test_of_two_that_are_told_at_once_one_writes_it_down(place):
         assert sum(await asyncio.gather(*(one.round() for one in both))) == 1
 
     stage(place, story, Rail({"p": SETTLED}))
+
+
+@pytest.mark.parametrize("answer", [Outcome(Settlement.UNKNOWN), RuntimeError("a fault")], ids=str)
+def test_a_nonce_that_was_spent_elsewhere_does_not_use_up_the_node(place, answer):
+    """What no rail can ever answer is asked about a few dozen times a day, not thousands."""
+    times: list[int] = []
+
+    async def story(s: Stage) -> None:
+        await s.at(State.UNKNOWN, "p")
+        for s.now_s in range(NOW_S, NOW_S + 24 * 3600, 15):
+            before = len(s.rail.asked)
+            await s.resolver.round()
+            times.extend([s.now_s - NOW_S] * (len(s.rail.asked) - before))
+        s.rail.answers["p"] = SETTLED
+        s.now_s += 3600
+        assert (await s.resolver.round(), await s.states("p")) == (1, [State.CREDITED])
+
+    stage(place, story, Rail({"p": answer}))
+
+    assert times[:8] == list(range(0, 8 * 15, 15))
+    assert len(times) < 100
+    assert max(after - before for before, after in itertools.pairwise(times)) <= 3600 + 15
+
+
+def test_a_debt_is_tried_in_every_round_however_old(place):
+    async def story(s: Stage) -> None:
+        await s.at(State.REFUNDING, "p")
+        for s.now_s in range(NOW_S, NOW_S + 24 * 3600, 3600):
+            for _ in range(3):
+                await s.resolver.round()
+        assert len(s.rail.refunded) == 3 * 24
+
+    stage(place, story, Rail())

@@ -28,7 +28,7 @@ from mpp_gateway.ledger.exchanges import (
     TakenUp,
     _hold,
 )
-from mpp_gateway.ledger.schema import EXCHANGES_SCHEMA, QUESTIONS_SCHEMA
+from mpp_gateway.ledger.schema import EXCHANGES_SCHEMA, OWED_SCHEMA, QUESTIONS_SCHEMA
 from mpp_gateway.ledger.sql import Connection, StoreUnavailable
 from mpp_gateway.ledger.states import LEFT_OPEN, TRANSITIONS, State
 from tests.support.ledger import PATHS, swept, taken_up
@@ -80,7 +80,7 @@ class Books:
         self.place = place
         self.lock = lock
         self.loop = asyncio.new_event_loop()
-        self.database = Database(place.driver(), (EXCHANGES_SCHEMA, QUESTIONS_SCHEMA))
+        self.database = Database(place.driver(), (EXCHANGES_SCHEMA, QUESTIONS_SCHEMA, OWED_SCHEMA))
         self.database.open()
         self.exchanges = Exchanges(self.database, lock)
 
@@ -301,6 +301,32 @@ def test_what_is_posted_is_what_the_next_move_is_about(books):
     expected = PaymentRecord("p", "purse", "till", 7, VALID_S, "challenge of p", "0xtx")
     assert (question.turn, question.state) == (turn, State.REFUNDING)
     assert question.payment == expected
+
+
+def test_what_a_rail_was_asked_to_move_is_asked_for_later(books):
+    """Of a payment by use: with its most, a sale that moved less would stay unknown for good."""
+    turn = books.at(State.VERIFIED)
+    assert books.move(turn, State.VERIFIED, State.SETTLING, owed_minor=4)
+    assert books.move(turn, State.SETTLING, State.UNKNOWN)
+    (question,) = books.ask(books.exchanges.questions("evm", (0, ""), 9))
+    assert (question.payment.amount_minor, question.payment.owed_minor) == (10, 4)
+    assert books.claim("p", 2).owed_minor == 4
+
+    assert books.move(turn, State.UNKNOWN, State.RELEASED)
+    again = books.claim("p", 3)
+    turn = Turn(again.exchange_id, again.attempt)
+    for before, after in itertools.pairwise(
+        (State.CLAIMED, State.VERIFIED, State.SETTLING, State.UNKNOWN)
+    ):
+        assert books.move(turn, before, after)
+    (question,) = books.ask(books.exchanges.questions("evm", (0, ""), 9))
+    assert question.payment.owed_minor is None
+
+
+def test_only_a_settlement_asks_for_money(books):
+    turn = books.at(State.SETTLING)
+    with pytest.raises(IllegalTransition):
+        books.move(turn, State.SETTLING, State.UNKNOWN, owed_minor=4)
 
 
 def test_open_questions_come_in_pages_and_by_rail(books):

@@ -12,7 +12,7 @@ from mpp_gateway.ledger.book import Claim, Turn
 from mpp_gateway.ledger.database import Database
 from mpp_gateway.ledger.exchanges import Exchanges
 from mpp_gateway.ledger.postgres import WRITER_LOCK, PostgresDriver, place_of
-from mpp_gateway.ledger.schema import EXCHANGES_SCHEMA, QUESTIONS_SCHEMA
+from mpp_gateway.ledger.schema import EXCHANGES_SCHEMA, OWED_SCHEMA, QUESTIONS_SCHEMA
 from mpp_gateway.ledger.sql import StoreTooNew, StoreUnavailable
 from mpp_gateway.ledger.states import State
 from tests.support.ledger import taken_up
@@ -44,7 +44,7 @@ class Process:
 
     def __init__(self, url: str, name: str) -> None:
         self.driver = PostgresDriver(url)
-        self.database = Database(self.driver, (EXCHANGES_SCHEMA, QUESTIONS_SCHEMA))
+        self.database = Database(self.driver, (EXCHANGES_SCHEMA, QUESTIONS_SCHEMA, OWED_SCHEMA))
         self.database.open()
         self.lease = self.driver.lease(name)
         self.exchanges = Exchanges(self.database, self.lease.owner)

@@ -1,11 +1,11 @@
 """A look into the store: what is seen, and that nothing changes by it."""
 
 import asyncio
-import os
 import sqlite3
 import stat
 import subprocess
 import sys
+import tempfile
 from contextlib import closing
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from mpp_gateway.ledger import inquiry
 from mpp_gateway.ledger.database import Database
 from mpp_gateway.ledger.reading import StoreDamaged, reading
 from mpp_gateway.ledger.sql import StoreTooNew, StoreUnavailable
+from tests.support.components import need
 from tests.support.ledger import SCHEMA, Keeper, store_of
 from tests.support.process import ROOT
 from tests.support.stores import SqlitePlace
@@ -197,10 +198,8 @@ def as_nobody(path: Path) -> str:
     return done.stdout.strip() or done.stderr
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes somebody else")
 def test_another_user_leaves_nothing_behind_that_keeps_the_gateway_out():
-    import tempfile
-
+    need("root")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o777)

@@ -16,7 +16,7 @@ from mpp_gateway.ledger.book import Claim, Turn
 from mpp_gateway.ledger.database import BEGINNINGS_MAX, WAITING_MAX, Database
 from mpp_gateway.ledger.exchanges import Exchanges
 from mpp_gateway.ledger.postgres import PostgresDriver
-from mpp_gateway.ledger.schema import EXCHANGES_SCHEMA, QUESTIONS_SCHEMA
+from mpp_gateway.ledger.schema import EXCHANGES_SCHEMA, OWED_SCHEMA, QUESTIONS_SCHEMA
 from mpp_gateway.ledger.sql import StoreUnavailable
 from mpp_gateway.ledger.sqlite import SqliteDriver
 from mpp_gateway.ledger.states import State
@@ -56,7 +56,9 @@ class Process:
 
     def __init__(self, url: str, name: str = "a" * 32) -> None:
         self.driver = PostgresDriver(url)
-        self.database = Database(self.driver, (EXCHANGES_SCHEMA, QUESTIONS_SCHEMA, SCHEMA))
+        self.database = Database(
+            self.driver, (EXCHANGES_SCHEMA, QUESTIONS_SCHEMA, OWED_SCHEMA, SCHEMA)
+        )
         self.database.open()
         self.lease = self.driver.lease(name)
         self.exchanges = Exchanges(self.database, self.lease.owner)

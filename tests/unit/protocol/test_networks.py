@@ -1,7 +1,6 @@
 """The table of networks: what it says must be what contracts and x402 say."""
 
 import json
-from pathlib import Path
 
 import pytest
 
@@ -9,6 +8,7 @@ from mpp_gateway.crypto.addresses import checksum, parse_address
 from mpp_gateway.crypto.eip712 import Eip712Domain
 from mpp_gateway.protocol.networks import BY_CHAIN, NETWORKS, known_token
 from mpp_gateway.protocol.x402 import V1_CHAINS
+from tests.support.components import PEERS, need
 
 TOKENS = [(network, token) for network in NETWORKS.values() for token in network.tokens]
 
@@ -59,9 +59,8 @@ def test_a_symbol_is_known_in_any_case_and_a_stranger_is_not():
 
 def test_every_token_is_in_the_table_of_a_buyer_that_viem_makes():
     """An own copy of the addresses that `viem/tokens` has, from where the package is there."""
-    modules = Path(__file__).parents[2] / "peers" / "node_modules" / "viem"
-    if not modules.exists():
-        pytest.skip("tests/peers/node_modules is not installed")
+    need("mppx")  # it comes with viem
+    modules = PEERS / "node_modules" / "viem"
     version = json.loads((modules / "package.json").read_text())["version"]
     for network, token in TOKENS:
         known = (modules / "tokens" / "definitions" / f"{token.symbol.lower()}.ts").read_text()

@@ -78,7 +78,7 @@ def rail(settings=SETTINGS, **answers) -> TempoRail:
 def receipt(**changes) -> TxReceipt:
     main = replace(Movement(PAYER, PAYEE, PRICE, memo_of(CHALLENGE, REALM)), **changes)
     topics = (MEMO_TOPIC, address_word(main.sender), address_word(main.recipient), main.memo)
-    return TxReceipt(True, (Log(TOKEN, topics, main.amount_minor.to_bytes(32)),))
+    return TxReceipt(True, (Log(TOKEN, topics, main.amount_minor.to_bytes(32)),), 1)
 
 
 def look_up(record=RECORD, settings=SETTINGS, **answers):
@@ -95,8 +95,8 @@ def test_a_mined_payment_is_settled_and_named():
 @pytest.mark.parametrize(
     "found",
     [
-        TxReceipt(False, receipt().logs),
-        TxReceipt(True, ()),
+        TxReceipt(False, receipt().logs, 1),
+        TxReceipt(True, (), 1),
         receipt(sender=PARTNER),
         receipt(recipient=PARTNER),
         receipt(memo=memo_of("another", REALM)),
@@ -218,7 +218,7 @@ def test_a_node_that_is_down_is_a_rail_that_is_not_there(work: str):
 @pytest.mark.parametrize("succeeded", [True, False])
 def test_a_transaction_that_failed_is_not_believed_whatever_it_logged(succeeded: bool):
     pushed = replace(pulled(), evidence=Push(HASH, PAYER, pulled().evidence.terms))
-    found = TxReceipt(succeeded, receipt().logs)
+    found = TxReceipt(succeeded, receipt().logs, 1)
     verifying = rail(receipt=found).verify(pushed, 0)
 
     if succeeded:
