@@ -8,8 +8,9 @@ from contextlib import asynccontextmanager
 import pytest
 
 from mpp_gateway.ledger.book import PaymentRecord
+from mpp_gateway.rails import blocks
 from mpp_gateway.rails.base import Settlement
-from mpp_gateway.rails.evm import inspection, outbox
+from mpp_gateway.rails.evm import outbox
 from mpp_gateway.rails.evm.submissions import ONCE
 from mpp_gateway.rails.evm.upkeep import GAP_S
 from mpp_gateway.rails.jsonrpc import RpcRefused
@@ -457,8 +458,8 @@ def test_a_credit_of_an_earlier_version_finds_its_way_back(tmp_path):
 
 def test_a_payment_of_ours_is_found_however_many_blocks_ago_it_was_made(tmp_path, monkeypatch):
     """A gateway that was down for hours knows its transactions; the logs are searched last."""
-    monkeypatch.setattr(inspection, "LOG_WINDOWS", (1,))
-    monkeypatch.setattr(inspection, "WINDOWS_MAX", 1)
+    monkeypatch.setattr(blocks, "LOG_WINDOWS", (1,))
+    monkeypatch.setattr(blocks, "WINDOWS_MAX", 1)
 
     async def main() -> None:
         async with owed(tmp_path) as (b, record):
@@ -470,7 +471,7 @@ def test_a_payment_of_ours_is_found_however_many_blocks_ago_it_was_made(tmp_path
 
 
 def test_a_payment_by_others_is_searched_for_window_by_window(tmp_path, monkeypatch):
-    monkeypatch.setattr(inspection, "LOG_WINDOWS", (1,))
+    monkeypatch.setattr(blocks, "LOG_WINDOWS", (1,))
 
     async def main() -> None:
         async with owed(tmp_path) as (b, record):
@@ -478,7 +479,7 @@ def test_a_payment_by_others_is_searched_for_window_by_window(tmp_path, monkeypa
                 await b.chain.mint(address(GAS_KEY), 1)
             await b.database.write(lambda db: db.execute("DELETE FROM broadcasts"))
             assert (await b.rail.look_up(record, now())).state is Settlement.SETTLED
-            monkeypatch.setattr(inspection, "WINDOWS_MAX", 1)
+            monkeypatch.setattr(blocks, "WINDOWS_MAX", 1)
             assert (await b.rail.look_up(record, now())).state is Settlement.UNKNOWN
 
     asyncio.run(main())

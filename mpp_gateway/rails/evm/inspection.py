@@ -4,15 +4,12 @@ import asyncio
 from collections.abc import Iterator
 
 from mpp_gateway.rails.base import Settlement
-from mpp_gateway.rails.blocks import LOG_WINDOWS
+from mpp_gateway.rails.blocks import search_back
 from mpp_gateway.rails.evm import abi
 from mpp_gateway.rails.evm.abi import Transfer
 from mpp_gateway.rails.evm.chain import Block, ChainClient, TxReceipt
 from mpp_gateway.rails.evm.request import Attempt, PaymentKey
 from mpp_gateway.rails.jsonrpc import RpcFailed, RpcRefused
-
-WINDOWS_MAX = 40
-"""How many windows, one behind the other: with the widest about five days of a two-second chain."""
 
 
 class Inspector:
@@ -84,20 +81,16 @@ class Inspector:
             "0x" + abi.address_word(key.sender).hex(),
             "0x" + key.nonce.hex(),
         ]
-        windows, last = list(LOG_WINDOWS), head.number
-        for _ in range(WINDOWS_MAX + len(windows)):
-            if not windows or last < 0:
-                break
-            try:
-                logs = await self._chain.logs(topics, last - windows[0], last)
-            except RpcRefused:
-                windows.pop(0)
-                continue
-            for log in logs:
+
+        async def within(first: int, last: int) -> Attempt | None:
+            for log in await self._chain.logs(topics, first, last):
                 if log.topics[:1] == (abi.AUTHORIZATION_CANCELED_TOPIC,):
                     return Attempt(Settlement.REFUSED, log.tx_hash, "cancelled by the payer")
                 return await self._judge(log.tx_hash, key, transfer)
-            last -= windows[0] + 1
+            return None
+
+        if found := await search_back(within, head.number):
+            return found
         return Attempt(Settlement.UNKNOWN, detail="the nonce is used, by a transaction not found")
 
     async def _judge(self, tx_hash: str, key: PaymentKey, transfer: Transfer) -> Attempt:

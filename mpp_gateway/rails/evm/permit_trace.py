@@ -5,14 +5,12 @@ from mpp_gateway.ledger.database import Database
 from mpp_gateway.ledger.sql import Connection, StoreUnavailable
 from mpp_gateway.protocol import permit2
 from mpp_gateway.rails.base import Settlement
-from mpp_gateway.rails.blocks import LOG_WINDOWS
-from mpp_gateway.rails.evm import abi
+from mpp_gateway.rails.evm import abi, used_permits
 from mpp_gateway.rails.evm.abi import Transfer
 from mpp_gateway.rails.evm.chain import ChainClient, TxReceipt
-from mpp_gateway.rails.evm.inspection import WINDOWS_MAX
 from mpp_gateway.rails.evm.request import Attempt, EvmSettings, PermitKey, holder, split
 from mpp_gateway.rails.evm.submissions import Submissions
-from mpp_gateway.rails.jsonrpc import RpcFailed, RpcRefused, hexadecimal
+from mpp_gateway.rails.jsonrpc import RpcFailed, RpcRefused
 
 _NEXT_SENDER = "SELECT min(sender) FROM submissions WHERE chain_id = ? AND sender > ?"
 
@@ -66,68 +64,23 @@ class PermitTrace:
 
         Nobody else can use it for anything: the contract takes a permit from its spender alone.
         """
-        try:
-            head = await self._chain.latest_block()
-            used = await self._chain.permit_used(key.owner, key.nonce, hex(head.number))
-            if not used and head.time_s > deadline:
-                return Attempt(Settlement.REFUSED, detail="the permit expired unused")
-            if not used:
-                detail = "the permit is unused so far"
-                return Attempt(Settlement.UNKNOWN, detail=detail, is_unused=True)
-            sent = await self._senders.sent_for(str(key))
-            receipts = [(tx_hash, await self._chain.receipt(tx_hash)) for tx_hash in sent]
-        except (RpcFailed, RpcRefused, StoreUnavailable) as error:
-            return Attempt(Settlement.UNKNOWN, detail=f"it cannot be looked for: {error}")
-        for tx_hash, receipt in receipts:
+
+        async def judge(tx_hash: str) -> Attempt | None:
+            if not await self._is_use_of(key, tx_hash):
+                return None
+            receipt = await self._chain.receipt(tx_hash)
             if receipt is not None and pays(receipt, transfers):
                 return Attempt(Settlement.SETTLED, tx_hash)
-        try:
-            return await self._search(key, transfers, head.number)
-        except (RpcFailed, RpcRefused, StoreUnavailable) as error:
-            return Attempt(Settlement.UNKNOWN, detail=f"it cannot be looked for: {error}")
-
-    async def _search(self, key: PermitKey, transfers: tuple[Transfer, ...], last: int) -> Attempt:
-        """Look for what has used a nonce, from the newest block back.
-
-        What a node has denied to have taken is no longer known here by its hash, and may have been
-        sent all the same. Without this search its buyer would have paid for nothing.
-        """
-        windows = list(LOG_WINDOWS)
-        for _ in range(WINDOWS_MAX + len(windows)):
-            if not windows or last < 0:
-                break
-            first = last - windows[0]
-            try:
-                found = await self._within(key, transfers, first, last)
-            except RpcRefused:
-                windows.pop(0)
-                continue
-            if found is not None:
-                return found
-            last = first - 1
-        return Attempt(Settlement.UNKNOWN, detail="the nonce is used, by a transaction not found")
-
-    async def _within(
-        self, key: PermitKey, transfers: tuple[Transfer, ...], first: int, last: int
-    ) -> Attempt | None:
-        owner = hexadecimal(abi.address_word(key.owner))
-        payee = hexadecimal(abi.address_word(transfers[0].recipient))
-        moved = [hexadecimal(abi.TRANSFER_TOPIC), owner, payee]
-        for log in await self._chain.logs(moved, first, last):
-            if not await self._is_use_of(key, log.tx_hash):
-                continue
-            receipt = await self._chain.receipt(log.tx_hash)
-            if receipt is not None and pays(receipt, transfers):
-                return Attempt(Settlement.SETTLED, log.tx_hash)
             # The shares may have been others when it was bought: a person has to look.
             detail = "it has paid other amounts, or is not deep enough yet"
-            return Attempt(Settlement.UNKNOWN, log.tx_hash, detail)
-        ended = [hexadecimal(abi.NONCES_GIVEN_UP_TOPIC), owner]
-        for log in await self._chain.logs(ended, first, last, permit2.ADDRESS):
-            word, mask = log.data[: abi.WORD], int.from_bytes(log.data[abi.WORD :])
-            if int.from_bytes(word) == key.nonce >> 8 and mask >> (key.nonce & 0xFF) & 1:
-                return Attempt(Settlement.REFUSED, log.tx_hash, "the payer has given up the nonce")
-        return None
+            return Attempt(Settlement.UNKNOWN, tx_hash, detail)
+
+        try:
+            sent = await self._senders.sent_for(str(key))
+            payee = transfers[0].recipient
+            return await used_permits.trace(self._chain, key, payee, deadline, sent, judge)
+        except (RpcFailed, RpcRefused, StoreUnavailable) as error:
+            return Attempt(Settlement.UNKNOWN, detail=f"it cannot be looked for: {error}")
 
     async def _is_use_of(self, key: PermitKey, tx_hash: str) -> bool:
         """Tell whether a transaction is one of ours that uses this nonce of this payer."""

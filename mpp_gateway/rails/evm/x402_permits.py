@@ -31,13 +31,11 @@ from mpp_gateway.protocol.x402_permits import (
     X402Permit,
 )
 from mpp_gateway.rails.base import Offer, Presented, Settlement
-from mpp_gateway.rails.blocks import LOG_WINDOWS
-from mpp_gateway.rails.evm import abi
+from mpp_gateway.rails.evm import abi, used_permits
 from mpp_gateway.rails.evm.abi import Transfer
 from mpp_gateway.rails.evm.chain import ChainClient
 from mpp_gateway.rails.evm.facilitator_client import Question
 from mpp_gateway.rails.evm.facilitators import Facilitators, Look
-from mpp_gateway.rails.evm.inspection import WINDOWS_MAX
 from mpp_gateway.rails.evm.request import (
     Attempt,
     EvmSettings,
@@ -47,7 +45,7 @@ from mpp_gateway.rails.evm.request import (
     purse,
 )
 from mpp_gateway.rails.evm.supported import SPONSORINGS
-from mpp_gateway.rails.jsonrpc import RpcFailed, RpcRefused, hexadecimal
+from mpp_gateway.rails.jsonrpc import RpcFailed, RpcRefused
 
 VALID_UNTIL_MAX_S = 2**33
 """In the year 2242, as for other x402 payments."""
@@ -396,53 +394,18 @@ class X402Permits:
         A payer can sign the same nonce for a facilitator of its own, and pay a trifle by it; a
         transfer alone may be of any other payment. Neither counts.
         """
-        key = sought.key
         if self._chain is None:
             return Attempt(Settlement.UNKNOWN, detail="no rpc_url: the chain cannot be asked")
+        payee, until_s = holder(sought.record.payee), sought.record.valid_until_s
+        named = (tx_hash,) if tx_hash else ()
+
+        async def judge(tx_hash: str) -> Attempt | None:
+            return await self._moved_by(tx_hash, sought)
+
         try:
-            head = await self._chain.latest_block()
-            used = await self._chain.permit_used(key.owner, key.nonce, hex(head.number))
-            if not used and head.time_s > sought.record.valid_until_s:
-                return Attempt(Settlement.REFUSED, detail="the permit expired unused")
-            if not used:
-                detail = "the permit is unused so far"
-                return Attempt(Settlement.UNKNOWN, detail=detail, is_unused=True)
-            if tx_hash and (seen := await self._moved_by(tx_hash, sought)):
-                return seen
-            return await self._search(sought, head.number)
+            return await used_permits.trace(self._chain, sought.key, payee, until_s, named, judge)
         except (RpcFailed, RpcRefused) as error:
             return Attempt(Settlement.UNKNOWN, tx_hash, f"the chain cannot be asked: {error}")
-
-    async def _search(self, sought: Sought, last: int) -> Attempt:
-        windows = list(LOG_WINDOWS)
-        for _ in range(WINDOWS_MAX + len(windows)):
-            if not windows or last < 0:
-                break
-            first = last - windows[0]
-            try:
-                found = await self._within(sought, first, last)
-            except RpcRefused:
-                windows.pop(0)
-                continue
-            if found is not None:
-                return found
-            last = first - 1
-        return Attempt(Settlement.UNKNOWN, detail="the nonce is used, by a transaction not found")
-
-    async def _within(self, sought: Sought, first: int, last: int) -> Attempt | None:
-        key = sought.key
-        owner = hexadecimal(abi.address_word(key.owner))
-        payee = hexadecimal(abi.address_word(holder(sought.record.payee)))
-        moved = [hexadecimal(abi.TRANSFER_TOPIC), owner, payee]
-        for log in await self._asked.logs(moved, first, last):
-            if seen := await self._moved_by(log.tx_hash, sought):
-                return seen
-        ended = [hexadecimal(abi.NONCES_GIVEN_UP_TOPIC), owner]
-        for log in await self._asked.logs(ended, first, last, permit2.ADDRESS):
-            word, mask = log.data[: abi.WORD], int.from_bytes(log.data[abi.WORD :])
-            if int.from_bytes(word) == key.nonce >> 8 and mask >> (key.nonce & 0xFF) & 1:
-                return Attempt(Settlement.REFUSED, log.tx_hash, "the payer has given up the nonce")
-        return None
 
     async def _moved_by(self, tx_hash: str, sought: Sought) -> Attempt | None:
         """Return SETTLED if a transaction has moved money with this very permit, else None."""
