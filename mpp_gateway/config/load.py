@@ -68,6 +68,7 @@ def load_text(text: str, filename: str, environ: Mapping[str, str]) -> GatewayCo
     timeouts = merge_timeouts(Timeouts(), root.timeouts)
     context = Context(document, root, methods, timeouts)
     _check_method_urls(context)
+    _check_transfers(context)
     services, about_services = resolve_services(context)
     listen = _listen(context)
     config = GatewayConfig(
@@ -169,6 +170,22 @@ def _check_method_urls(context: Context) -> None:
         for key, url in (method.urls() if method is not None else {}).items():
             parts = (int(part) if part.isdigit() else part for part in key.split("."))
             context.check_clear_text(url, ("methods", name, *parts))
+
+
+def _check_transfers(context: Context) -> None:
+    """Refuse plain transfers as payments in a token whose transfers pay by their memo as well.
+
+    The memo is no part of a plain transfer: shown as both, one of them would buy two calls.
+    """
+    methods = [(name, method) for name, method in context.methods.items() if method is not None]
+    by_memo = {method.asset.code: name for name, method in methods if method.kind == "tempo"}
+    for name, method in methods:
+        other = by_memo.get(method.asset.code)
+        if other is not None and isinstance(method, EvmMethod) and method.takes_transfers:
+            message = (
+                f"types without `hash`: `{other}` is paid with the same token, by transfers too"
+            )
+            context.fail(("methods", name, "credential_types"), message)
 
 
 def _secret_keys(document: Document, root: RootSettings) -> tuple[SecretStr, ...]:

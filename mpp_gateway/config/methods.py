@@ -331,6 +331,11 @@ class EvmMethod(MethodSettings):
         return self.kind, f"chain {self.chain_id}", self.token.address.lower(), paid_with
 
     @property
+    def takes_transfers(self) -> bool:
+        """Whether any transfer of the right amount, that its buyer has made, is a payment."""
+        return "hash" in self.credential_types
+
+    @property
     def sells_by_use(self) -> bool:
         """Whether x402 buyers with the scheme `upto` may be able to pay."""
         return self.x402 and self.rpc_url is not None and bool(self.submit.facilitators)

@@ -1,16 +1,29 @@
 """Transactions on Tempo that look like payments and are none: who signs them pays for no work."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from mpp_gateway.crypto.secp256k1 import address_of
+from mpp_gateway.protocol import attribution
 from mpp_gateway.rails.jsonrpc import MESSAGE_MAX, RpcRefused
+from mpp_gateway.rails.tempo.reading import GAS_MAX
 from tests.support.anvil import anvil, new_key
 from tests.support.evm import asking, now
 from tests.support.paid import Response, refused
-from tests.support.tempo import MAX_FEE_WEI, PRICE, PURSE, TempoShop, pull, tempo_shop
+from tests.support.tempo import (
+    MAX_FEE_WEI,
+    PRICE,
+    PURSE,
+    TempoShop,
+    moves,
+    pull,
+    push,
+    signed,
+    tempo_shop,
+)
 
 QUICK = "connect_s: 1, first_byte_s: 5, settle_s: 4"
 """Settled on success: the upstream works before any money has moved."""
@@ -48,6 +61,33 @@ def test_a_transaction_with_too_little_gas_never_reaches_the_upstream(shop: Temp
     assert SEND not in shop.node.calls
 
 
+@pytest.mark.parametrize("gas", [GAS_MAX + 1, 31_000_000, 2**63])
+def test_a_transaction_with_more_gas_than_any_block_has_never_reaches_the_upstream(
+    shop: TempoShop, gas: int
+):
+    """Its signer has the money, keeps it, and could have the upstream work all day long."""
+    shop.anvil.fund(address_of(shop.key), 100 * PURSE)
+
+    refused(shop.send(shop.buy(gas_limit=gas)), "verification-failed")
+
+    shop.untouched()
+    assert SEND not in shop.node.calls
+
+
+def test_a_sponsored_transaction_that_no_block_takes_for_its_tip_is_not_signed(tmp_path: Path):
+    """Each would have had the upstream work, and kept a fee set aside that others need."""
+    sponsor = new_key()
+    anvil().fund(address_of(sponsor), PURSE)
+    method = f', sponsor: {{private_key: "0x{sponsor.hex()}"}}'
+    with tempo_shop(tmp_path, timeouts=QUICK, method=method) as shop:
+        left = {"fee_token": None, "is_sponsored": True, "max_priority_fee": MAX_FEE_WEI + 1}
+
+        refused(shop.send(shop.buy(**left)), "verification-failed")
+
+        shop.untouched()
+        assert SEND not in shop.node.calls
+
+
 def test_a_batch_whose_gas_is_enough_for_each_of_its_transfers_buys_nothing(tmp_path: Path):
     """Each of them would succeed alone, and that is all that a node can be asked."""
     partner = new_key()
@@ -68,6 +108,50 @@ def test_a_batch_whose_gas_is_enough_for_each_of_its_transfers_buys_nothing(tmp_
             PRICE - share_minor,
             share_minor,
         )
+
+
+def test_one_share_is_not_counted_for_two_routes_that_pay_different_sellers(tmp_path: Path):
+    """Where the share is most of the price, the second call would have cost next to nothing."""
+    partner, other = address_of(new_key()), address_of(new_key())
+    share = f', splits: [{{recipient: "0x{partner.hex()}", percent: "90"}}]'
+    routes = f"""
+      "GET /paid": {{charge: "0.01"}}
+      "GET /other": {{charge: "0.01", recipient: "0x{other.hex()}"}}
+"""
+    with tempo_shop(tmp_path, timeouts=QUICK, method=share, routes=routes) as shop:
+        challenges = {path: shop.challenge(path) for path in ("/api/paid", "/api/other")}
+        (main, shared), (second, _) = (moves(c, shop.key) for c in challenges.values())
+        tx_hash = shop.broadcast(signed(shop.key, (main, second, shared)))
+
+        for path, challenge in challenges.items():
+            refused(shop.send(push(challenge, shop.key, tx_hash), path), "verification-failed")
+
+        assert shop.hits == 0
+        for path in challenges:
+            challenge = shop.challenge(path)
+            assert shop.send(push(challenge, shop.key, shop.transfer(challenge)), path)[0] == 200
+
+
+def test_a_share_that_pays_for_a_call_of_the_partners_own_is_no_share(tmp_path: Path):
+    """Here it would be the share of one call, and at the partner's gateway the price of another."""
+    partner = address_of(new_key())
+    share = f', splits: [{{recipient: "0x{partner.hex()}", percent: "90"}}]'
+    elsewhere = attribution.memo_of("a challenge of the partner's", "partner.example")
+    with tempo_shop(tmp_path, timeouts=QUICK, method=share) as shop:
+        for is_sent in (False, True):
+            challenge = shop.challenge()
+            main, shared = moves(challenge, shop.key)
+            transaction = signed(shop.key, (main, replace(shared, memo=elsewhere)))
+            payment = pull(challenge, shop.key)
+            if is_sent:
+                payment = push(challenge, shop.key, shop.broadcast(transaction))
+            else:
+                raw = {"type": "transaction", "signature": "0x" + transaction.raw.hex()}
+                payment = replace(payment, payload=raw)
+
+            refused(shop.send(payment), "verification-failed")
+
+        assert shop.hits == 0
 
 
 def test_what_a_node_repeats_of_a_signed_transaction_is_told_to_nobody(shop: TempoShop):

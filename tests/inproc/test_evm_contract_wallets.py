@@ -179,6 +179,25 @@ def test_a_wallet_whose_owner_changes_while_the_upstream_works_gets_no_answer(
     assert (shop.balance(), shop.states()) == (0, {"released": 1})
 
 
+def test_a_wallet_that_fails_in_its_block_burns_gas_of_the_seller_once(shop: Paid, wallet: Wallet):
+    """It says yes whenever it is asked, and no in a block: its money stays, and so does its art."""
+    turned = wallet.turn("setOwner(address)", 1)
+    shop.node.then["eth_estimateGas"] = turned
+    refused(shop.send(wallet.buy()), "verification-failed")
+    assert shop.node.calls.count("eth_sendRawTransaction") == 1
+    wallet.tell("setOwner(address)", int.from_bytes(address_of(wallet.owner)))
+
+    shop.node.then["eth_estimateGas"] = turned
+    document = refused(shop.send(wallet.buy()), "verification-failed")
+
+    assert "gas was lost" in document["detail"]
+    assert shop.node.calls.count("eth_sendRawTransaction") == 1
+    assert (shop.balance(), shop.hits, shop.states()) == (0, 1, {"released": 2})
+    shop.node.then.clear()
+    assert shop.send(shop.buy())[0] == 200  # others pay as before
+    assert shop.send(Wallet(shop).buy())[0] == 200
+
+
 @pytest.mark.parametrize("asked", ["eth_getCode", "eth_call isValidSignature"])
 @pytest.mark.parametrize("fault", ["500", "reset", "error: busy", "hang"])
 def test_a_node_that_cannot_say_takes_no_money(shop: Paid, wallet: Wallet, asked, fault):

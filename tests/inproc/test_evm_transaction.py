@@ -10,6 +10,7 @@ from mpp_gateway.crypto.secp256k1 import address_of
 from mpp_gateway.protocol import rlp
 from mpp_gateway.protocol.evm_transaction import SignedTransaction
 from mpp_gateway.rails.evm import abi
+from mpp_gateway.rails.evm.reading import GAS_MAX
 from tests.support.evm import address
 from tests.support.evm_buyer import BuyersShop, buyers_shop, later
 from tests.support.paid import (
@@ -196,6 +197,17 @@ def test_a_transaction_that_no_block_would_take_is_refused(shop: BuyersShop, cha
     refused(shop.send(shop.buy(**changes)), slug)
 
     shop.untouched(released=1)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"gas_limit": GAS_MAX + 1}, {"gas_limit": 70_000_000}, {"max_priority_fee": 10**13}]
+)
+def test_what_no_block_has_room_for_never_reaches_the_upstream(shop: BuyersShop, changes):
+    """Its signer has the money, keeps it, and could have the upstream work again and again."""
+    refused(shop.send(shop.buy(**changes)), "verification-failed")
+
+    shop.untouched()
+    assert SEND not in shop.node.calls
 
 
 def test_a_payer_without_the_money_is_refused(shop: BuyersShop):

@@ -6,10 +6,14 @@ from mpp_gateway.rails.base import Settlement
 from mpp_gateway.rails.evm import abi
 from mpp_gateway.rails.evm.chain import ChainClient, gathered
 from mpp_gateway.rails.evm.inspection import Inspector
-from mpp_gateway.rails.evm.request import Attempt, EvmSettings, Payment
+from mpp_gateway.rails.evm.request import CALL_GAS, Attempt, EvmSettings, Payment
 from mpp_gateway.rails.evm.submissions import FOREVER_S, ONCE
 from mpp_gateway.rails.evm.submitter import Call, Fate, Submitted, Submitter
 from mpp_gateway.rails.jsonrpc import RpcFailed, RpcRefused
+
+SHUNNED_S = 86_400
+FAILED_MAX = 10_000
+"""How many payers are remembered; each has had a purse with a price in it."""
 
 STATES = {
     Fate.REVERTS: Settlement.REFUSED,
@@ -33,6 +37,7 @@ class OwnKeySettler:
         self._chain = chain
         self._inspector = inspector
         self._submitter = Submitter(settings, chain, database, private_key)
+        self._failed: dict[bytes, int] = {}
         self.address = self._submitter.address
 
     @property
@@ -51,10 +56,15 @@ class OwnKeySettler:
 
     async def check(self, payment: Payment, now_s: int) -> None:
         """Simulate the transfer and look at the key's gas; see `Settler.check`."""
+        if now_s < self._failed.get(payment.key.sender, -SHUNNED_S) + SHUNNED_S:
+            raise VerificationFailed(
+                "An earlier payment of this account failed in its block, and its gas was lost.",
+                hint="Pay from another account; nothing was charged for this call.",
+            )
         await self.check_call(payment.call, None, now_s, payment.gas_max)
 
     async def check_call(
-        self, payload: bytes, to: bytes | None, now_s: int, gas_max: int | None = None
+        self, payload: bytes, to: bytes | None, now_s: int, gas_max: int = CALL_GAS
     ) -> None:
         """Simulate a call of the token, or of `to`, and look at the key's gas."""
         try:
@@ -64,7 +74,7 @@ class OwnKeySettler:
                 self._submitter.known_floor(),
             )
         except RpcRefused as error:
-            if error.is_revert or (gas_max is not None and "gas" in error.message.lower()):
+            if error.is_revert or "gas" in error.message.lower():
                 raise VerificationFailed(
                     "The token would refuse this payment.", private=error.message
                 ) from error
@@ -98,7 +108,21 @@ class OwnKeySettler:
             done.receipt.logs, payment.key.nonce, payment.transfer
         ):
             return Attempt(Settlement.SETTLED, done.tx_hash)
-        return await self._judge_revert(payment, f"{done.tx_hash} did not transfer")
+        attempt = await self._judge_revert(payment, f"{done.tx_hash} did not transfer")
+        if attempt.state is Settlement.REFUSED:
+            self._note_failure(payment.key.sender, now_s)
+        return attempt
+
+    def _note_failure(self, payer: bytes, now_s: int) -> None:
+        """Remember a payer whose payment has cost gas and moved nothing.
+
+        What makes it fail is in its hands: the money, or a contract that answers otherwise in a
+        block than when it is asked. It loses nothing by that, and could do it all day long.
+        """
+        self._failed.pop(payer, None)
+        self._failed[payer] = now_s
+        if len(self._failed) > FAILED_MAX:
+            del self._failed[next(iter(self._failed))]
 
     async def sent_for(self, proof_id: str) -> tuple[str, ...]:
         """See `Settler.sent_for`."""

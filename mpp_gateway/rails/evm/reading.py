@@ -32,6 +32,8 @@ from mpp_gateway.rails.evm.request import (
     split,
 )
 
+GAS_MAX = 10_000_000
+"""No transfer of a token needs as much, and every block has room for it."""
 LIFETIME_MAX_S = 3600
 """An authorization may outlive its challenge, but not for longer than this from now."""
 UNDEPLOYED = bytes.fromhex("6492" * 16)
@@ -140,6 +142,10 @@ def _pulled(
         raise VerificationFailed("The transaction is for another chain.")
     if unsigned.to != settings.token or unsigned.value:
         raise VerificationFailed("The transaction does not move the token that is asked for.")
+    if unsigned.gas_limit > GAS_MAX or unsigned.max_priority_fee > unsigned.max_fee:
+        # No block takes such a transaction, and a node that tries its call does not say so: the
+        # upstream would work for it, and its signer pay nothing, ever.
+        raise VerificationFailed("The network takes no transaction with such gas, or such fees.")
     source = parse_source(credential.source)
     if credential.source is not None and source != (settings.chain_id, transaction.sender):
         raise VerificationFailed("The source is not the account that signed.")

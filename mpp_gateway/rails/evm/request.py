@@ -22,6 +22,10 @@ AUTHORIZATION, TRANSACTION, HASH = "authorization", "transaction", "hash"
 PERMIT2 = "permit2"
 CONTRACT_GAS = 500_000
 """What a contract wallet may burn, to check a signature or in a whole settlement."""
+CALL_GAS = 1_500_000
+"""What any call of ours may burn, with what some chains count as gas for the chain below them. A
+token asks the payer's own code where it has some, and a key may have delegated to a contract at any
+time (EIP-7702): without this line one call's price buys a block full of gas."""
 SENT_BY_BUYERS = frozenset({TRANSACTION, HASH})
 """Types of credential whose gas the buyer pays: nothing of ours can run out."""
 RPC_S = 10
@@ -225,9 +229,9 @@ class Payment:
         return abi.transfer_with_authorization(self.authorization)
 
     @property
-    def gas_max(self) -> int | None:
+    def gas_max(self) -> int:
         """What settling may burn: the payer's own code runs in it, at our cost."""
-        return CONTRACT_GAS if self.is_of_contract else None
+        return CONTRACT_GAS if self.is_of_contract else CALL_GAS
 
     @property
     def transfer(self) -> Transfer:

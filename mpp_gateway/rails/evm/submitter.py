@@ -12,7 +12,7 @@ from mpp_gateway.ledger.sql import StoreUnavailable
 from mpp_gateway.rails.evm.chain import ChainClient, TxReceipt, gathered
 from mpp_gateway.rails.evm.gas import Gas, Market
 from mpp_gateway.rails.evm.outbox import Handover, Outbox
-from mpp_gateway.rails.evm.request import EvmSettings
+from mpp_gateway.rails.evm.request import CALL_GAS, EvmSettings
 from mpp_gateway.rails.evm.signing import Signer
 from mpp_gateway.rails.evm.submissions import (
     DONE,
@@ -70,7 +70,7 @@ class Call:
     payload: bytes
     valid_until_s: int
     """Unix time after which it is of no use: then its nonce is filled with nothing."""
-    gas_max: int | None = None
+    gas_max: int = CALL_GAS
     """What it may burn; a call that needs more is not made."""
 
 
@@ -255,7 +255,7 @@ class Submitter:
             self.gas.market(now_s),
             self.known_floor(),
         )
-        if call.gas_max is not None and gas > call.gas_max:
+        if gas > call.gas_max:
             # The payer's code runs in it, and can be cheap when it is asked and dear in a block.
             raise RpcRefused(REVERTED, "it would burn too much gas")
         return Quote(gas * 5 // 4, market, floor)

@@ -31,6 +31,8 @@ from mpp_gateway.rails.tempo.tip20 import Movement
 
 LIFETIME_MAX_S = 3600
 """A transaction that is good for longer would leave open for as long whether it was made."""
+GAS_MAX = 10_000_000
+"""More than eleven transfers to new accounts need, and every block has room for it."""
 _HASH = re.compile(r"0x[0-9a-fA-F]{64}")
 _TRANSACTION = re.compile(r"0x(?:[0-9a-fA-F]{2}){1,16384}")
 _SIGNATURE = re.compile(r"0x[0-9a-fA-F]{130}")
@@ -85,6 +87,10 @@ def _pull(settings: TempoSettings, credential: Credential, offer: Offer, now_s: 
         # Of two transactions with one nonce only one is ever mined: ten of them would buy ten
         # calls, each of them good until the first is paid.
         raise VerificationFailed("The transaction must have an expiring nonce (key 2^256-1).")
+    if unsigned.gas_limit > GAS_MAX or unsigned.max_priority_fee > unsigned.max_fee:
+        # No block takes such a transaction, and a node that tries its calls does not say so: the
+        # upstream would work for it, and its signer pay nothing, ever.
+        raise VerificationFailed("The network takes no transaction with such gas, or such fees.")
     source = parse_source(credential.source)
     if credential.source is not None and source != (settings.chain_id, transaction.sender):
         raise VerificationFailed("The source is not the account that signed.")

@@ -129,12 +129,16 @@ class Terms:
     def is_paid_by(self, moved: tuple[Movement, ...], sender: bytes) -> bool:
         """Tell whether `sender` has made this payment, and paid no more to whom it goes.
 
-        More would be for another challenge, with the same shares: they would count twice. What went
-        elsewhere, such as fees, does not matter, and neither does the order.
+        More would be for another challenge, with the same shares: they would count twice. So they
+        would beside a payment to somebody else, who shares with the same. What else went elsewhere,
+        such as fees, does not matter, and neither does the order.
         """
         payees = {self.main[0], *(recipient for recipient, _ in self.shares)}
-        own = [m for m in moved if m.sender == sender and m.recipient in payees]
-        return self.is_exactly(tuple(own))
+        own = tuple(m for m in moved if m.sender == sender and m.recipient in payees)
+        others = (m for m in moved if m.sender == sender and m.recipient not in payees)
+        if self.shares and any(_pays_a_challenge(movement) for movement in others):
+            return False
+        return self.is_exactly(own)
 
     def is_exactly(self, moved: tuple[Movement, ...]) -> bool:
         """Tell whether the payment is all that was moved, each movement counted once."""
@@ -143,6 +147,9 @@ class Terms:
         if main is None or (main.recipient, main.amount_minor) != self.main:
             return False
         left.remove(main)
+        if any(_pays_a_challenge(movement) for movement in left):
+            # Who gets a share may sell for itself: shown there, it would pay for another call.
+            return False
         rest = sorted((movement.recipient, movement.amount_minor) for movement in left)
         return rest == sorted(self.shares)
 
@@ -155,6 +162,10 @@ class Terms:
             and attribution.is_for_challenge(moved.memo, self.challenge_id)
             and (self.realm is None or attribution.is_for_realm(moved.memo, self.realm))
         )
+
+
+def _pays_a_challenge(moved: Movement) -> bool:
+    return moved.memo is not None and attribution.is_one(moved.memo)
 
 
 @dataclass(frozen=True, slots=True)

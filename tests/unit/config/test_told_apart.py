@@ -11,10 +11,10 @@ TOKEN = "0x036CbD53842c5426634e7929541eC2318f3dCF7e"
 SECOND = "0x60a3E35Cc302bFA44Cb288Bc5a4F316Fdb1adb42"
 
 
-def evm(chain_id=8453, token=TOKEN, payee=PAYEE):
+def evm(chain_id=8453, token=TOKEN, payee=PAYEE, more=""):
     return (
         f'{{kind: evm, chain_id: {chain_id}, token: {{address: "{token}", name: A, decimals: 6}},'
-        f" {payee}, submit: {{facilitator: https://f.example}}}}"
+        f" {payee}, submit: {{facilitator: https://f.example}}{more}}}"
     )
 
 
@@ -101,3 +101,26 @@ def test_methods_that_a_payment_tells_apart_share_a_route(pair):
     (first, *_) = load_text(text(*pair), "shop.yaml", {}).services["api"].routes
 
     assert [price.method_name for price in first.prices] == ["one", "other"]
+
+
+BY_HASH = ", rpc_url: https://r.example, credential_types: [authorization, hash]"
+
+
+@pytest.mark.parametrize("token", [TOKEN, TOKEN.lower()])
+def test_a_transfer_on_tempo_is_no_plain_transfer_besides(token):
+    """Shown by its memo to one method and by its hash to the other, one price bought two calls."""
+    apart = '{charge: "1.00", methods: [other]}'
+
+    with pytest.raises(ConfigError) as refused:
+        load_text(text(evm(more=BY_HASH), tempo(8453, token), apart), "shop.yaml", {})
+
+    (mistake,) = str(refused.value).splitlines()
+    assert mistake.startswith("shop.yaml:3: methods.one.credential_types: ")
+    assert "types without `hash`: `other` is paid with the same token" in mistake
+
+
+@pytest.mark.parametrize(
+    "other", [tempo(8453, SECOND), tempo(4217), evm(more=BY_HASH, token=SECOND)]
+)
+def test_plain_transfers_of_another_token_are_taken_beside_tempo(other):
+    assert len(load_text(text(evm(more=BY_HASH), other), "shop.yaml", {}).methods) == 2

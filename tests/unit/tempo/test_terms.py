@@ -88,6 +88,19 @@ def test_one_share_does_not_count_for_two_challenges():
     assert not TERMS.is_paid_by((MAIN, other, SHARE), PAYER)
 
 
+@pytest.mark.parametrize("to", [PARTNER, b"\x04" * 20])
+def test_one_share_does_not_count_beside_a_payment_to_somebody_else(to: bytes):
+    elsewhere = Movement(PAYER, to, 100, memo_of("another", "other.example"))
+
+    assert not TERMS.is_paid_by((MAIN, SHARE, elsewhere), PAYER)
+    assert not TERMS.is_paid_by((MAIN, replace(elsewhere, recipient=PARTNER)), PAYER)
+    assert not TERMS.is_exactly((MAIN, replace(elsewhere, recipient=PARTNER)))
+
+
+def test_a_share_may_have_a_memo_that_pays_for_nothing():
+    assert TERMS.is_paid_by((MAIN, replace(SHARE, memo=b"\xab" * 32)), PAYER)
+
+
 def test_a_fee_and_what_others_move_is_no_matter_in_logs():
     fee = Movement(PAYER, b"\xfe" * 20, 5)
 
