@@ -15,10 +15,8 @@ from mpp_gateway.gateway.exchange import Exchange
 from mpp_gateway.protocol.messages import RequestHead
 from mpp_gateway.protocol.money import format_short
 from mpp_gateway.protocol.networks import known_token
+from mpp_gateway.protocol.tempo_networks import TEMPO_NETWORKS
 from mpp_gateway.rails.base import Offer
-from mpp_gateway.rails.evm.request import AUTHORIZATION
-from mpp_gateway.rails.tempo.networks import TEMPO_NETWORKS
-from mpp_gateway.rails.tempo.request import PULL
 
 URL_CHARS_MAX = 4000
 """A longer address stands in one line only, or the page would outgrow its 60 kB."""
@@ -27,6 +25,8 @@ FEE_NOTE = " The fee of the network comes on top."
 NODE_NOTE = " Add --rpc-url with a node of chain {}: this command knows none that has the token."
 SPT_NOTE = "MPP_SPT holds a shared payment token for the seller {}, by your wallet or agent."
 BODY_NOTE = " Put the request body in a file named body: this page cannot see it."
+AUTHORIZATION, PULL = "authorization", "pull"
+"""What offers name that the command can pay. From the rails, the words would load all of them."""
 BODILESS = frozenset({"GET", "HEAD"})
 _HOST = re.compile(r"(?:[A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?\Z")
 

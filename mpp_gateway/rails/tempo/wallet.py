@@ -11,10 +11,10 @@ from mpp_gateway.crypto.secp256k1 import address_of
 from mpp_gateway.protocol.challenge import Challenge
 from mpp_gateway.protocol.credential import Credential
 from mpp_gateway.protocol.money import format_short
+from mpp_gateway.protocol.tempo_networks import PATH_USD, TEMPO_NETWORKS
 from mpp_gateway.protocol.tempo_transaction import TempoTransaction, TransactionError, Unsigned
 from mpp_gateway.rails.jsonrpc import RpcFailed, RpcRefused
 from mpp_gateway.rails.tempo.chain import TempoNode
-from mpp_gateway.rails.tempo.networks import PATH_USD, TEMPO_NETWORKS
 from mpp_gateway.rails.tempo.payer import LIFE_MIN_S, LIFE_S, Asked, proof, pull, transaction
 from mpp_gateway.rails.tempo.request import INTENT, METHOD, PULL, RPC_S
 from mpp_gateway.rails.tempo.sponsoring import GAS_MAX, MAX_FEE_MAX, fee_minor

@@ -8,7 +8,7 @@ from mpp_gateway.crypto.secp256k1 import address_of
 from mpp_gateway.protocol import jcs
 from mpp_gateway.protocol.challenge import Challenge
 from mpp_gateway.protocol.credential import Credential
-from mpp_gateway.rails.tempo.networks import PATH_USD
+from mpp_gateway.protocol.tempo_networks import PATH_USD
 from mpp_gateway.rails.tempo.payer import Asked, proof, pull, transaction
 from mpp_gateway.rails.tempo.wallet import TempoWallet
 from mpp_gateway.rails.wallet import NotAnswered, PaymentDeclined

@@ -5,7 +5,6 @@ As the SDKs have them. What is not in here is paid for only with a node and a li
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
 from mpp_gateway.crypto.addresses import parse_address
 
@@ -24,10 +23,8 @@ class TempoNetwork:
     """Tokens of which one is a dollar."""
 
 
-TEMPO_NETWORKS: Mapping[int, TempoNetwork] = MappingProxyType(
-    {
-        4217: TempoNetwork("Tempo", "https://rpc.tempo.xyz", frozenset({PATH_USD, USDC_E})),
-        42431: TempoNetwork("Moderato", "https://rpc.moderato.tempo.xyz", frozenset({PATH_USD})),
-    }
-)
+TEMPO_NETWORKS: Mapping[int, TempoNetwork] = {
+    4217: TempoNetwork("Tempo", "https://rpc.tempo.xyz", frozenset({PATH_USD, USDC_E})),
+    42431: TempoNetwork("Moderato", "https://rpc.moderato.tempo.xyz", frozenset({PATH_USD})),
+}
 """By chain id."""
