@@ -2,16 +2,18 @@
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
+import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import aiohttp
 
 from mpp_gateway.cli import outcome
-from mpp_gateway.cli.call import Call, call_of
+from mpp_gateway.cli.call import TIMEOUT_S, Call, call_of
 from mpp_gateway.cli.choosing import candidates_of, show_first, sign_first
 from mpp_gateway.cli.exits import FAILED, NOT_PAID, OK, USAGE
 from mpp_gateway.cli.kept import Payment, check_clear_text, kept_credential, kept_key
@@ -26,6 +28,7 @@ from mpp_gateway.rails.wallet import NotAnswered, Wallet
 
 CHUNK = 16 * 1024
 PROBLEM_BYTES_MAX = 64 * 1024
+_ENDING = (signal.SIGTERM, signal.SIGHUP)
 
 
 async def pay(options: argparse.Namespace) -> int:
@@ -38,7 +41,8 @@ async def pay(options: argparse.Namespace) -> int:
         check_clear_text(call.url, USAGE, is_allowed=options.insecure)
         call.check_field(presented.challenge)
         payment = call.payment(presented, kept_key(os.environ))
-        return await _present(call, payment, wallets, is_new=False)
+        with _ended_with_words():
+            return await _present(call, payment, wallets, is_new=False)
     try:
         async with call.answer() as response:
             if response.status != PAYMENT_REQUIRED:
@@ -63,7 +67,37 @@ async def pay(options: argparse.Namespace) -> int:
         call.check_field(challenge)
 
     payment = call.payment(await sign_first(candidates, options, check), None)
-    return await _present(call, payment, wallets, is_new=True)
+    with _ended_with_words():
+        return await _present(call, payment, wallets, is_new=True)
+
+
+@contextlib.contextmanager
+def _ended_with_words() -> Iterator[None]:
+    """Have SIGTERM and SIGHUP end it as Ctrl-C does: `timeout` and agents' runners send those.
+
+    What they would cut off without a word is a payment that the seller has.
+    """
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    heard: list[signal.Signals] = []
+
+    def end(number: signal.Signals) -> None:
+        heard.append(number)
+        task.cancel()
+
+    # One that is ignored stays so, as with `nohup`.
+    numbers = [n for n in _ENDING if signal.getsignal(n) is signal.SIG_DFL]
+    for number in numbers:
+        loop.add_signal_handler(number, end, number)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if not heard:
+            raise
+        raise CommandFailed(f"ended by {heard[0].name}", 128 + heard[0]) from None
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
 
 
 async def _present(call: Call, payment: Payment, wallets: Sequence[Wallet], *, is_new: bool) -> int:
@@ -74,14 +108,18 @@ async def _present(call: Call, payment: Payment, wallets: Sequence[Wallet], *, i
             has_receipt = "Payment-Receipt" in response.headers
             lost = outcome.BROKEN if has_receipt else lost
             body = await _show(response)
-        if has_receipt:
-            return OK if response.status < 400 else FAILED
+        if has_receipt and response.status < 400:
+            return OK
+        # Whoever sees only that it failed would pay again: a receipt does not end it then.
         found = outcome.judge(response.status, response.content_type, body, is_new=is_new)
         if found is None or found.is_claim:
             made = await _is_made(payment.credential, wallets)
             method = payment.credential.challenge.method
+            if found is None and has_receipt and made is None:
+                found = outcome.CHARGED
             found = outcome.weigh(found, is_made=made, method=method)
-            found = found if response.status >= 400 else found.delivered()
+            # A redirect is no answer: it was not followed, and the payment is not for elsewhere.
+            found = found if response.status >= 300 else found.delivered()
     except aiohttp.ClientConnectorError as error:
         # On a connection of its own: nobody has seen this payment. An old one may be spent.
         if is_new:
@@ -120,11 +158,14 @@ def _words(error: Exception) -> str:
 
 
 async def _start_of(response: aiohttp.ClientResponse) -> bytes:
+    """Return what there is of it in good time: nothing is shown meanwhile."""
     start = b""
-    async for chunk in response.content.iter_chunked(CHUNK):
-        start += chunk
-        if len(start) >= PROBLEM_BYTES_MAX:
-            break
+    # Bytes that come one by one would make it hours.
+    async with asyncio.timeout(TIMEOUT_S):
+        async for chunk in response.content.iter_chunked(CHUNK):
+            start += chunk
+            if len(start) >= PROBLEM_BYTES_MAX:
+                break
     return start
 
 
@@ -134,6 +175,8 @@ async def _show(response: aiohttp.ClientResponse, start: bytes = b"") -> bytes:
     `start` is what was read of it already.
     """
     say(styled(plain(f"HTTP {response.status} {response.reason}"), "bold", sys.stderr))
+    if (place := response.headers.get("Location")) is not None:
+        say(f"location:  {plain(place)}")
     # Before the body: whoever cuts that short, as `| head` does, has paid and keeps the receipt.
     receipt = response.headers.get("Payment-Receipt")
     if receipt is not None:

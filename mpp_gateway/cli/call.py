@@ -104,6 +104,12 @@ def call_of(options: argparse.Namespace) -> Call:
         is_http = False
     if not is_http:
         raise CommandFailed(f"{options.url!r} is not an http:// or https:// URL", USAGE)
+    if parts.username is not None or parts.password is not None:
+        # The HTTP client refuses them beside a payment, and only once that is signed.
+        message = (
+            "the URL has a user and a password: give them as --header 'Authorization: Basic …'"
+        )
+        raise CommandFailed(message, USAGE)
     body = _body(options.data)
     method = options.request or ("POST" if body is not None else "GET")
     if not _TOKEN.match(method):
@@ -113,7 +119,7 @@ def call_of(options: argparse.Namespace) -> Call:
 
 def _ceiling(options: argparse.Namespace) -> dict[str, str]:
     """Tell the seller of `--max`, so that one who knows of such limits refuses at once."""
-    if options.max is None or options.dry_run:
+    if options.max is None:
         return {}
     try:
         Ceiling.of([options.max])
@@ -121,7 +127,7 @@ def _ceiling(options: argparse.Namespace) -> dict[str, str]:
         form = "a plain decimal amount, for example 0.05, or with its unit: '0.05 usd'"
         raise CommandFailed(f"--max {options.max}: not {form}", USAGE) from None
     names = {field.partition(":")[0].strip().lower() for field in options.header}
-    return {} if FIELD.lower() in names else {FIELD: options.max}
+    return {} if options.dry_run or FIELD.lower() in names else {FIELD: options.max}
 
 
 def _body(data: str | None) -> bytes | None:

@@ -150,7 +150,8 @@ def _pay(verbs: Verbs) -> None:
         "--max",
         metavar="AMOUNT",
         help="the most to pay: an amount and its unit ('0.05 usd'), or whole units of whatever"
-        " token or currency is asked for (default: '0.10 usd'); sent as X-Max-Price",
+        " token or currency is asked for (default: '0.10 usd'); sent as X-Max-Price; a fee of"
+        " Tempo's comes on top, of 0.10 dollars at most",
     )
     verb.add_argument(
         "--method",

@@ -100,6 +100,12 @@ SPENT = Outcome(
     OWED,
     keeps_credential=True,
 )
+CHARGED = Outcome(
+    "made, as the receipt says; the seller charges for this status, or owes you the call",
+    f"{_AGAIN}, which pays nothing more",
+    OWED,
+    keeps_credential=True,
+)
 SILENT = Outcome(
     "no receipt came with this answer; nothing was kept, unless the seller charges in advance or"
     " for this status",

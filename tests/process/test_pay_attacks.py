@@ -1,17 +1,23 @@
 """A seller that means ill, against `mpp-gateway pay`: nothing is signed beyond what was said."""
 
+import asyncio
 import json
 import re
+import signal
 import subprocess
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from mpp_gateway.cli import buyer
+from mpp_gateway.cli.main import parser
+from mpp_gateway.cli.output import CommandFailed
 from mpp_gateway.protocol import base64url, jcs
 from mpp_gateway.protocol.credential import Credential
 from mpp_gateway.protocol.networks import NETWORKS
-from tests.support.command import COMMAND, environ, run, run_on_terminal
+from tests.support.command import COMMAND, WAIT_S, environ, run, run_on_terminal
 from tests.support.upstream import upstream
 
 KEY = "11" * 32
@@ -20,6 +26,9 @@ USDC_SEPOLIA = "0x036CbD53842c5426634e7929541eC2318f3dCF7e"
 EURC = NETWORKS["base-sepolia"].token("EURC").address
 OTHER_TOKEN = "0x" + "33" * 20
 FAR = "9999-12-31T23:59:59Z"
+RECEIPT = base64url.encode(
+    b'{"method":"evm","reference":"0x1","status":"success","timestamp":"2026-01-01T00:00:00Z"}'
+)
 THANKS = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nthanks"
 
 
@@ -166,6 +175,10 @@ def assert_can_be_presented_again(err, asked):
         (answer("200 OK", b"half", "Payment-Receipt: e30", length=100), 6),
         (answer("200 OK", b"half", length=100), 6),
         (b"HTTP/1.1 nonsense\r\n\r\n", 6),
+        (answer("500 X", b"no", f"Payment-Receipt: {RECEIPT}"), 6),
+        (answer("500 X", b"no", "Payment-Receipt: not-one"), 6),
+        (answer("402 X", b"no", f"Payment-Receipt: {RECEIPT}"), 1),
+        (answer("302 X", b"", "Location: http://127.0.0.1:9/"), 6),
         (problem("502 X", {"payment": "released"}), 1),
         (problem("402 X", {"detail": "no"}), 1),
         (problem("409 X", {"type": "urn:x:payment-in-progress"}), 6),
@@ -279,3 +292,80 @@ def test_a_body_goes_into_a_pipe_byte_for_byte(tmp_path):
         )
 
     assert done.stdout == HOSTILE + b"\xff"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_whoever_ends_the_command_is_told_of_the_payment_that_the_seller_has(tmp_path, number):
+    """`timeout 30 mpp-gateway pay`, and most runners of agents, end it with SIGTERM."""
+    sent = threading.Event()
+
+    async def silent(_):
+        sent.set()
+        await asyncio.sleep(WAIT_S)
+
+    with seller(paid=silent) as asked:
+        child = subprocess.Popen(
+            [COMMAND, "pay", f"{asked.url}/"],
+            env=environ(tmp_path, MPP_PRIVATE_KEY=KEY),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert sent.wait(WAIT_S)
+        child.send_signal(number)
+        _, err = child.communicate(timeout=WAIT_S)
+
+    assert child.returncode == 128 + number
+    assert "payment: not known; it may have been made, so do not pay again" in err
+    assert_can_be_presented_again(err, asked)
+
+
+@pytest.mark.parametrize("more", [(), ("-H", "Authorization: Bearer x")])
+def test_a_url_with_a_password_is_refused_before_anything_is_signed(tmp_path, more):
+    """The HTTP client refuses it beside a payment: that was told as `it may have been made`."""
+    with seller() as asked:
+        url = asked.url.replace("://", "://bob:swordfish@")
+        done = run("pay", f"{url}/", *more, home=tmp_path, MPP_PRIVATE_KEY=KEY)
+
+    assert (done.code, done.out, asked.connections) == (2, "", 0)
+    assert "--header" in done.err
+    assert "swordfish" not in done.err
+
+
+@pytest.mark.parametrize(
+    "node", ["http://bob:swordfish@127.0.0.1:9/v3/swordfish", "no-url/v3/swordfish"]
+)
+@pytest.mark.parametrize("token", [OTHER_TOKEN, USDC_SEPOLIA])
+def test_the_key_in_the_address_of_a_node_is_in_no_complaint(tmp_path, node, token):
+    """Before a price is paid, and when the node is asked what became of a payment."""
+    with seller(token=token, paid=answer("500 X", b"no")) as asked:
+        done = pay(tmp_path, asked, "--max", "1", "--rpc-url", node)
+
+    assert "the token cannot be asked at the node of --rpc-url" in done.err
+    assert "swordfish" not in done.err + done.out
+
+
+def test_a_refusal_that_comes_byte_by_byte_does_not_keep_the_command_for_ever(monkeypatch):
+    """412 is read before it is shown, and each byte starts the clock of the connection anew."""
+
+    async def respond(_, __, writer):
+        writer.write(b"HTTP/1.1 412 X\r\nContent-Type: application/problem+json\r\n\r\n")
+        while True:
+            writer.write(b".")
+            await writer.drain()
+            await asyncio.sleep(0.05)
+
+    monkeypatch.setattr(buyer, "TIMEOUT_S", 0.5)
+    with upstream(respond) as asked:
+        options = parser().parse_args(["pay", f"{asked.url}/"])
+        with pytest.raises(CommandFailed):
+            asyncio.run(asyncio.wait_for(buyer.pay(options), 10))
+
+
+def test_a_limit_that_cannot_be_read_is_refused_in_a_dry_run_too(tmp_path):
+    """Or else the command that pays fails where its rehearsal did not."""
+    with seller() as asked:
+        done = pay(tmp_path, asked, "--dry-run", "--max", "0.05usd")
+
+    assert (done.code, asked.connections) == (2, 0)
+    assert "--max 0.05usd: not a plain decimal amount" in done.err

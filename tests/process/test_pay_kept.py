@@ -68,8 +68,8 @@ def test_a_redirect_is_shown_and_not_followed(tmp_path):
 
         done = run("pay", f"{shop.url}/paid", home=tmp_path, **noted)
 
-    assert done.code != OWED
-    assert "HTTP 307 Moved\n" in done.err
+    assert done.code == OWED  # what was paid for is not there
+    assert "HTTP 307 Moved\nlocation:  /elsewhere\n" in done.err
     assert [seen.target for seen in shop.seen] == ["/paid"]
 
 

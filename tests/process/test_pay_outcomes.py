@@ -120,6 +120,7 @@ def test_a_used_credential_has_bought_its_answer_and_has_it_under_its_key_alone(
             "made, says the chain; the answer has no",
         ),
         ("/api/teapot", "404 Not Found", OWED, "made, says the chain; the answer has no receipt"),
+        ("/api/first", "302 Found", OWED, "made, says the chain; the answer has no receipt"),
     ],
 )
 def test_of_an_upstreams_own_failure_the_chain_is_asked(path, status, code, said, market):

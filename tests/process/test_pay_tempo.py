@@ -309,6 +309,14 @@ def test_a_limit_in_dollars_is_none_of_a_token_that_is_no_known_dollar(shop: Tem
     assert presented(asked_of) == []
 
 
+def test_a_fee_in_another_token_than_the_price_is_shown_with_its_token(shop: TempoShop):
+    shop.node.lies["eth_call"] = lambda _: "0x" + (6).to_bytes(32).hex()
+    with seller(request={"currency": OTHER_TOKEN}) as asked_of:
+        done = pay(shop, "/", "--dry-run", url=asked_of.url)
+
+    assert checksum(PATH_USD) in json.loads(done.out)["fee"]
+
+
 def test_an_expired_challenge_is_not_paid(shop: TempoShop):
     with seller(expires="2026-01-01T00:00:00Z") as asked_of:
         done = pay(shop, "/", url=asked_of.url)

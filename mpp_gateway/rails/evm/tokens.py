@@ -33,12 +33,12 @@ async def domain_from_chain(rpc_url: str, chain_id: int, token: bytes) -> Eip712
     async with aiohttp.ClientSession(timeout=timeout) as session:
         try:
             if int(await _ask(session, rpc_url, "eth_chainId"), 16) != chain_id:
-                raise TokenUnknown(f"{rpc_url} is not a node of chain {chain_id}")
+                raise TokenUnknown(f"the node of --rpc-url is not of chain {chain_id}")
             name = _text(await _call(session, rpc_url, token, NAME))
             version = _text(await _call(session, rpc_url, token, VERSION))
             separator = await _call(session, rpc_url, token, abi.DOMAIN_SEPARATOR)
         except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError) as error:
-            raise TokenUnknown(f"the token cannot be asked at {rpc_url}: {error}") from error
+            raise _not_asked(error) from error
     domain = Eip712Domain(name, version, chain_id, token)
     if domain.separator != separator:
         raise TokenUnknown("the token signs under a domain of a form that is not known here")
@@ -55,7 +55,7 @@ async def decimals_from_chain(rpc_url: str, token: bytes) -> int:
         try:
             return int.from_bytes(await _call(session, rpc_url, token, DECIMALS))
         except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError) as error:
-            raise TokenUnknown(f"the token cannot be asked at {rpc_url}: {error}") from error
+            raise _not_asked(error) from error
 
 
 async def is_spent(rpc_url: str, token: bytes, authorizer: bytes, nonce: bytes) -> bool:
@@ -69,7 +69,13 @@ async def is_spent(rpc_url: str, token: bytes, authorizer: bytes, nonce: bytes) 
         try:
             return int.from_bytes(await _call(session, rpc_url, token, question)) != 0
         except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError) as error:
-            raise TokenUnknown(f"the token cannot be asked at {rpc_url}: {error}") from error
+            raise _not_asked(error) from error
+
+
+def _not_asked(error: Exception) -> TokenUnknown:
+    """Say what failed without the URL of the node, nor the client's words: it may hold a key."""
+    what = type(error).__name__
+    return TokenUnknown(f"the token cannot be asked at the node of --rpc-url: {what}")
 
 
 async def _call(session: aiohttp.ClientSession, url: str, token: bytes, data: bytes) -> bytes:

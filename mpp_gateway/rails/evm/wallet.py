@@ -107,4 +107,4 @@ class EvmWallet:
             nonce = bytes.fromhex(str(credential.payload["nonce"]).removeprefix("0x"))
             return await is_spent(self.rpc_url, terms.token, payer, nonce)
         except (KeyError, ValueError, TokenUnknown) as error:
-            raise NotAnswered(f"{self.rpc_url}: {error}") from None
+            raise NotAnswered(str(error)) from None

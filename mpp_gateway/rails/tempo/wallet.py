@@ -49,6 +49,7 @@ class TempoWallet:
         except ValueError:
             return None
         network = TEMPO_NETWORKS.get(asked.chain_id)
+        is_dollar = network is not None and asked.token in network.dollars
         shown: dict[str, Any] = {
             "token": checksum(asked.token),
             "chain_id": asked.chain_id,
@@ -61,12 +62,14 @@ class TempoWallet:
             )
         if asked.amount_minor:
             most = f"at most {format_short(FEE_MAX_MINOR, DECIMALS)} on top of the price"
+            if not is_dollar:
+                most += f", in pathUSD ({checksum(PATH_USD)})"
             shown["fee"] = "paid by the seller" if asked.is_sponsored else most
         return Deal(
             challenge=challenge,
             amount_minor=asked.amount_minor,
             decimals=DECIMALS,
-            unit="usd" if network is not None and asked.token in network.dollars else None,
+            unit="usd" if is_dollar else None,
             terms=asked,
             shown=shown,
             chain_id=asked.chain_id,
