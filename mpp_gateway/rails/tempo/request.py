@@ -136,7 +136,7 @@ class Terms:
         payees = {self.main[0], *(recipient for recipient, _ in self.shares)}
         own = tuple(m for m in moved if m.sender == sender and m.recipient in payees)
         others = (m for m in moved if m.sender == sender and m.recipient not in payees)
-        if self.shares and any(_pays_a_challenge(movement) for movement in others):
+        if self.shares and any(map(self._pays_for_another, others)):
             return False
         return self.is_exactly(own)
 
@@ -147,7 +147,7 @@ class Terms:
         if main is None or (main.recipient, main.amount_minor) != self.main:
             return False
         left.remove(main)
-        if any(_pays_a_challenge(movement) for movement in left):
+        if any(map(self._pays_for_another, left)):
             # Who gets a share may sell for itself: shown there, it would pay for another call.
             return False
         rest = sorted((movement.recipient, movement.amount_minor) for movement in left)
@@ -163,9 +163,11 @@ class Terms:
             and (self.realm is None or attribution.is_for_realm(moved.memo, self.realm))
         )
 
-
-def _pays_a_challenge(moved: Movement) -> bool:
-    return moved.memo is not None and attribution.is_one(moved.memo)
+    def _pays_for_another(self, moved: Movement) -> bool:
+        # Some buyers put the memo of this challenge on its shares too: that pays nothing elsewhere.
+        memo = moved.memo or b""
+        is_ours = attribution.is_for_challenge(memo, self.challenge_id)
+        return attribution.is_one(memo) and not is_ours
 
 
 @dataclass(frozen=True, slots=True)

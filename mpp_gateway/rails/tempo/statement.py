@@ -136,14 +136,23 @@ class TempoStatement:
 
     def _entry(self, reference: str, number: int, moved: tuple[Movement, ...]) -> Entry:
         payments, transfers, others = [], [], 0
+        told: set[tuple[bytes, bytes]] = set()
         for movement in moved:
-            if movement.memo is not None and attribution.is_one(movement.memo):
-                payments += self._shown(reference, movement, movement.memo, moved)
+            memo = movement.memo
+            if memo is not None and attribution.is_one(memo):
+                if (movement.sender, memo) not in told:
+                    told.add((movement.sender, memo))
+                    payments += self._shown(reference, self._main(movement, moved), memo, moved)
                 continue
             source, target = self._purse(movement.sender), self._purse(movement.recipient)
             transfers.append(Transferred(source, target, movement.amount_minor))
             others += movement.recipient in self._payees
         return Entry(reference, number, tuple(payments), tuple(transfers), others)
+
+    def _main(self, named: Movement, moved: tuple[Movement, ...]) -> Movement:
+        """Return which of the transfers with one memo is to the seller: shares may have it too."""
+        same = [m for m in moved if (m.sender, m.memo) == (named.sender, named.memo)]
+        return next((m for m in same if m.recipient in self._payees), named)
 
     def _shown(
         self, reference: str, main: Movement, memo: bytes, moved: tuple[Movement, ...]
@@ -156,7 +165,10 @@ class TempoStatement:
         beside = [
             found
             for found in moved
-            if found.sender == main.sender and found.memo is None and found.recipient != FEE_MANAGER
+            if found is not main
+            and found.sender == main.sender
+            and found.memo in {None, memo}
+            and found.recipient != FEE_MANAGER
         ]
         shares = sum(found.amount_minor for found in beside if found.recipient in self._sharers)
         everything = sum(found.amount_minor for found in beside)

@@ -103,6 +103,17 @@ def test_shares_beside_a_payment_count_and_the_fee_does_not():
     assert not is_shown(found, booked(11))
 
 
+@pytest.mark.parametrize("is_first", [False, True])
+def test_a_share_with_the_memo_of_its_payment_is_part_of_it(is_first: bool):
+    """As pympp sends them: it is no payment of its own."""
+    main, share = moved(5, memo=MEMO), moved(2, SHARER, memo=MEMO)
+
+    found = entry(share, main) if is_first else entry(main, share)
+
+    assert ours(found) == [(PROOF, 7)]
+    assert len(found.payments) == 1
+
+
 def test_the_share_of_another_buyer_in_the_same_transaction_does_not_count():
     found = entry(moved(8, memo=MEMO), moved(2, SHARER, payer=OTHER))
     assert ours(found) == [(PROOF, 8)]

@@ -97,6 +97,12 @@ def test_one_share_does_not_count_beside_a_payment_to_somebody_else(to: bytes):
     assert not TERMS.is_exactly((MAIN, replace(elsewhere, recipient=PARTNER)))
 
 
+def test_a_share_may_have_the_memo_of_its_own_challenge():
+    """As pympp sends them."""
+    assert TERMS.is_paid_by((MAIN, replace(SHARE, memo=MAIN.memo)), PAYER)
+    assert TERMS.is_exactly((MAIN, replace(SHARE, memo=MAIN.memo)))
+
+
 def test_a_share_may_have_a_memo_that_pays_for_nothing():
     assert TERMS.is_paid_by((MAIN, replace(SHARE, memo=b"\xab" * 32)), PAYER)
 
