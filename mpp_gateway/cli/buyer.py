@@ -20,11 +20,10 @@ from mpp_gateway.cli.kept import Payment, check_clear_text, kept_credential, kep
 from mpp_gateway.cli.means import wallets_of
 from mpp_gateway.cli.outcome import PAYMENT_REQUIRED, PROBLEM
 from mpp_gateway.cli.output import BodyPrinter, CommandFailed, for_people, plain, say, styled
-from mpp_gateway.protocol.challenge import Challenge
 from mpp_gateway.protocol.credential import Credential
 from mpp_gateway.protocol.problems import ParseError
 from mpp_gateway.protocol.receipt import Receipt
-from mpp_gateway.rails.wallet import NotAnswered, Wallet
+from mpp_gateway.rails.wallet import Deal, NotAnswered, Wallet
 
 CHUNK = 16 * 1024
 PROBLEM_BYTES_MAX = 64 * 1024
@@ -55,6 +54,9 @@ async def pay(options: argparse.Namespace) -> int:
                 await _show(response, body)
                 return OK if response.status < 400 else FAILED
             fields = response.headers.getall("WWW-Authenticate", [])
+            if not fields and "PAYMENT-REQUIRED" in response.headers:
+                message = "the seller takes x402 alone, which this command does not speak"
+                raise CommandFailed(f"{message}; nothing was paid", NOT_PAID)
     except (aiohttp.ClientError, TimeoutError) as error:
         raise CommandFailed(f"{call.url}: {_words(error)}") from None
     candidates = candidates_of(fields, wallets, options)
@@ -62,9 +64,11 @@ async def pay(options: argparse.Namespace) -> int:
         await show_first(candidates)
         return OK
 
-    def check(challenge: Challenge) -> None:
+    def check(deal: Deal) -> None:
         check_clear_text(call.url, NOT_PAID, is_allowed=options.insecure)
-        call.check_field(challenge)
+        call.check_field(deal.challenge)
+        if not deal.amount_minor:
+            call.check_realm(deal.challenge)
 
     payment = call.payment(await sign_first(candidates, options, check), None)
     with _ended_with_words():

@@ -16,6 +16,7 @@ from yarl import URL
 from mpp_gateway.cli.exits import NOT_PAID, USAGE
 from mpp_gateway.cli.kept import Payment, field_of, origin_of
 from mpp_gateway.cli.output import CommandFailed
+from mpp_gateway.config.values import is_loopback
 from mpp_gateway.protocol.ceiling import FIELD, Ceiling
 from mpp_gateway.protocol.challenge import Challenge
 from mpp_gateway.protocol.credential import Credential
@@ -57,6 +58,19 @@ class Call:
         if any(name.lower() == field.lower() for name in self.headers):
             message = f"--header {field}: the payment goes in that field; nothing was paid"
             raise CommandFailed(message, NOT_PAID)
+
+    def check_realm(self, challenge: Challenge) -> None:
+        """Refuse to prove who asks for the sake of another seller's challenge.
+
+        Such a proof costs nothing to sign. Whoever passes a foreign challenge on would have one
+        that is good there, in the name of this key.
+        """
+        host = (URL(self.url).raw_host or "").lower()
+        realm = challenge.realm.lower()
+        if is_loopback(host) or host == realm or host.endswith(f".{realm}"):
+            return
+        message = f"the price is zero, and the proof would be for {challenge.realm!r}, not {host}"
+        raise CommandFailed(f"{message}; nothing was signed", NOT_PAID)
 
     @contextlib.asynccontextmanager
     async def answer(self, payment: Payment | None = None) -> AsyncIterator[aiohttp.ClientResponse]:

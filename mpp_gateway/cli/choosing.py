@@ -74,12 +74,13 @@ async def show_first(candidates: Sequence[Candidate]) -> None:
 async def sign_first(
     candidates: Sequence[Candidate],
     options: argparse.Namespace,
-    check: Callable[[Challenge], None],
+    check: Callable[[Deal], None],
 ) -> Credential:
     """Return the credential for the first offer that can be paid; each is shown before.
 
-    `check` raises `CommandFailed` where a challenge cannot be answered at all. An offer that is
-    declined has cost nothing, and no seller has seen anything of it: so the next one may be tried.
+    `check` raises `CommandFailed` where a deal cannot be made with this seller at all. An offer
+    that is declined has cost nothing, and no seller has seen anything of it: so the next one may be
+    tried.
     """
     reasons: list[str] = []
     for candidate in candidates:
@@ -90,7 +91,7 @@ async def sign_first(
             await wallet.check(deal)
             _show(deal)
             _check_limit(deal, options.max)
-            check(deal.challenge)
+            check(deal)
             if not wallet.can_sign:
                 raise CommandFailed(what_is_wanted(wallet.method), USAGE)
             return await wallet.sign(deal, int(time.time()))

@@ -35,7 +35,7 @@ examples:
   mpp-gateway check --config gateway.yaml       what is for sale, or every mistake at once
   mpp-gateway serve --config gateway.yaml       sell it
   mpp-gateway explain POST /openai/v1/chat/completions --config gateway.yaml
-  mpp-gateway pay http://127.0.0.1:4402/weather/v1/now/Oslo --max 0.05
+  mpp-gateway pay http://127.0.0.1:4402/weather/now/Oslo --max 0.05
   mpp-gateway ledger balances --config gateway.yaml      where the money is
 """
 
@@ -123,7 +123,8 @@ def _pay(verbs: Verbs) -> None:
         "pay",
         "call a paid URL as a buyer",
         "Reads the 402, shows the price, pays with the key in MPP_PRIVATE_KEY and prints the answer"
-        "\non stdout, the receipt on stderr. Without --max nothing above 0.10 is paid."
+        "\non stdout, the receipt on stderr. Without --max nothing above 0.10 dollars is paid, and"
+        "\nno token that is not known to be a dollar."
         "\n\nOf several offers it pays the first, in the seller's order, that it can pay: on EVM"
         "\nchains (evm) by a signed authorization, on Tempo (tempo) by a signed transaction, whose"
         "\nfee the account pays unless the seller does, through Stripe (stripe) by a shared payment"

@@ -369,3 +369,16 @@ def test_a_limit_that_cannot_be_read_is_refused_in_a_dry_run_too(tmp_path):
 
     assert (done.code, asked.connections) == (2, 0)
     assert "--max 0.05usd: not a plain decimal amount" in done.err
+
+
+def test_who_takes_x402_alone_is_not_said_to_offer_nothing(tmp_path):
+    async def respond(_, __, writer):
+        writer.write(b"HTTP/1.1 402 X\r\nPAYMENT-REQUIRED: e30=\r\nContent-Length: 0\r\n\r\n")
+        await writer.drain()
+        return True
+
+    with upstream(respond) as asked:
+        done = run("pay", f"{asked.url}/", home=tmp_path, MPP_PRIVATE_KEY=KEY)
+
+    assert (done.code, done.out) == (5, "")
+    assert "x402 alone, which this command does not speak; nothing was paid" in done.err

@@ -40,7 +40,7 @@ OTHER_TOKEN = "0x" + "33" * 20
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory):
     """A gateway on a Tempo chain, before an upstream, and a buyer with a purse."""
-    with tempo_shop(tmp_path_factory.mktemp("shop"), routes=ROUTES) as shop:
+    with tempo_shop(tmp_path_factory.mktemp("shop"), routes=ROUTES, timeouts="settle_s: 5") as shop:
         yield shop
 
 
