@@ -1,4 +1,4 @@
-"""One chain for all peer tests; one gateway for each way to run it and to settle."""
+"""One chain for all peer tests; a gateway for each way to run it, and for each way to settle."""
 
 from collections.abc import Iterator
 
@@ -16,7 +16,7 @@ def chain() -> Iterator[Chain]:
 
 @pytest.fixture(
     scope="module",
-    params=[(h, s) for h in ("addons", "serve") for s in ("own-key", "facilitator")],
+    params=[("addons", "own-key"), ("serve", "facilitator")],
     ids="-".join,
 )
 def shop(request, chain, tmp_path_factory) -> Iterator[Shop]:

@@ -4,8 +4,9 @@ Settled by our own key, and by the official facilitator: money of a real, small 
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from itertools import product
 
 import pytest
 
@@ -23,10 +24,20 @@ from tests.support import usdc
 from tests.support.evm import address
 
 NETWORKS = {"v1": "base-sepolia"}
-pytestmark = pytest.mark.parametrize("client", ["x402", "@x402/fetch", "mppx", "v1"])
+SETTLERS = ("own-key", "facilitator")
+CLIENTS = ("x402", "@x402/fetch", "mppx", "v1")
 
 
-@pytest.fixture(scope="module", params=["own-key", "facilitator"])
+def pairs(found: Iterable[tuple[str, str]]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize(("shop", "client"), list(found), indirect=["shop"])
+
+
+EVERY = pairs(product(SETTLERS, CLIENTS))
+EACH = pairs(zip(SETTLERS * 2, CLIENTS, strict=True))
+"""Each client, and each way to settle, without every pair of them: they do not meet."""
+
+
+@pytest.fixture(scope="module")
 def shop(request, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     folder = tmp_path_factory.mktemp("x402")
     with ExitStack() as stack:
@@ -37,6 +48,7 @@ def shop(request, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
         yield stack.enter_context(open_shop(chain, folder, official, more="    x402: true\n"))
 
 
+@EVERY
 def test_each_call_pays_its_exact_price_and_a_second_call_pays_again(shop: Shop, client: str):
     buyer, takings, calls = shop.buyer(client), shop.takings, len(shop.upstream.seen)
     paths = ["/api/paid", "/api/other?city=Oslo", "/api/first", "/api/free"]
@@ -57,6 +69,7 @@ def test_each_call_pays_its_exact_price_and_a_second_call_pays_again(shop: Shop,
         assert _transaction(shop, receipt["transaction"])["status"] == "0x1"
 
 
+@EACH
 def test_a_payment_buys_one_call_however_often_it_is_presented(shop: Shop, client: str):
     """For a dearer route it is too little, and spends nothing; for another call it is used."""
     buyer, takings, calls = shop.buyer(client), shop.takings, len(shop.upstream.seen)
@@ -69,6 +82,7 @@ def test_a_payment_buys_one_call_however_often_it_is_presented(shop: Shop, clien
     assert len(shop.upstream.seen) == calls + 1
 
 
+@EACH
 def test_a_body_is_sent_again_with_the_payment(shop: Shop, client: str):
     buyer, takings = shop.buyer(client), shop.takings
 
@@ -79,6 +93,7 @@ def test_a_body_is_sent_again_with_the_payment(shop: Shop, client: str):
     assert (buyer.balance, shop.takings) == (PURSE - PRICE, takings + PRICE)
 
 
+@EACH
 def test_a_stream_is_paid_and_still_arrives_as_it_is_told(shop: Shop, client: str):
     buyer, takings = shop.buyer(client), shop.takings
     shop.storyteller.released.clear()
@@ -101,6 +116,7 @@ def test_a_stream_is_paid_and_still_arrives_as_it_is_told(shop: Shop, client: st
     assert buyer.balance == PURSE - PRICE
 
 
+@EACH
 def test_an_upstream_that_fails_costs_nothing(shop: Shop, client: str):
     buyer, takings = shop.buyer(client), shop.takings
 
@@ -110,6 +126,7 @@ def test_an_upstream_that_fails_costs_nothing(shop: Shop, client: str):
     assert (buyer.balance, shop.takings) == (PURSE, takings)
 
 
+@EACH
 def test_a_purse_with_too_little_buys_nothing(shop: Shop, client: str):
     buyer, takings, calls = shop.buyer(client, PRICE - 1), shop.takings, len(shop.upstream.seen)
 
