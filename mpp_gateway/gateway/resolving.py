@@ -89,6 +89,8 @@ class Resolver:
 
     def _is_due(self, question: Question) -> bool:
         key = question.turn.exchange_id
+        if question.state is not State.UNKNOWN:
+            return True  # a debt, and no question that rested under the same name
         if self._clock() < self._rests_until.get(key, 0):
             return False
         self._rests_until.pop(key, None)

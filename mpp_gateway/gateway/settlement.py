@@ -27,7 +27,12 @@ from mpp_gateway.gateway.steps import (
 from mpp_gateway.ledger.book import Turn
 from mpp_gateway.ledger.states import State
 from mpp_gateway.protocol.messages import Answer, Headers
-from mpp_gateway.protocol.problems import PaymentRequired, Problem, VerificationFailed
+from mpp_gateway.protocol.problems import (
+    PaymentInsufficient,
+    PaymentRequired,
+    Problem,
+    VerificationFailed,
+)
 from mpp_gateway.protocol.timestamps import format_rfc3339
 from mpp_gateway.protocol.x402_permits import used_minor, without_overrides
 from mpp_gateway.rails.base import Outcome, Presented, Settlement
@@ -265,6 +270,7 @@ def _deliver(
         return Deliver(rewritten.status, _private(rewritten.headers))
     try:
         if exchange.state is State.SETTLED:
+            yield from _covered(exchange, clock)
             yield from _still_ours(exchange, clock)
         else:
             yield from settle(exchange, clock)
@@ -275,6 +281,19 @@ def _deliver(
     if not 200 <= rewritten.status < 300:
         return Deliver(rewritten.status, headers)
     return Deliver(rewritten.status, (*headers, *exchange.receipt))
+
+
+def _covered(exchange: Exchange, clock: Clock) -> Machine[None]:
+    """Refuse to deliver what has used more than the credit of a sale by use is over.
+
+    What a trifle has paid for would buy the dearest call of the route: the same request may use
+    more the next time, by a field that no payment is bound to. The credit stays.
+    """
+    moved_minor = exchange.moved_minor
+    if not _is_by_use(exchange) or moved_minor is None or exchange.owed_minor <= moved_minor:
+        return
+    yield from release(exchange, clock, "it used more than was paid", may_refund=False)
+    raise PaymentInsufficient("This call used more than its credit is over.")
 
 
 def _still_ours(exchange: Exchange, clock: Clock) -> Machine[None]:

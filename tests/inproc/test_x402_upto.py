@@ -580,3 +580,22 @@ def test_who_hangs_up_on_a_call_by_use_has_had_it(buyer: UptoBuyer, step: str, k
     wait_until(lambda: [(r["state"], r["due_s"]) for r in paid.rows()] == [("settled", None)], "it")
     assert buyer.send(payment)[0] == 402
     assert (paid.balance(), paid.hits, booked(buyer)) == (USED, 1, [("settled", USED)])
+
+
+def test_the_credit_of_a_cheap_use_buys_no_dear_one(buyer: UptoBuyer):
+    """What a call uses may hang on a field that no payment is bound to, such as `Range`."""
+    buyer.uses(SAID)
+    buyer.facilitator.faults["/settle"] = "500"
+    permit = buyer.permit()
+    payment = buyer.payment(permit)
+    assert slug_of(buyer.send(payment)) == "settlement-unknown"
+    buyer.call(STAND_IN_KEY, UPTO_PROXY, permit_settle(permit, USED))
+
+    buyer.uses(f'{{"amount":"{USED + 1}"}}')
+    dear = wait_until(lambda: (a := buyer.send(payment))[0] != 503 and a, "the credit")
+    assert (dear[0], slug_of(dear)) == (402, "payment-insufficient")
+    assert booked(buyer) == [("credited", USED)]
+
+    buyer.uses(SAID)
+    assert buyer.send(payment)[0] == 200
+    assert (buyer.paid.balance(), booked(buyer)) == (USED, [("settled", USED)])
